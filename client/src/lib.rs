@@ -1,0 +1,1 @@
+//! Client for etcd's v3 API.
