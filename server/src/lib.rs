@@ -1,1 +1,9 @@
-//! Quorate server.
+//! Quorate: a replicated key-value store that speaks etcd's v3 API.
+//!
+//! The rooms, in the order a write meets them; arrows between them are listed in ARCHITECTURE.md and read by a test.
+
+pub mod base;
+pub mod lease;
+pub mod mvcc;
+pub mod state;
+pub mod types;

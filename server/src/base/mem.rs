@@ -1,0 +1,122 @@
+//! The in-memory twin of the durable rows, for tests and simulation: same order, same atomicity, and a `crash` that forgets what
+//! was not flushed.
+
+use super::{Base, BaseError, BaseSizes, Batch, Cursor, Family};
+use bytes::Bytes;
+use parking_lot::RwLock;
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+type Rows = BTreeMap<Bytes, Bytes>;
+
+#[derive(Default)]
+struct Inner {
+    families: [Rows; 4],
+    /// Batches since the last flush, replayed backwards never: a crash rebuilds from `durable`.
+    durable: [Rows; 4],
+    unflushed: Vec<Batch>,
+}
+
+/// Rows in memory.
+#[derive(Default)]
+pub struct MemBase {
+    inner: RwLock<Inner>,
+}
+
+fn apply(families: &mut [Rows; 4], batch: &Batch) {
+    for (family, key, value) in &batch.rows {
+        let rows = &mut families[*family as usize];
+        match value {
+            Some(value) => rows.insert(key.clone(), value.clone()),
+            None => rows.remove(key),
+        };
+    }
+}
+
+impl MemBase {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Power loss: of the batches written since the last flush only the first `kept` survive (a background flush may have saved
+    /// some of them).
+    pub fn crash(&self, kept: usize) {
+        let mut inner = self.inner.write();
+        let unflushed = std::mem::take(&mut inner.unflushed);
+        for batch in unflushed.iter().take(kept) {
+            apply(&mut inner.durable, batch);
+        }
+        inner.families = inner.durable.clone();
+    }
+
+    /// Batches that a crash could still lose.
+    pub fn unflushed(&self) -> usize {
+        self.inner.read().unflushed.len()
+    }
+}
+
+struct MemCursor {
+    rows: Vec<(Bytes, Bytes)>,
+    at: usize,
+}
+
+impl Cursor for MemCursor {
+    fn row(&self) -> Option<(&[u8], &[u8])> {
+        self.rows.get(self.at).map(|(k, v)| (k.as_ref(), v.as_ref()))
+    }
+
+    fn advance(&mut self) -> Result<(), BaseError> {
+        self.at += 1;
+        Ok(())
+    }
+
+    fn seek(&mut self, key: &[u8]) -> Result<(), BaseError> {
+        self.at = self.rows.partition_point(|(k, _)| k.as_ref() < key);
+        Ok(())
+    }
+}
+
+impl Base for MemBase {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, BaseError> {
+        Ok(self.inner.read().families[family as usize].get(key).cloned())
+    }
+
+    fn get_many(&self, family: Family, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, BaseError> {
+        let inner = self.inner.read();
+        Ok(keys.iter().map(|k| inner.families[family as usize].get(k).cloned()).collect())
+    }
+
+    fn cursor<'a>(&'a self, family: Family, lower: &[u8], upper: Option<&[u8]>) -> Result<Box<dyn Cursor + 'a>, BaseError> {
+        let end = upper.map_or(Bound::Unbounded, Bound::Excluded);
+        let rows = if upper.is_some_and(|u| u <= lower) {
+            Vec::new()
+        } else {
+            let inner = self.inner.read();
+            let range = inner.families[family as usize].range::<[u8], _>((Bound::Included(lower), end));
+            range.map(|(k, v)| (k.clone(), v.clone())).collect()
+        };
+        Ok(Box::new(MemCursor { rows, at: 0 }))
+    }
+
+    fn write(&self, batch: Batch) -> Result<(), BaseError> {
+        let mut inner = self.inner.write();
+        apply(&mut inner.families, &batch);
+        inner.unflushed.push(batch);
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), BaseError> {
+        let mut inner = self.inner.write();
+        let unflushed = std::mem::take(&mut inner.unflushed);
+        for batch in &unflushed {
+            apply(&mut inner.durable, batch);
+        }
+        Ok(())
+    }
+
+    fn sizes(&self) -> BaseSizes {
+        let inner = self.inner.read();
+        let bytes = inner.families.iter().flat_map(|f| f.iter()).map(|(k, v)| (k.len() + v.len()) as u64).sum();
+        BaseSizes { on_disk: bytes, live: bytes }
+    }
+}

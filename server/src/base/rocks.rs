@@ -1,0 +1,201 @@
+//! The durable rows in RocksDB: its own write-ahead log is off (raft's log is the only one), flushes are atomic over all families,
+//! so that what is on disk is always a prefix of the batches written.
+
+use super::{Base, BaseError, BaseSizes, Batch, Cursor, Family};
+use bytes::Bytes;
+use rocksdb::{
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
+    DBRawIteratorWithThreadMode, FlushOptions, Options, ReadOptions, SliceTransform, WriteBatch, WriteOptions,
+};
+use std::path::Path;
+
+/// Budgets, in bytes, all scaled by the caller from the memory limit.
+#[derive(Clone, Copy, Debug)]
+pub struct RocksOptions {
+    /// Blocks, indexes and filters kept in memory.
+    pub block_cache: usize,
+    /// Memtable size of one family; above the largest checkpoint, so that only our own flush writes files.
+    pub write_buffer: usize,
+    pub background_jobs: i32,
+}
+
+impl Default for RocksOptions {
+    fn default() -> Self {
+        Self { block_cache: 64 << 20, write_buffer: 128 << 20, background_jobs: 2 }
+    }
+}
+
+/// Rows in a RocksDB folder.
+pub struct RocksBase {
+    db: DB,
+}
+
+fn fail(e: rocksdb::Error) -> BaseError {
+    let text = e.to_string();
+    match e.kind() {
+        rocksdb::ErrorKind::Corruption => BaseError::Corrupt(text),
+        _ if text.contains("lock") && text.contains("LOCK") => BaseError::Locked(text),
+        _ => BaseError::Io(text),
+    }
+}
+
+fn family_options(family: Family, o: &RocksOptions, cache: &Cache) -> Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(cache);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    table.set_format_version(5);
+    table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    table.set_partition_filters(true);
+    let mut opts = Options::default();
+    opts.set_write_buffer_size(o.write_buffer);
+    opts.set_arena_block_size(256 << 10);
+    opts.set_max_write_buffer_number(4);
+    opts.set_level_compaction_dynamic_level_bytes(true);
+    opts.set_paranoid_checks(true);
+    match family {
+        Family::Log => {
+            table.set_block_size(16 << 10);
+            opts.set_compression_type(DBCompressionType::Lz4);
+            opts.set_bottommost_compression_type(DBCompressionType::Lz4);
+            opts.set_target_file_size_base(128 << 20);
+        }
+        Family::Latest => {
+            table.set_block_size(8 << 10);
+            table.set_bloom_filter(10.0, false);
+            table.set_whole_key_filtering(true);
+            opts.set_compression_type(DBCompressionType::Lz4);
+            opts.set_target_file_size_base(32 << 20);
+        }
+        Family::Hist => {
+            table.set_block_size(8 << 10);
+            opts.set_prefix_extractor(SliceTransform::create_noop());
+            opts.set_compression_type(DBCompressionType::Lz4);
+            opts.set_target_file_size_base(32 << 20);
+            opts.add_compact_on_deletion_collector_factory(4096, 2048, 0.5);
+        }
+        Family::Sys => {
+            table.set_block_size(4 << 10);
+        }
+    }
+    if family == Family::Log {
+        opts.add_compact_on_deletion_collector_factory(4096, 2048, 0.5);
+    }
+    opts.set_block_based_table_factory(&table);
+    opts
+}
+
+impl RocksBase {
+    /// Opens the folder, making it when it is not there.
+    pub fn open(dir: &Path, o: RocksOptions) -> Result<Self, BaseError> {
+        let mut db = Options::default();
+        db.create_if_missing(true);
+        db.create_missing_column_families(true);
+        db.set_atomic_flush(true);
+        db.set_max_background_jobs(o.background_jobs);
+        db.set_bytes_per_sync(1 << 20);
+        db.set_max_open_files(512);
+        db.set_keep_log_file_num(2);
+        db.set_max_log_file_size(1 << 20);
+        db.set_log_level(rocksdb::LogLevel::Warn);
+        db.set_max_manifest_file_size(4 << 20);
+        db.set_stats_dump_period_sec(0);
+        db.set_stats_persist_period_sec(0);
+        db.set_avoid_unnecessary_blocking_io(true);
+        db.set_paranoid_checks(true);
+        let cache = Cache::new_lru_cache(o.block_cache);
+        let mut families = vec![ColumnFamilyDescriptor::new("default", Options::default())];
+        families.extend(Family::ALL.iter().map(|f| ColumnFamilyDescriptor::new(f.name(), family_options(*f, &o, &cache))));
+        let db = DB::open_cf_descriptors(&db, dir, families).map_err(fail)?;
+        Ok(Self { db })
+    }
+
+    fn cf(&self, family: Family) -> &ColumnFamily {
+        self.db.cf_handle(family.name()).expect("every family was opened")
+    }
+
+    fn property(&self, family: Family, name: &str) -> u64 {
+        self.db.property_int_value_cf(self.cf(family), name).ok().flatten().unwrap_or(0)
+    }
+}
+
+struct RocksCursor<'a> {
+    it: DBRawIteratorWithThreadMode<'a, DB>,
+}
+
+impl RocksCursor<'_> {
+    fn check(&self) -> Result<(), BaseError> {
+        self.it.status().map_err(fail)
+    }
+}
+
+impl Cursor for RocksCursor<'_> {
+    fn row(&self) -> Option<(&[u8], &[u8])> {
+        self.it.item()
+    }
+
+    fn advance(&mut self) -> Result<(), BaseError> {
+        self.it.next();
+        self.check()
+    }
+
+    fn seek(&mut self, key: &[u8]) -> Result<(), BaseError> {
+        self.it.seek(key);
+        self.check()
+    }
+}
+
+impl Base for RocksBase {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, BaseError> {
+        let found = self.db.get_pinned_cf(self.cf(family), key).map_err(fail)?;
+        Ok(found.map(|v| Bytes::copy_from_slice(&v)))
+    }
+
+    fn get_many(&self, family: Family, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, BaseError> {
+        let found = self.db.batched_multi_get_cf(self.cf(family), keys.iter(), false);
+        found.into_iter().map(|v| v.map(|v| v.map(|v| Bytes::copy_from_slice(&v))).map_err(fail)).collect()
+    }
+
+    fn cursor<'a>(&'a self, family: Family, lower: &[u8], upper: Option<&[u8]>) -> Result<Box<dyn Cursor + 'a>, BaseError> {
+        let mut read = ReadOptions::default();
+        read.set_iterate_lower_bound(lower);
+        if let Some(upper) = upper {
+            // RocksDB asserts lower <= upper; an interval turned round is an empty one.
+            read.set_iterate_upper_bound(upper.max(lower));
+        }
+        let mut it = self.db.raw_iterator_cf_opt(self.cf(family), read);
+        it.seek(lower);
+        let cursor = RocksCursor { it };
+        cursor.check()?;
+        Ok(Box::new(cursor))
+    }
+
+    fn write(&self, batch: Batch) -> Result<(), BaseError> {
+        let mut rows = WriteBatch::default();
+        for (family, key, value) in &batch.rows {
+            match value {
+                Some(value) => rows.put_cf(self.cf(*family), key, value),
+                None => rows.delete_cf(self.cf(*family), key),
+            }
+        }
+        let mut opts = WriteOptions::default();
+        opts.disable_wal(true);
+        self.db.write_opt(&rows, &opts).map_err(fail)
+    }
+
+    fn flush(&self) -> Result<(), BaseError> {
+        let mut opts = FlushOptions::default();
+        opts.set_wait(true);
+        let families: Vec<_> = Family::ALL.iter().map(|f| self.cf(*f)).collect();
+        self.db.flush_cfs_opt(&families, &opts).map_err(fail)
+    }
+
+    fn sizes(&self) -> BaseSizes {
+        let sum = |name: &str| Family::ALL.iter().map(|f| self.property(*f, name)).sum::<u64>();
+        let memtables = sum("rocksdb.cur-size-all-mem-tables");
+        BaseSizes {
+            on_disk: sum("rocksdb.total-sst-files-size") + memtables,
+            live: sum("rocksdb.estimate-live-data-size") + memtables,
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Compaction: a mark that hides old history at once, and a paced sweep that removes its rows.
+//!
+//! Kept at compaction revision C: for each key its newest version at or before C, unless that is a deletion older than C. The sweep
+//! walks `hist`, which has a row for each superseded version, and so costs what was superseded, not what is alive. It runs on the
+//! checkpoint thread, the only writer of the durable rows, over rows a checkpoint has made durable; it is safe to cut short and
+//! start again.
+
+use super::{ReadError, Store};
+use crate::base::kind::latest::Latest;
+use crate::base::kind::{hist, log, sys};
+use crate::base::{BaseError, Batch, Family};
+use bytes::Bytes;
+use std::sync::atomic::Ordering;
+
+/// How far one sweep has come.
+#[derive(Debug, Default)]
+pub(crate) struct Sweep {
+    target: i64,
+    from: Bytes,
+}
+
+impl Store {
+    /// Marks history below `rev` as gone. The deterministic half: readers refuse from here on.
+    pub(crate) fn compact(&self, rev: i64) -> Result<(), ReadError> {
+        if rev <= self.compact_revision() {
+            return Err(ReadError::Compacted);
+        }
+        if rev > self.revision() {
+            return Err(ReadError::FutureRevision);
+        }
+        self.compacted.store(rev, Ordering::Release);
+        self.mark(sys::COMPACT, rev);
+        self.counts.lock().clear();
+        Ok(())
+    }
+
+    fn mark(&self, tag: u8, rev: i64) {
+        self.put_sys(sys::single(tag), Some(Bytes::copy_from_slice(&rev.to_be_bytes())));
+    }
+
+    /// The revision up to which superseded rows have been removed.
+    pub fn swept_revision(&self) -> i64 {
+        *self.swept.lock()
+    }
+
+    /// Waits until rows superseded at or before `rev` have been removed.
+    pub async fn compaction_done(&self, rev: i64) {
+        loop {
+            let notified = self.swept_notify.notified();
+            if self.swept_revision() >= rev {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    /// A sweep to run, when the mark is ahead of the rows.
+    pub(crate) fn next_sweep(&self) -> Option<Sweep> {
+        let target = self.compact_revision();
+        (target > self.swept_revision()).then(|| Sweep { target, from: Bytes::new() })
+    }
+
+    /// Removes dead rows among the next `max` rows of `hist`; true when the sweep has ended. Every revision at or before the
+    /// sweep's target must have been checkpointed.
+    pub(crate) fn sweep(&self, sweep: &mut Sweep, max: usize) -> Result<bool, BaseError> {
+        let target = sweep.target;
+        let mut batch = Batch::default();
+        let mut freed = Vec::new();
+        let mut seen = 0;
+        let mut cursor = self.base.cursor(Family::Hist, &sweep.from, None)?;
+        let mut ended = true;
+        while let Some((k, v)) = cursor.row() {
+            if seen == max {
+                sweep.from = Bytes::copy_from_slice(k);
+                ended = false;
+                break;
+            }
+            seen += 1;
+            let (user_key, old) = hist::parse(k, v).ok_or_else(|| BaseError::Corrupt("a hist row".into()))?;
+            if old.next.main <= target || (old.tombstone && old.rev.main < target) {
+                let row = log::key(old.rev, old.tombstone);
+                if let Some(kv) = self.base.get(Family::Log, &row)? {
+                    freed.push((old.tombstone, kv.len()));
+                    batch.delete(Family::Log, row);
+                }
+                // The deletion that ends a key's life is remembered by its predecessor's row alone: a row whose deletion lies at
+                // the target itself, which must be kept, waits for the next sweep.
+                if self.end_of_life(&user_key, old.next.main, target, &mut batch, &mut freed)? {
+                    batch.delete(Family::Hist, Bytes::copy_from_slice(k));
+                }
+            }
+            cursor.advance()?;
+        }
+        drop(cursor);
+        if !batch.is_empty() {
+            self.forget(batch, &freed)?;
+        }
+        if ended {
+            *self.swept.lock() = target;
+            self.mark(sys::SWEPT, target);
+            self.swept_notify.notify_waiters();
+        }
+        Ok(ended)
+    }
+
+    /// Handles the version that followed a dead one when it is a deletion and the key's newest: removes it if it is older than
+    /// the target. False when the dead version's `hist` row is still needed to find it.
+    fn end_of_life(
+        &self,
+        user_key: &[u8],
+        next: i64,
+        target: i64,
+        batch: &mut Batch,
+        freed: &mut Vec<(bool, usize)>,
+    ) -> Result<bool, BaseError> {
+        let Some(row) = self.base.get(Family::Latest, user_key)? else {
+            return Ok(true);
+        };
+        let latest = Latest::decode(&row).ok_or_else(|| super::read::corrupt("latest", user_key))?;
+        if latest.rev.main != next || !latest.tombstone || next > target {
+            return Ok(true);
+        }
+        if next == target {
+            return Ok(false);
+        }
+        // A newer version of the key may wait in a delta; its checkpoint then writes `latest` again, with a `hist` row for this
+        // deletion whose log row is gone: harmless, it is below the compaction mark.
+        let row = log::key(latest.rev, true);
+        if let Some(kv) = self.base.get(Family::Log, &row)? {
+            freed.push((true, kv.len()));
+            batch.delete(Family::Log, row);
+        }
+        batch.delete(Family::Latest, Bytes::copy_from_slice(user_key));
+        Ok(true)
+    }
+}

@@ -1,0 +1,115 @@
+//! HashKV: a checksum of the kept history up to a revision, equal to etcd's for equal content.
+//!
+//! It is CRC-32C over the word "key", then each row's revision bytes and value in revision order. Of the rows at or before the
+//! compaction revision only those count that are still the newest of their key at the hashed revision and are not deletions.
+
+use super::{ReadError, Store};
+use crate::base::Family;
+use crate::base::kind::log;
+use crate::types::Revision;
+use bytes::Bytes;
+use prost::Message;
+use quorate_proto::mvccpb::KeyValue;
+
+/// A hash and the bounds it was taken at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct HashKv {
+    pub hash: u32,
+    pub hash_revision: i64,
+    pub compact_revision: i64,
+    pub current_revision: i64,
+}
+
+/// KeyValue bytes of the history handled at once.
+const SLICE: usize = 1 << 20;
+
+impl Store {
+    /// Hashes the history up to `rev`; 0 means the newest revision.
+    pub fn hash_kv(&self, rev: i64) -> Result<HashKv, ReadError> {
+        let (current, compacted) = (self.revision(), self.compact_revision());
+        if rev > current {
+            return Err(ReadError::FutureRevision);
+        }
+        if rev > 0 && rev < compacted {
+            return Err(ReadError::Compacted);
+        }
+        let upto = if rev <= 0 { current } else { rev };
+        let mut crc = crc32c::crc32c(b"key");
+        self.each_row(i64::MIN, upto, |rev, tombstone, kv| {
+            if rev.main <= compacted && !self.counts_below(rev, tombstone, kv, upto, compacted)? {
+                return Ok(());
+            }
+            crc = crc32c::crc32c_append(crc, &log::key(rev, tombstone));
+            crc = crc32c::crc32c_append(crc, kv);
+            Ok(())
+        })?;
+        if rev > 0 && rev < self.compact_revision() {
+            return Err(ReadError::Compacted);
+        }
+        Ok(HashKv { hash: crc, hash_revision: upto, compact_revision: compacted, current_revision: current })
+    }
+
+    /// Whether a row at or before the compaction revision is part of the hash.
+    fn counts_below(&self, rev: Revision, tombstone: bool, kv: &Bytes, upto: i64, _compacted: i64) -> Result<bool, ReadError> {
+        if tombstone {
+            return Ok(false);
+        }
+        let key = KeyValue::decode(kv.clone()).map_err(|e| ReadError::Corrupt(format!("revision {}: {e}", rev.main)))?.key;
+        Ok(self.get_at(&key, upto)?.is_some_and(|f| f.rev == rev))
+    }
+
+    /// Gives every kept row of revisions `from..=to` to `visit`, in order.
+    fn each_row(
+        &self,
+        from: i64,
+        to: i64,
+        mut visit: impl FnMut(Revision, bool, &Bytes) -> Result<(), ReadError>,
+    ) -> Result<(), ReadError> {
+        let mut next = log::key(Revision { main: from.max(0), sub: 0 }, false);
+        loop {
+            // Memory is looked at before the durable rows: what is dropped in between is durable by then. A row may be met in
+            // both; the position `next` takes each once.
+            let mut memory: Vec<(Revision, bool, Bytes)> = Vec::new();
+            {
+                let layers = self.layers.read();
+                let start = i64::from_be_bytes(next[..8].try_into().expect("a log key starts with 8 bytes"));
+                let mut bytes = 0;
+                'layers: for delta in layers.frozen.iter().map(|d| d.as_ref()).chain([&layers.active]) {
+                    for row in delta.log_from(start) {
+                        if row.rev.main > to || bytes > SLICE {
+                            break 'layers;
+                        }
+                        bytes += row.kv.len();
+                        memory.push((row.rev, row.tombstone, row.kv.clone()));
+                    }
+                }
+            }
+            let first = memory.first().map_or(to + 1, |m| m.0.main).min(to + 1);
+            let mut cursor = self.base.cursor(Family::Log, &next, Some(&log::lower(first)))?;
+            let mut bytes = 0;
+            let mut cut = false;
+            while let Some((k, v)) = cursor.row() {
+                if bytes > SLICE {
+                    next = Bytes::copy_from_slice(k);
+                    cut = true;
+                    break;
+                }
+                let (rev, tombstone) = log::parse_key(k).ok_or_else(|| ReadError::Corrupt("a key of the history".into()))?;
+                bytes += v.len();
+                visit(rev, tombstone, &Bytes::copy_from_slice(v))?;
+                cursor.advance()?;
+            }
+            if cut {
+                continue;
+            }
+            let Some(last) = memory.last().map(|m| m.0) else {
+                return Ok(());
+            };
+            let start = log::parse_key(&next).map(|(rev, _)| rev).unwrap_or_default();
+            for (rev, tombstone, kv) in memory.iter().filter(|m| m.0 >= start) {
+                visit(*rev, *tombstone, kv)?;
+            }
+            next = log::key(Revision { main: last.main, sub: last.sub + 1 }, false);
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! Range: etcd's one read, with its options, and pages for streams.
+
+use super::scan::Scan;
+use super::{Found, ReadError, Store};
+use crate::types::KeyRange;
+use bytes::Bytes;
+use prost::Message;
+use quorate_proto::RawKv;
+use quorate_proto::entry;
+use quorate_proto::mvccpb::KeyValue;
+use std::cmp::Ordering as Order;
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+
+/// The answer to a range.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RangeResult {
+    pub kvs: Vec<RawKv>,
+    /// The limit cut something off.
+    pub more: bool,
+    /// Keys in the whole interval, whatever the limit and filters.
+    pub count: i64,
+    /// The store's revision, for the header.
+    pub revision: i64,
+}
+
+/// One page of a walk.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    pub kvs: Vec<RawKv>,
+    /// Where the next page starts; `None` at the end.
+    pub next: Option<Bytes>,
+}
+
+/// Counts of intervals that were walked lately, so that the next page, or the same first page, need not walk again.
+#[derive(Default)]
+pub struct CountCache {
+    counts: HashMap<(KeyRange, i64), i64>,
+}
+
+/// Intervals remembered; beyond it the cache starts anew.
+const CACHED_COUNTS: usize = 256;
+/// A shorter walk is not worth remembering, in keys.
+const CACHED_WALK: i64 = 1000;
+
+impl CountCache {
+    pub(super) fn clear(&mut self) {
+        self.counts.clear();
+    }
+}
+
+/// Keeps etcd's order of steps: with a sort or a filter the limit applies after them.
+struct Plan {
+    sorted: bool,
+    filtered: bool,
+    /// Versions to collect; `usize::MAX` for all.
+    collect: usize,
+}
+
+impl Plan {
+    fn of(q: &entry::Range) -> Self {
+        let filtered = [q.min_mod_revision, q.max_mod_revision, q.min_create_revision, q.max_create_revision].iter().any(|v| *v != 0);
+        let sorted = q.sort_order() != entry::SortOrder::None;
+        let collect = if q.limit > 0 && !filtered && !sorted { (q.limit as usize).saturating_add(1) } else { usize::MAX };
+        Self { sorted, filtered, collect: if q.count_only { 0 } else { collect } }
+    }
+}
+
+impl Store {
+    /// Executes a range against the published revisions.
+    pub fn range(&self, q: &entry::Range) -> Result<RangeResult, ReadError> {
+        self.stats.ranges.fetch_add(1, Ordering::Relaxed);
+        self.range_at(q, self.revision())
+    }
+
+    /// Executes a range as seen by a transaction whose newest revision is `current`.
+    pub(crate) fn range_at(&self, q: &entry::Range, current: i64) -> Result<RangeResult, ReadError> {
+        let at = self.check_revision(q.revision, current)?;
+        let range = KeyRange::from_request(&q.key, &q.range_end);
+        let result = self.collect(q, &range, at, current);
+        // A compaction that overtook the walk may have taken rows from under it.
+        self.check_revision(q.revision, current)?;
+        result
+    }
+
+    fn check_revision(&self, wanted: i64, current: i64) -> Result<i64, ReadError> {
+        if wanted > current {
+            return Err(ReadError::FutureRevision);
+        }
+        let at = if wanted <= 0 { current } else { wanted };
+        if at < self.compact_revision() {
+            return Err(ReadError::Compacted);
+        }
+        Ok(at)
+    }
+
+    fn collect(&self, q: &entry::Range, range: &KeyRange, at: i64, current: i64) -> Result<RangeResult, ReadError> {
+        if range.is_single() {
+            let found = self.get_at(&range.start, at)?.filter(|f| !f.tombstone);
+            let count = found.is_some() as i64;
+            let found: Vec<_> = if q.count_only { Vec::new() } else { found.into_iter().collect() };
+            return self.finish(q, &Plan::of(q), vec![range.start.clone()], found, count, current);
+        }
+        let plan = Plan::of(q);
+        let (mut keys, mut found) = (Vec::new(), Vec::new());
+        let mut past = None;
+        if plan.collect > 0 {
+            Scan::new(self, range, at).each(|key, f| {
+                if found.len() == plan.collect {
+                    past = Some(Bytes::copy_from_slice(key));
+                    return false;
+                }
+                if q.keys_only || plan.sorted {
+                    keys.push(Bytes::copy_from_slice(key));
+                }
+                found.push(f);
+                true
+            })?;
+        }
+        let count = match past {
+            None if plan.collect > 0 => found.len() as i64,
+            past => {
+                let from = past.unwrap_or_else(|| range.start.clone());
+                found.len() as i64 + self.count_from(range, from, at)?
+            }
+        };
+        self.finish(q, &plan, keys, found, count, current)
+    }
+
+    fn finish(
+        &self,
+        q: &entry::Range,
+        plan: &Plan,
+        keys: Vec<Bytes>,
+        found: Vec<Found>,
+        count: i64,
+        current: i64,
+    ) -> Result<RangeResult, ReadError> {
+        if q.count_only {
+            return Ok(RangeResult { kvs: Vec::new(), more: false, count, revision: current });
+        }
+        let limit = if q.limit > 0 { q.limit as usize } else { usize::MAX };
+        // etcd sorts by a target other than the key even when no order is asked for, ascending and after the limit's cut.
+        let sorted = plan.sorted || q.sort_target() != entry::SortTarget::Key;
+        let by_value = sorted && q.sort_target() == entry::SortTarget::Value;
+        if q.keys_only && !by_value && found.iter().all(|f| f.numbers.is_some()) && !keys.is_empty() {
+            let rows = keys.iter().zip(&found).map(|(key, f)| {
+                let (create, version, _) = f.numbers.expect("checked above");
+                KeyValue { key: key.clone(), create_revision: create, mod_revision: f.rev.main, version, ..Default::default() }
+            });
+            return Ok(cut(q, sorted, plan.filtered, rows.collect(), limit, count, current));
+        }
+        let kvs = self.load_all(&found)?;
+        if !sorted && !plan.filtered && !q.keys_only {
+            let more = kvs.len() > limit;
+            let mut kvs = kvs;
+            kvs.truncate(limit);
+            return Ok(RangeResult { kvs, more, count, revision: current });
+        }
+        let rows: Result<Vec<KeyValue>, _> = kvs.iter().map(|kv| KeyValue::decode(kv.0.clone())).collect();
+        let rows = rows.map_err(|e| ReadError::Corrupt(format!("a KeyValue of the history: {e}")))?;
+        Ok(cut(q, sorted, plan.filtered, rows, limit, count, current))
+    }
+
+    /// Live keys of `range` from `from` on, as of `at`.
+    fn count_from(&self, range: &KeyRange, from: Bytes, at: i64) -> Result<i64, ReadError> {
+        let rest = KeyRange { start: from, end: range.end.clone() };
+        if let Some(count) = self.counts.lock().counts.get(&(rest.clone(), at)) {
+            return Ok(*count);
+        }
+        let mut count = 0;
+        Scan::new(self, &rest, at).each(|_, _| {
+            count += 1;
+            true
+        })?;
+        if count >= CACHED_WALK {
+            let mut cache = self.counts.lock();
+            if cache.counts.len() >= CACHED_COUNTS {
+                cache.counts.clear();
+            }
+            cache.counts.insert((rest, at), count);
+        }
+        Ok(count)
+    }
+
+    /// Live keys of `range` as of `at`.
+    pub fn count(&self, range: &KeyRange, at: i64) -> Result<i64, ReadError> {
+        let at = self.check_revision(at, self.revision())?;
+        let count = self.count_from(range, range.start.clone(), at)?;
+        self.check_revision(at, self.revision())?;
+        Ok(count)
+    }
+
+    /// One page of a walk pinned at revision `at`: keys from `range.start` on, at most `max_keys` of them and, but for one that is
+    /// larger by itself, at most about `max_bytes`.
+    pub fn page(&self, range: &KeyRange, at: i64, max_keys: usize, max_bytes: usize, keys_only: bool) -> Result<Page, ReadError> {
+        let at = self.check_revision(at, self.revision())?;
+        let (mut found, mut next) = (Vec::new(), None);
+        Scan::new(self, range, at).each(|key, f| {
+            if found.len() == max_keys {
+                next = Some(Bytes::copy_from_slice(key));
+                return false;
+            }
+            found.push((Bytes::copy_from_slice(key), f));
+            true
+        })?;
+        let (keys, found): (Vec<_>, Vec<_>) = found.into_iter().unzip();
+        let mut page = Page { kvs: Vec::with_capacity(found.len()), next };
+        let mut bytes = 0;
+        for (i, (key, kv)) in keys.iter().zip(self.load_all(&found)?).enumerate() {
+            let kv = if keys_only { bare(&kv)? } else { kv };
+            bytes += kv.0.len();
+            if i > 0 && bytes > max_bytes {
+                page.next = Some(key.clone());
+                break;
+            }
+            page.kvs.push(kv);
+        }
+        self.check_revision(at, self.revision())?;
+        Ok(page)
+    }
+}
+
+fn bare(kv: &RawKv) -> Result<RawKv, ReadError> {
+    let mut kv = KeyValue::decode(kv.0.clone()).map_err(|e| ReadError::Corrupt(format!("a KeyValue of the history: {e}")))?;
+    (kv.value, kv.lease) = (Bytes::new(), 0);
+    Ok(RawKv(kv.encode_to_vec().into()))
+}
+
+/// Filters, sorts, limits and, for keys only, strips the rows, in etcd's order.
+fn cut(q: &entry::Range, sorted: bool, filtered: bool, mut rows: Vec<KeyValue>, limit: usize, count: i64, current: i64) -> RangeResult {
+    if filtered {
+        let within = |v: i64, min: i64, max: i64| (min == 0 || v >= min) && (max == 0 || v <= max);
+        rows.retain(|kv| {
+            within(kv.mod_revision, q.min_mod_revision, q.max_mod_revision)
+                && within(kv.create_revision, q.min_create_revision, q.max_create_revision)
+        });
+    }
+    if sorted {
+        let compare = |a: &KeyValue, b: &KeyValue| -> Order {
+            match q.sort_target() {
+                entry::SortTarget::Key => a.key.cmp(&b.key),
+                entry::SortTarget::Version => a.version.cmp(&b.version),
+                entry::SortTarget::Create => a.create_revision.cmp(&b.create_revision),
+                entry::SortTarget::Mod => a.mod_revision.cmp(&b.mod_revision),
+                entry::SortTarget::Value => a.value.cmp(&b.value),
+            }
+        };
+        match q.sort_order() {
+            entry::SortOrder::Descend => rows.sort_by(|a, b| compare(b, a)),
+            _ => rows.sort_by(compare),
+        }
+    }
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let kvs = rows.into_iter().map(|mut kv| {
+        if q.keys_only {
+            (kv.value, kv.lease) = (Bytes::new(), 0);
+        }
+        RawKv(kv.encode_to_vec().into())
+    });
+    RangeResult { kvs: kvs.collect(), more, count, revision: current }
+}

@@ -1,0 +1,398 @@
+//! The machine: applies committed entries one after the other.
+
+use super::members::Members;
+use super::outcome::{AlarmEntry, Answer, ApplyError, Outcome};
+use super::shared::Shared;
+use super::{ENTRY_VERSION, txn};
+use crate::base::BaseError;
+use crate::base::kind::sys;
+use crate::lease::{Lease, LeaseTable};
+use crate::mvcc::{ReadError, RevisionEvents, Store, WriteTxn};
+use crate::types::{KeyRange, LeaseId};
+use bytes::Bytes;
+use prost::Message;
+use quorate_proto::entry::{self, AlarmAction, AlarmKind, command::Op};
+use quorate_proto::state::{self as rows, Member, MemberChange};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use xxhash_rust::xxh3::Xxh3;
+
+/// The largest time to live a lease may have, in seconds; etcd's bound.
+const MAX_LEASE_TTL: i64 = 9_000_000_000;
+
+/// Where the machine stands in the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Position {
+    pub index: u64,
+    pub term: u64,
+    /// The newest entry time, in milliseconds since the Unix epoch, monotone.
+    pub time_ms: i64,
+    /// Running checksum of every change since the beginning; equal on members that applied the same entries.
+    pub digest: u128,
+}
+
+/// The answer to a proposal, addressed.
+#[derive(Clone, Debug)]
+pub struct EntryResult {
+    pub origin: u64,
+    pub sequence: u64,
+    pub answer: Answer,
+}
+
+/// A change of the lease table that the leader's clock must know.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LeaseChange {
+    Granted { id: LeaseId, ttl: i64 },
+    Revoked { id: LeaseId },
+}
+
+/// What an entry did.
+#[derive(Default, Debug)]
+pub struct Applied {
+    pub results: Vec<EntryResult>,
+    pub events: Vec<RevisionEvents>,
+    pub leases: Vec<LeaseChange>,
+    /// The compaction mark moved here.
+    pub compacted: Option<i64>,
+}
+
+/// A refusal is an outcome; a failing disk or corrupt rows end the member.
+pub(super) enum Refusal {
+    Refused(ApplyError),
+    Fatal(BaseError),
+}
+
+impl From<ApplyError> for Refusal {
+    fn from(e: ApplyError) -> Self {
+        Refusal::Refused(e)
+    }
+}
+
+impl From<BaseError> for Refusal {
+    fn from(e: BaseError) -> Self {
+        Refusal::Fatal(e)
+    }
+}
+
+impl From<ReadError> for Refusal {
+    fn from(e: ReadError) -> Self {
+        match e {
+            ReadError::Compacted => Refusal::Refused(ApplyError::Compacted),
+            ReadError::FutureRevision => Refusal::Refused(ApplyError::FutureRevision),
+            ReadError::Corrupt(text) => Refusal::Fatal(BaseError::Corrupt(text)),
+            ReadError::Io(text) => Refusal::Fatal(BaseError::Io(text)),
+        }
+    }
+}
+
+/// The replicated machine of one member.
+pub struct Machine {
+    store: Arc<Store>,
+    shared: Arc<Shared>,
+    members: Members,
+    position: Position,
+}
+
+impl Machine {
+    /// Takes up the machine where the durable rows left it.
+    pub fn open(store: Arc<Store>) -> Result<Self, BaseError> {
+        let position = match store.sys_get(&sys::single(sys::APPLIED))? {
+            Some(row) => {
+                let row = rows::Applied::decode(row).map_err(|e| BaseError::Corrupt(format!("applied position: {e}")))?;
+                let digest = row.digest.as_ref().try_into().map(u128::from_be_bytes).unwrap_or_default();
+                Position { index: row.index, term: row.term, time_ms: row.time_ms, digest }
+            }
+            None => Position::default(),
+        };
+        let members = Members::load(&store)?;
+        let shared = Arc::new(Shared::default());
+        *shared.leases.write() = LeaseTable::load(&store)?;
+        shared.applied.store(position.index, Ordering::Release);
+        if let Some(version) = store.sys_get(&sys::single(sys::CLUSTER_VERSION))? {
+            shared.cluster_version.store(Arc::new(String::from_utf8_lossy(&version).into_owned()));
+        }
+        let machine = Self { store, shared, members, position };
+        machine.publish_members();
+        machine.publish_alarms()?;
+        Ok(machine)
+    }
+
+    pub fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Gives a fresh machine its founding members, at the log position where the cluster's log begins.
+    pub fn found(&mut self, members: Vec<Member>, index: u64, term: u64) {
+        for member in members {
+            self.members.put(&self.store, member);
+        }
+        self.moved(index, term, self.position.time_ms);
+        self.publish_members();
+    }
+
+    fn moved(&mut self, index: u64, term: u64, time_ms: i64) {
+        self.position.index = index;
+        self.position.term = term;
+        self.position.time_ms = self.position.time_ms.max(time_ms);
+        self.shared.applied.store(index, Ordering::Release);
+    }
+
+    /// Applies a normal entry. Empty data is a leader's first entry and moves the position alone.
+    pub fn apply(&mut self, index: u64, term: u64, data: Bytes) -> Result<Applied, BaseError> {
+        assert!(index > self.position.index, "entry {index} applied after {}", self.position.index);
+        let mut applied = Applied::default();
+        if data.is_empty() {
+            self.moved(index, term, 0);
+            return Ok(applied);
+        }
+        let batch = entry::Batch::decode(data).map_err(|e| BaseError::Corrupt(format!("entry {index}: {e}")))?;
+        if batch.version > ENTRY_VERSION {
+            let (index, found) = (index, batch.version);
+            return Err(BaseError::Corrupt(format!("entry {index} has version {found}, this build knows {ENTRY_VERSION}: upgrade it")));
+        }
+        self.position.time_ms = self.position.time_ms.max(batch.time_ms);
+        for proposal in batch.proposals {
+            let op = proposal.command.and_then(|c| c.op);
+            let result = match op {
+                None => Err(ApplyError::Internal("an empty command".into())),
+                Some(op) => match self.run(op, &mut applied) {
+                    Ok(outcome) => Ok(outcome),
+                    Err(Refusal::Refused(e)) => Err(e),
+                    Err(Refusal::Fatal(e)) => return Err(e),
+                },
+            };
+            let answer = Answer { revision: self.store.revision(), term, result };
+            applied.results.push(EntryResult { origin: proposal.origin, sequence: proposal.sequence, answer });
+        }
+        self.moved(index, term, 0);
+        Ok(applied)
+    }
+
+    fn run(&mut self, op: Op, applied: &mut Applied) -> Result<Outcome, Refusal> {
+        self.refuse_under_alarm(&op)?;
+        match op {
+            Op::Put(put) => {
+                txn::check_put(&self.store, &self.shared.leases.read(), &put, self.store.revision())?;
+                let store = self.store.clone();
+                let mut write = store.write();
+                let prev = txn::run_put(&mut write, &put)?;
+                self.finish(write, applied);
+                Ok(Outcome::Put { prev })
+            }
+            Op::DeleteRange(d) => {
+                let store = self.store.clone();
+                let mut write = store.write();
+                let (deleted, prev) = txn::run_delete(&mut write, &d.key, &d.range_end, d.prev_kv)?;
+                self.finish(write, applied);
+                Ok(Outcome::DeleteRange { deleted, prev })
+            }
+            Op::Txn(t) => {
+                self.store.stats.txns.fetch_add(1, Ordering::Relaxed);
+                let store = self.store.clone();
+                let mut write = store.write();
+                let outcome = txn::run_txn(&self.store, &self.shared.leases.read(), &mut write, &t)?;
+                self.finish(write, applied);
+                Ok(Outcome::Txn(outcome))
+            }
+            Op::Range(q) => Ok(Outcome::Range(self.store.range(&q)?)),
+            Op::Compact(c) => {
+                self.store.compact(c.revision)?;
+                applied.compacted = Some(c.revision);
+                Ok(Outcome::Compact)
+            }
+            Op::LeaseGrant(g) => self.grant(g, applied),
+            Op::LeaseRevoke(r) => self.revoke(&r.ids, applied),
+            Op::LeaseCheckpoint(c) => {
+                let mut leases = self.shared.leases.write();
+                for change in &c.leases {
+                    if let Some(lease) = leases.get(change.id) {
+                        leases.put(&self.store, Lease { remaining: change.remaining_ttl, ..lease });
+                    }
+                }
+                Ok(Outcome::LeaseCheckpoint)
+            }
+            Op::Alarm(a) => self.alarm(&a),
+            Op::MemberAttributes(m) => {
+                self.members.set_attributes(&self.store, m.member, m.name, m.client_urls);
+                self.publish_members();
+                Ok(Outcome::Done)
+            }
+            Op::ClusterVersion(v) => {
+                self.store.put_sys(sys::single(sys::CLUSTER_VERSION), Some(v.version.clone().into()));
+                self.shared.cluster_version.store(Arc::new(v.version));
+                Ok(Outcome::Done)
+            }
+            Op::Auth(_) => Err(ApplyError::AuthNotEnabled.into()),
+        }
+    }
+
+    /// Without space nothing may grow; in a corrupt cluster nothing may change.
+    fn refuse_under_alarm(&self, op: &Op) -> Result<(), Refusal> {
+        if self.shared.has_alarm(AlarmKind::Corrupt) {
+            match op {
+                Op::Put(_) | Op::DeleteRange(_) | Op::Txn(_) | Op::Range(_) | Op::Compact(_) => return Err(ApplyError::Corrupt.into()),
+                Op::LeaseGrant(_) | Op::LeaseRevoke(_) => return Err(ApplyError::Corrupt.into()),
+                _ => {}
+            }
+        }
+        if self.shared.has_alarm(AlarmKind::Nospace) {
+            match op {
+                Op::Put(_) | Op::LeaseGrant(_) => return Err(ApplyError::NoSpace.into()),
+                Op::Txn(t) if txn::has_put(t) => return Err(ApplyError::NoSpace.into()),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, write: WriteTxn, applied: &mut Applied) {
+        let (events, attachments) = write.finish();
+        LeaseTable::attach(&self.store, &attachments);
+        if let Some(events) = events {
+            let mut hash = Xxh3::with_seed(self.position.digest as u64);
+            hash.update(&self.position.digest.to_be_bytes());
+            for event in &events.events {
+                hash.update(&event.revision.main.to_be_bytes());
+                hash.update(&event.revision.sub.to_be_bytes());
+                hash.update(&event.kv.0);
+            }
+            self.position.digest = hash.digest128();
+            applied.events.push(events);
+        }
+    }
+
+    fn grant(&mut self, g: entry::LeaseGrant, applied: &mut Applied) -> Result<Outcome, Refusal> {
+        if g.ttl > MAX_LEASE_TTL {
+            return Err(ApplyError::LeaseTtlTooLarge.into());
+        }
+        let mut leases = self.shared.leases.write();
+        if g.id == 0 || leases.get(g.id).is_some() {
+            return Err(ApplyError::LeaseExists.into());
+        }
+        leases.put(&self.store, Lease { id: g.id, ttl: g.ttl, remaining: 0, granted_at_ms: self.position.time_ms });
+        applied.leases.push(LeaseChange::Granted { id: g.id, ttl: g.ttl });
+        Ok(Outcome::LeaseGrant { id: g.id, ttl: g.ttl })
+    }
+
+    /// Revokes leases with all their keys. A client's revoke names one and is refused when it is unknown; the leader's names all
+    /// that ran out, and those already gone are passed over.
+    fn revoke(&mut self, ids: &[LeaseId], applied: &mut Applied) -> Result<Outcome, Refusal> {
+        let mut revoked = 0;
+        for &id in ids {
+            if self.shared.leases.read().get(id).is_none() {
+                continue;
+            }
+            let keys = LeaseTable::keys(&self.store, id)?;
+            let store = self.store.clone();
+            let mut write = store.write();
+            for key in keys {
+                write.delete_range(&KeyRange { start: key, end: crate::types::RangeEnd::Single })?;
+            }
+            self.finish(write, applied);
+            self.shared.leases.write().remove(&self.store, id);
+            applied.leases.push(LeaseChange::Revoked { id });
+            revoked += 1;
+        }
+        if revoked == 0 { Err(ApplyError::LeaseNotFound.into()) } else { Ok(Outcome::LeaseRevoke) }
+    }
+
+    fn alarm(&mut self, a: &entry::Alarm) -> Result<Outcome, Refusal> {
+        let before = self.shared.alarms();
+        let touched: Vec<AlarmEntry> = match a.action() {
+            AlarmAction::Raise if a.kind() == AlarmKind::None => Vec::new(),
+            AlarmAction::Raise => {
+                self.store.put_sys(sys::alarm(a.kind, a.member), Some(Bytes::new()));
+                vec![AlarmEntry { member: a.member, kind: a.kind() }]
+            }
+            AlarmAction::Clear => {
+                let wanted = |e: &&AlarmEntry| (a.member == 0 || e.member == a.member) && (a.kind() == AlarmKind::None || e.kind == a.kind());
+                let gone: Vec<_> = before.iter().filter(wanted).copied().collect();
+                for e in &gone {
+                    self.store.put_sys(sys::alarm(e.kind as i32, e.member), None);
+                }
+                gone
+            }
+        };
+        self.publish_alarms()?;
+        Ok(Outcome::Alarm(touched))
+    }
+
+    fn publish_alarms(&self) -> Result<(), BaseError> {
+        let (lower, upper) = sys::tag_range(sys::ALARM);
+        let mut alarms = Vec::new();
+        for (key, _) in self.store.sys_scan(&lower, &upper, usize::MAX)? {
+            let (kind, member) = sys::alarm_of(&key).ok_or_else(|| BaseError::Corrupt("an alarm row".into()))?;
+            alarms.push(AlarmEntry { member, kind: AlarmKind::try_from(kind).unwrap_or(AlarmKind::None) });
+        }
+        let on = |kind| alarms.iter().any(|a| a.kind == kind);
+        self.shared.no_space.store(on(AlarmKind::Nospace), Ordering::Release);
+        self.shared.corrupt.store(on(AlarmKind::Corrupt), Ordering::Release);
+        self.shared.alarms.store(Arc::new(alarms));
+        Ok(())
+    }
+
+    fn publish_members(&self) {
+        self.shared.members.store(Arc::new(self.members.list()));
+    }
+
+    /// Applies a change of the member list. The caller gives raft the change only when this allowed it.
+    pub fn apply_change(&mut self, index: u64, term: u64, change: Option<MemberChange>, allowed: bool) -> Option<EntryResult> {
+        self.moved(index, term, 0);
+        let change = change?;
+        let (origin, sequence) = (change.origin, change.sequence);
+        let check = if allowed { self.members.check(&change) } else { Err(ApplyError::Unhealthy) };
+        let result = check.map(|()| {
+            self.members.change(&self.store, change);
+            self.publish_members();
+            Outcome::Members(self.members.list())
+        });
+        Some(EntryResult { origin, sequence, answer: Answer { revision: self.store.revision(), term, result } })
+    }
+
+    /// Whether a change of the member list may be made.
+    pub fn check_change(&self, change: &MemberChange) -> Result<(), ApplyError> {
+        self.members.check(change)
+    }
+
+    pub fn is_removed(&self, id: u64) -> bool {
+        self.members.is_removed(id)
+    }
+
+    /// Keeps raft's configuration beside the members.
+    pub fn put_configuration(&self, configuration: &rows::Configuration) {
+        self.store.put_sys(sys::single(sys::CONFIGURATION), Some(configuration.encode_to_vec().into()));
+    }
+
+    /// Raft's configuration as of the applied position.
+    pub fn configuration(&self) -> Result<Option<rows::Configuration>, BaseError> {
+        let row = self.store.sys_get(&sys::single(sys::CONFIGURATION))?;
+        row.map(|r| rows::Configuration::decode(r).map_err(|e| BaseError::Corrupt(format!("configuration row: {e}")))).transpose()
+    }
+
+    /// Writes the applied position beside the rows and freezes the delta when it is large enough, or when asked; true when frozen.
+    pub fn settle(&self, force: bool) -> bool {
+        if !force && !self.store.wants_freeze() {
+            return false;
+        }
+        let p = self.position;
+        let row = rows::Applied {
+            index: p.index,
+            term: p.term,
+            revision: self.store.revision(),
+            digest: Bytes::copy_from_slice(&p.digest.to_be_bytes()),
+            format: 1,
+            time_ms: p.time_ms,
+        };
+        self.store.put_sys(sys::single(sys::APPLIED), Some(row.encode_to_vec().into()));
+        self.store.freeze();
+        true
+    }
+}

@@ -1,0 +1,22 @@
+//! The replicated machine: a committed entry in, outcomes and events out; the same on every member.
+//!
+//! Deterministic: no clock (time is the entry's), no randomness, no order of hash maps. A refusal is an outcome like any other; a
+//! failing disk is not, it stops the member. Events leave as values: this room does not know who watches.
+//!
+//! [`machine`] walks an entry's proposals, [`txn`] evaluates transactions, [`members`] keeps the member list, [`shared`] is what
+//! other threads may read at any time.
+
+mod machine;
+mod members;
+mod outcome;
+mod shared;
+mod txn;
+
+pub use machine::{Applied, EntryResult, LeaseChange, Machine, Position};
+pub use members::MemberRefusal;
+pub use outcome::{AlarmEntry, Answer, ApplyError, Outcome, TxnOpOutcome, TxnOutcome};
+pub use shared::Shared;
+pub use txn::read_txn;
+
+/// Version of the entries this build writes; an entry of a higher one stops the member.
+pub const ENTRY_VERSION: u32 = 1;

@@ -1,0 +1,60 @@
+//! What other threads may read of the machine at any time: small snapshots, swapped whole.
+
+use super::AlarmEntry;
+use crate::lease::{Lease, LeaseTable};
+use crate::types::LeaseId;
+use arc_swap::ArcSwap;
+use parking_lot::RwLock;
+use quorate_proto::entry::AlarmKind;
+use quorate_proto::state::Member;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// The machine as others see it.
+#[derive(Default)]
+pub struct Shared {
+    pub(super) members: ArcSwap<Vec<Member>>,
+    pub(super) alarms: ArcSwap<Vec<AlarmEntry>>,
+    pub(super) leases: RwLock<LeaseTable>,
+    pub(super) cluster_version: ArcSwap<String>,
+    pub(super) applied: AtomicU64,
+    pub(super) no_space: AtomicBool,
+    pub(super) corrupt: AtomicBool,
+}
+
+impl Shared {
+    pub fn members(&self) -> Arc<Vec<Member>> {
+        self.members.load_full()
+    }
+
+    pub fn alarms(&self) -> Arc<Vec<AlarmEntry>> {
+        self.alarms.load_full()
+    }
+
+    pub fn has_alarm(&self, kind: AlarmKind) -> bool {
+        match kind {
+            AlarmKind::Nospace => self.no_space.load(Ordering::Acquire),
+            AlarmKind::Corrupt => self.corrupt.load(Ordering::Acquire),
+            AlarmKind::None => false,
+        }
+    }
+
+    pub fn lease(&self, id: LeaseId) -> Option<Lease> {
+        self.leases.read().get(id)
+    }
+
+    /// Every lease, by id.
+    pub fn leases(&self) -> Vec<Lease> {
+        self.leases.read().all().collect()
+    }
+
+    /// The agreed version of the cluster, `major.minor.patch`; empty before there is one.
+    pub fn cluster_version(&self) -> Arc<String> {
+        self.cluster_version.load_full()
+    }
+
+    /// Index of the newest applied entry.
+    pub fn applied_index(&self) -> u64 {
+        self.applied.load(Ordering::Acquire)
+    }
+}

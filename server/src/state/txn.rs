@@ -1,0 +1,226 @@
+//! Transactions: which branches are taken, what could refuse them, then the operations in order.
+//!
+//! All comparisons, nested ones too, are made before the first write, and everything that could refuse is checked on the branches
+//! taken before the first write: a transaction happens whole or not at all.
+
+use super::machine::Refusal;
+use super::outcome::{ApplyError, TxnOpOutcome, TxnOutcome};
+use crate::base::BaseError;
+use crate::lease::LeaseTable;
+use crate::mvcc::{ReadError, Store, WriteTxn};
+use crate::types::KeyRange;
+use bytes::Bytes;
+use prost::Message;
+use quorate_proto::RawKv;
+use quorate_proto::entry::{self, CompareResult, CompareTarget, op::Op};
+use quorate_proto::mvccpb::KeyValue;
+use std::cmp::Ordering;
+
+/// The branches taken by a transaction and those nested in its taken branch, in order.
+struct Path {
+    succeeded: bool,
+    nested: Vec<Path>,
+}
+
+fn holds(compare: &entry::Compare, kv: Option<&KeyValue>) -> bool {
+    let missing = KeyValue::default();
+    let value_of = kv.unwrap_or(&missing);
+    let order = match compare.target() {
+        CompareTarget::Value if kv.is_none() => return false,
+        CompareTarget::Value => value_of.value.cmp(&compare.value),
+        CompareTarget::Version => value_of.version.cmp(&compare.number),
+        CompareTarget::Create => value_of.create_revision.cmp(&compare.number),
+        CompareTarget::Mod => value_of.mod_revision.cmp(&compare.number),
+        CompareTarget::Lease => value_of.lease.cmp(&compare.number),
+    };
+    match compare.result() {
+        CompareResult::Equal => order == Ordering::Equal,
+        CompareResult::NotEqual => order != Ordering::Equal,
+        CompareResult::Greater => order == Ordering::Greater,
+        CompareResult::Less => order == Ordering::Less,
+    }
+}
+
+fn compare(store: &Store, compare: &entry::Compare, at: i64) -> Result<bool, ReadError> {
+    if compare.range_end.is_empty() && compare.target() != CompareTarget::Value {
+        // The numbers of one key need not its value.
+        let found = store.get_at(&compare.key, at)?.filter(|f| !f.tombstone);
+        match &found {
+            None => return Ok(holds(compare, None)),
+            Some(f) => {
+                if let Some((create, version, lease)) = f.numbers {
+                    let kv = KeyValue { create_revision: create, mod_revision: f.rev.main, version, lease, ..Default::default() };
+                    return Ok(holds(compare, Some(&kv)));
+                }
+            }
+        }
+    }
+    let q = entry::Range { key: compare.key.clone(), range_end: compare.range_end.clone(), revision: 0, ..Default::default() };
+    let rows = store.range_at(&q, at)?.kvs;
+    if rows.is_empty() {
+        return Ok(holds(compare, None));
+    }
+    for row in rows {
+        let kv = KeyValue::decode(row.0).map_err(|e| ReadError::Corrupt(format!("a KeyValue of the history: {e}")))?;
+        if !holds(compare, Some(&kv)) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn choose(store: &Store, txn: &entry::Txn, at: i64) -> Result<Path, ReadError> {
+    let mut succeeded = true;
+    for c in &txn.compare {
+        if !compare(store, c, at)? {
+            succeeded = false;
+            break;
+        }
+    }
+    let mut nested = Vec::new();
+    for op in branch(txn, succeeded) {
+        if let Some(Op::Txn(inner)) = &op.op {
+            nested.push(choose(store, inner, at)?);
+        }
+    }
+    Ok(Path { succeeded, nested })
+}
+
+fn branch(txn: &entry::Txn, succeeded: bool) -> &[entry::Op] {
+    if succeeded { &txn.success } else { &txn.failure }
+}
+
+/// True when no operation of either branch, nested ones included, writes.
+pub fn is_read_only(txn: &entry::Txn) -> bool {
+    txn.success.iter().chain(&txn.failure).all(|op| match &op.op {
+        Some(Op::Range(_)) | None => true,
+        Some(Op::Txn(inner)) => is_read_only(inner),
+        Some(Op::Put(_) | Op::DeleteRange(_)) => false,
+    })
+}
+
+/// True when some operation of either branch puts a key.
+pub(super) fn has_put(txn: &entry::Txn) -> bool {
+    txn.success.iter().chain(&txn.failure).any(|op| match &op.op {
+        Some(Op::Put(_)) => true,
+        Some(Op::Txn(inner)) => has_put(inner),
+        _ => false,
+    })
+}
+
+/// Executes a transaction that only reads, all of it at the newest published revision. Writing operations are refused as corrupt
+/// input: the door sends them through the log.
+pub fn read_txn(store: &Store, txn: &entry::Txn) -> Result<TxnOutcome, ReadError> {
+    let at = store.revision();
+    let path = choose(store, txn, at)?;
+    read_branch(store, txn, &path, at)
+}
+
+fn read_branch(store: &Store, txn: &entry::Txn, path: &Path, at: i64) -> Result<TxnOutcome, ReadError> {
+    let mut nested = path.nested.iter();
+    let mut ops = Vec::new();
+    for op in branch(txn, path.succeeded) {
+        ops.push(match &op.op {
+            Some(Op::Range(q)) => TxnOpOutcome::Range(store.range_at(q, at)?),
+            Some(Op::Txn(inner)) => {
+                let path = nested.next().expect("a path for each nested transaction");
+                TxnOpOutcome::Txn(read_branch(store, inner, path, at)?, at)
+            }
+            _ => return Err(ReadError::Corrupt("a write in a read-only transaction".into())),
+        });
+    }
+    Ok(TxnOutcome { succeeded: path.succeeded, ops })
+}
+
+/// What a put needs to hold before it may run.
+pub(super) fn check_put(store: &Store, leases: &LeaseTable, put: &entry::Put, at: i64) -> Result<(), Refusal> {
+    if (put.ignore_value || put.ignore_lease) && !store.get_at(&put.key, at)?.is_some_and(|f| !f.tombstone) {
+        return Err(ApplyError::KeyNotFound.into());
+    }
+    if put.lease != 0 && leases.get(put.lease).is_none() {
+        return Err(ApplyError::LeaseNotFound.into());
+    }
+    Ok(())
+}
+
+fn check_branch(store: &Store, leases: &LeaseTable, txn: &entry::Txn, path: &Path, at: i64) -> Result<(), Refusal> {
+    let mut nested = path.nested.iter();
+    for op in branch(txn, path.succeeded) {
+        match &op.op {
+            Some(Op::Put(put)) => check_put(store, leases, put, at)?,
+            Some(Op::Range(q)) if q.revision > at => return Err(ApplyError::FutureRevision.into()),
+            Some(Op::Range(q)) if q.revision > 0 && q.revision < store.compact_revision() => {
+                return Err(ApplyError::Compacted.into());
+            }
+            Some(Op::Txn(inner)) => {
+                check_branch(store, leases, inner, nested.next().expect("a path for each nested transaction"), at)?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Executes a put that was checked.
+pub(super) fn run_put(write: &mut WriteTxn, put: &entry::Put) -> Result<Option<RawKv>, BaseError> {
+    let mut prev = None;
+    let (mut value, mut lease) = (put.value.clone(), put.lease);
+    if put.ignore_value || put.ignore_lease {
+        let found = write.current(&put.key)?.ok_or_else(|| BaseError::Corrupt("a checked key is gone".into()))?;
+        let raw = write.load(&found)?;
+        let kv = raw.decode().map_err(|e| BaseError::Corrupt(format!("a KeyValue of the history: {e}")))?;
+        if put.ignore_value {
+            value = kv.value;
+        }
+        if put.ignore_lease {
+            lease = kv.lease;
+        }
+        prev = Some(raw);
+    }
+    let replaced = write.put(&put.key, &value, lease)?;
+    match (put.prev_kv, replaced) {
+        (true, Some(found)) if prev.is_none() => Ok(Some(write.load(&found)?)),
+        (true, _) => Ok(prev),
+        (false, _) => Ok(None),
+    }
+}
+
+/// Executes a delete.
+pub(super) fn run_delete(write: &mut WriteTxn, key: &Bytes, end: &Bytes, want_prev: bool) -> Result<(i64, Vec<RawKv>), BaseError> {
+    let deleted = write.delete_range(&KeyRange::from_request(key, end))?;
+    let prev = if want_prev { deleted.iter().map(|f| write.load(f)).collect::<Result<_, _>>()? } else { Vec::new() };
+    Ok((deleted.len() as i64, prev))
+}
+
+/// Executes a transaction, whole or not at all.
+pub(super) fn run_txn(store: &Store, leases: &LeaseTable, write: &mut WriteTxn, txn: &entry::Txn) -> Result<TxnOutcome, Refusal> {
+    let at = store.revision();
+    let path = choose(store, txn, at)?;
+    check_branch(store, leases, txn, &path, at)?;
+    run_branch(store, write, txn, &path)
+}
+
+fn run_branch(store: &Store, write: &mut WriteTxn, txn: &entry::Txn, path: &Path) -> Result<TxnOutcome, Refusal> {
+    let mut nested = path.nested.iter();
+    let mut ops = Vec::new();
+    for op in branch(txn, path.succeeded) {
+        ops.push(match &op.op {
+            Some(Op::Range(q)) => TxnOpOutcome::Range(store.range_at(q, write.revision())?),
+            Some(Op::Put(put)) => {
+                let prev = run_put(write, put)?;
+                TxnOpOutcome::Put { prev, revision: write.revision() }
+            }
+            Some(Op::DeleteRange(d)) => {
+                let (deleted, prev) = run_delete(write, &d.key, &d.range_end, d.prev_kv)?;
+                TxnOpOutcome::DeleteRange { deleted, prev, revision: write.revision() }
+            }
+            Some(Op::Txn(inner)) => {
+                let path = nested.next().expect("a path for each nested transaction");
+                let outcome = run_branch(store, write, inner, path)?;
+                TxnOpOutcome::Txn(outcome, write.revision())
+            }
+            None => continue,
+        });
+    }
+    Ok(TxnOutcome { succeeded: path.succeeded, ops })
+}
