@@ -1,1 +1,4 @@
 //! Quorate server.
+
+pub mod env;
+pub mod wal;
