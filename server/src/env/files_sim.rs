@@ -74,7 +74,9 @@ impl SimFiles {
             changes: 0,
             syncs: 0,
         };
-        SimFiles { disk: Arc::new(Mutex::new(disk)) }
+        SimFiles {
+            disk: Arc::new(Mutex::new(disk)),
+        }
     }
 
     /// The same disk behind the pointer type that rooms take.
@@ -139,8 +141,12 @@ impl SimFiles {
     /// Rot: inverts one bit of a file, in what is seen and on the platter alike. Offsets past the end do nothing.
     pub fn flip_bit(&self, path: &Path, offset: u64, bit: u8) {
         let mut disk = self.disk.lock();
-        let Some(id) = disk.names.get(path).copied() else { return };
-        let Some(node) = disk.nodes.get_mut(&id) else { return };
+        let Some(id) = disk.names.get(path).copied() else {
+            return;
+        };
+        let Some(node) = disk.nodes.get_mut(&id) else {
+            return;
+        };
         for content in [&mut node.seen, &mut node.platter] {
             if let Some(byte) = content.get_mut(offset as usize) {
                 *byte ^= 1 << (bit & 7);
@@ -151,18 +157,26 @@ impl SimFiles {
     /// Cuts a file to `size` bytes on the platter too, as a careless hand would.
     pub fn truncate(&self, path: &Path, size: u64) {
         let mut disk = self.disk.lock();
-        let Some(id) = disk.names.get(path).copied() else { return };
-        let Some(node) = disk.nodes.get_mut(&id) else { return };
+        let Some(id) = disk.names.get(path).copied() else {
+            return;
+        };
+        let Some(node) = disk.nodes.get_mut(&id) else {
+            return;
+        };
         node.seen.truncate(size as usize);
         node.platter.truncate(size as usize);
-        node.dirty.retain(|sector| sector * SECTOR_SIZE < size as usize);
+        node.dirty
+            .retain(|sector| sector * SECTOR_SIZE < size as usize);
     }
 
     /// Every file and what is seen in it: for "nothing was changed" comparisons.
     #[must_use]
     pub fn contents(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let disk = self.disk.lock();
-        disk.names.iter().map(|(path, id)| (path.clone(), disk.nodes[id].seen.clone())).collect()
+        disk.names
+            .iter()
+            .map(|(path, id)| (path.clone(), disk.nodes[id].seen.clone()))
+            .collect()
     }
 
     /// Changing calls made so far, the failed ones included.
@@ -204,7 +218,9 @@ impl Disk {
         self.changes += 1;
         match &mut self.fault {
             Some((0, Fault::Broken)) => Err(io::Error::from_raw_os_error(libc::EIO)),
-            Some((0, Fault::NoSpace)) if needs_space => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+            Some((0, Fault::NoSpace)) if needs_space => {
+                Err(io::Error::from_raw_os_error(libc::ENOSPC))
+            }
             Some((0, Fault::NoSpace)) | None => Ok(()),
             Some((left, _)) => {
                 *left -= 1;
@@ -237,7 +253,12 @@ impl Files for SimFiles {
         };
         let generation = disk.generation;
         drop(disk);
-        Ok(Arc::new(SimFile { disk: Arc::clone(&self.disk), id, generation, writable: mode != OpenMode::Read }))
+        Ok(Arc::new(SimFile {
+            disk: Arc::clone(&self.disk),
+            id,
+            generation,
+            writable: mode != OpenMode::Read,
+        }))
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
@@ -251,7 +272,9 @@ impl Files for SimFiles {
             return Err(io::ErrorKind::NotFound.into());
         }
         let inside = disk.names.keys().filter(|path| path.parent() == Some(dir));
-        Ok(inside.filter_map(|path| path.file_name()?.to_str().map(str::to_owned)).collect())
+        Ok(inside
+            .filter_map(|path| path.file_name()?.to_str().map(str::to_owned))
+            .collect())
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -286,7 +309,11 @@ impl Files for SimFiles {
         }
         let generation = disk.generation;
         drop(disk);
-        Ok(Box::new(SimLock { disk: Arc::clone(&self.disk), path: path.to_path_buf(), generation }))
+        Ok(Box::new(SimLock {
+            disk: Arc::clone(&self.disk),
+            path: path.to_path_buf(),
+            generation,
+        }))
     }
 }
 
@@ -330,7 +357,11 @@ impl DataFile for SimFile {
             let start = offset as usize;
             let failed = disk.change(true);
             // A failing write may still have moved some of its bytes.
-            let data = if failed.is_ok() { data } else { &data[..disk.below(data.len() as u64 + 1) as usize] };
+            let data = if failed.is_ok() {
+                data
+            } else {
+                &data[..disk.below(data.len() as u64 + 1) as usize]
+            };
             let end = start + data.len();
             if node.seen.len() < end {
                 node.seen.resize(end, 0);
