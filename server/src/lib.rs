@@ -3,7 +3,11 @@
 //! The rooms, in the order a write meets them; arrows between them are listed in ARCHITECTURE.md and read by a test.
 
 pub mod base;
+pub mod config;
+pub mod env;
 pub mod lease;
 pub mod mvcc;
+pub mod node;
 pub mod state;
 pub mod types;
+pub mod wal;

@@ -1,0 +1,7 @@
+//! The outside world as values: what a room needs from the operating system, real and simulated side by side.
+//!
+//! Rooms name these traits instead of `std::fs`, so the same code runs over a disk that can be crashed, filled and
+//! corrupted by a seed.
+
+pub mod files;
+pub mod files_sim;
