@@ -279,7 +279,7 @@ fn auto_compaction_reads_hours_durations_and_revisions() {
     assert_eq!(with("revision", ""), Ok(AutoCompaction::Off));
     for (mode, retention, text) in [
         ("revision", "5m", "number of revisions"),
-        ("periodic", "soon", "duration"),
+        ("periodic", "soon", "unknown unit"),
         ("periodic", "9999999999999", "too many hours"),
         ("periodic", "-1", "unit"),
         ("", "1", "undefined"),

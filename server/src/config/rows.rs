@@ -114,7 +114,7 @@ pub(super) static FLAGS: &[Flag] = &[
     row("tls-max-version", Group::Security, Kind::Text, "", Effect::Honoured, "Highest TLS version: TLS1.2 or TLS1.3; empty means the highest there is"),
     row("cors", Group::Security, Kind::Origins, "*", Effect::Honoured, "Origins allowed to call from a browser; empty or * means all"),
     row("host-whitelist", Group::Security, Kind::List, "*", Effect::Honoured, "Host names accepted in plain HTTP requests; empty or * means all"),
-    row("auth-token", Group::Auth, Kind::Text, "simple", Effect::Honoured, "Kind of token: simple, or jwt,pub-key=..,priv-key=..,sign-method=..,ttl=.."),
+    row("auth-token", Group::Auth, Kind::Text, "simple", Effect::Honoured, "Kind of token: simple, or jwt with pub-key=, priv-key=, sign-method=, ttl= after commas"),
     row("bcrypt-cost", Group::Auth, Kind::Uint, "10", Effect::Honoured, "Cost of hashing a password, 4 to 31"),
     row("auth-token-ttl", Group::Auth, Kind::Uint, "300", Effect::Honoured, "Seconds a simple token lives after its last use; 0 means the default"),
     row("enable-pprof", Group::Monitoring, Kind::Bool, "false", Effect::None("there is no Go runtime to profile"), "Serve Go profiles"),
