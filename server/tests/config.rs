@@ -374,7 +374,7 @@ fn a_first_start_checks_the_member_list() {
 
     let list = "--initial-cluster=infra1=http://127.0.0.1:12380,infra2=http://127.0.0.1:22380,infra3=http://127.0.0.1:32380";
     let common = [list, "--initial-cluster-token=etcd-cluster-1", "--name=infra2"];
-    let urls = ["--initial-advertise-peer-urls=http://localhost:22380"];
+    let urls = ["--initial-advertise-peer-urls=http://127.0.0.1:22380"];
     let FirstStart::Form(boot) = start(&[&common[..], &urls[..]].concat()).expect("three") else { panic!("expected a new cluster") };
     assert_eq!(format!("{:x} {:x}", boot.local_id, boot.cluster_id), "91bc3c398fb3c146 ef37ad9dc622a7c4");
     assert_eq!(boot.members.iter().map(|m| m.name.as_str()).collect::<Vec<_>>(), ["infra1", "infra2", "infra3"]);
@@ -385,6 +385,7 @@ fn a_first_start_checks_the_member_list() {
 
     for (args, text) in [
         (&common[..], "missing from --initial-advertise-peer-urls"),
+        (&["--initial-cluster=default=http://127.0.0.1:2380"], "missing from --initial-advertise-peer-urls"),
         (&["--name=x", list][..], "couldn't find local name \"x\""),
         (&["--name=a", "--initial-cluster=a=http://127.0.0.1:1", two], "missing from --initial-cluster"),
         (&["--initial-cluster=default=http://a:1,b=http://a:1"], "duplicate url http://a:1"),

@@ -8,13 +8,13 @@ use std::time::Duration;
 use super::cluster::join;
 use super::error::{ConfigError, Origin, Warning};
 use super::model::{
-    AllowList, AuthToken, AutoCompaction, ClusterState, Config, JwtMethod, Keepalive, LogFormat, LogLevel, LogOutput, LogSettings,
+    AllowList, AutoCompaction, ClusterState, Config, Keepalive,
 };
 use super::settings::Settings;
 use super::table::{self, Effect};
 use super::url::{ListenUrl, Url};
 use super::value::show_duration;
-use super::{gates, tls};
+use super::{auth, gates, log, tls};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -106,7 +106,7 @@ pub(super) fn config(s: &Settings, warnings: &mut Vec<Warning>) -> Result<Config
         peer_tls,
         cors: allow_list(s, "cors"),
         host_whitelist: allow_list(s, "host-whitelist"),
-        auth_token: auth_token(s)?,
+        auth_token: auth::token(s)?,
         bcrypt_cost: bcrypt_cost(s, warnings)?,
         auto_compaction: auto_compaction(s.text("auto-compaction-mode"), s.text("auto-compaction-retention"))?,
         compaction_batch_limit: batch_limit(s)?,
@@ -120,7 +120,7 @@ pub(super) fn config(s: &Settings, warnings: &mut Vec<Warning>) -> Result<Config
         warning_unary_request_duration: off_at_zero(s.duration("warning-unary-request-duration")?).unwrap_or(Duration::from_millis(300)),
         grpc_gateway: s.bool("enable-grpc-gateway")?,
         extensive_metrics: metrics(s, warnings),
-        log: log(s)?,
+        log: log::settings(s)?,
         features: gates::settle(s.text("feature-gates"), warnings)?,
         unsafe_no_fsync,
         memory_limit_bytes: memory_limit(s)?,
@@ -245,65 +245,6 @@ fn bcrypt_cost(s: &Settings, warnings: &mut Vec<Warning>) -> Result<u32, ConfigE
     })
 }
 
-fn auth_token(s: &Settings) -> Result<AuthToken, ConfigError> {
-    const FLAG: &str = "auth-token";
-    let mut words = s.text(FLAG).split(',');
-    let kind = words.next().unwrap_or_default();
-    let mut options = std::collections::BTreeMap::new();
-    for word in words {
-        let pair = word.split_once('=').filter(|(_, value)| !value.contains('='));
-        let (key, value) = pair.ok_or_else(|| ConfigError::refused(FLAG, format!("invalid auth options: {word:?} is not key=value")))?;
-        if options.insert(key, value).is_some() {
-            return Err(ConfigError::refused(FLAG, format!("invalid auth options: {key} is given twice")));
-        }
-    }
-    match kind {
-        "" => Ok(AuthToken::None),
-        "simple" => {
-            let ttl = Duration::from_secs(or_default(s.uint("auth-token-ttl")?.min(u64::from(u32::MAX)), 300));
-            Ok(AuthToken::Simple { ttl })
-        }
-        "jwt" => jwt(&options).map_err(|reason| ConfigError::refused(FLAG, reason)),
-        other => Err(ConfigError::refused(FLAG, format!("invalid auth options: unknown token type {other:?} (simple or jwt)"))),
-    }
-}
-
-fn jwt(options: &std::collections::BTreeMap<&str, &str>) -> Result<AuthToken, String> {
-    if let Some(key) = options.keys().find(|key| !["pub-key", "priv-key", "sign-method", "ttl"].contains(key)) {
-        return Err(format!("unknown jwt option {key:?} (pub-key, priv-key, sign-method, ttl)"));
-    }
-    let file = |key: &str| options.get(key).filter(|path| !path.is_empty()).map(PathBuf::from);
-    let method = match options.get("sign-method").copied().unwrap_or_default() {
-        "RS256" => JwtMethod::Rs256,
-        "RS384" => JwtMethod::Rs384,
-        "RS512" => JwtMethod::Rs512,
-        "PS256" => JwtMethod::Ps256,
-        "PS384" => JwtMethod::Ps384,
-        "PS512" => JwtMethod::Ps512,
-        "ES256" => JwtMethod::Es256,
-        "ES384" => JwtMethod::Es384,
-        "ES512" => JwtMethod::Es512,
-        "HS256" => JwtMethod::Hs256,
-        "HS384" => JwtMethod::Hs384,
-        "HS512" => JwtMethod::Hs512,
-        "EdDSA" => JwtMethod::EdDsa,
-        "" => return Err("jwt needs sign-method".to_owned()),
-        other => return Err(format!("invalid auth method {other:?}")),
-    };
-    let ttl = match options.get("ttl").copied().unwrap_or_default() {
-        "" => Duration::from_secs(300),
-        text => super::value::parse_duration(text).map_err(|reason| format!("jwt ttl {text:?}: {reason}"))?,
-    };
-    let (public_key, private_key) = (file("pub-key"), file("priv-key"));
-    if public_key.is_none() && private_key.is_none() {
-        return Err("jwt needs pub-key or priv-key".to_owned());
-    }
-    if private_key.is_none() && matches!(method, JwtMethod::Hs256 | JwtMethod::Hs384 | JwtMethod::Hs512) {
-        return Err("jwt with an HS method needs priv-key".to_owned());
-    }
-    Ok(AuthToken::Jwt { method, public_key, private_key, ttl })
-}
-
 /// A plain number counts hours (periodic) or revisions; anything else is a duration, which only the periodic mode can take.
 fn auto_compaction(mode: &str, retention: &str) -> Result<AutoCompaction, ConfigError> {
     const FLAG: &str = "auto-compaction-retention";
@@ -365,48 +306,6 @@ fn metrics(s: &Settings, warnings: &mut Vec<Warning>) -> bool {
             false
         }
     }
-}
-
-fn log(s: &Settings) -> Result<LogSettings, ConfigError> {
-    match s.text("logger") {
-        "zap" => {}
-        "capnslog" => return Err(ConfigError::refused("logger", "capnslog was removed in etcd 3.5; use zap")),
-        other => return Err(ConfigError::refused("logger", format!("unknown logger option {other:?}"))),
-    }
-    let level = match s.text("log-level").to_ascii_lowercase().as_str() {
-        "debug" => LogLevel::Debug,
-        "info" | "" => LogLevel::Info,
-        "warn" => LogLevel::Warn,
-        "error" => LogLevel::Error,
-        "panic" | "dpanic" => LogLevel::Panic,
-        "fatal" => LogLevel::Fatal,
-        other => {
-            return Err(ConfigError::refused("log-level", format!("unrecognized level {other:?} (debug, info, warn, error, panic, fatal)")));
-        }
-    };
-    let format = match s.text("log-format") {
-        "json" | "" => LogFormat::Json,
-        "console" => LogFormat::Console,
-        other => return Err(ConfigError::refused("log-format", format!("unknown log format {other:?}, supported values json, console"))),
-    };
-    const FLAG: &str = "log-outputs";
-    let words: BTreeSet<String> = s.list(FLAG).into_iter().collect();
-    if words.len() > 1 && words.iter().any(|word| word == "default" || word == "systemd/journal") {
-        return Err(ConfigError::refused(FLAG, "default and systemd/journal cannot be combined with other outputs"));
-    }
-    let mut outputs: Vec<LogOutput> = words
-        .into_iter()
-        .map(|word| match word.as_str() {
-            "default" | "stderr" => LogOutput::Stderr,
-            "stdout" => LogOutput::Stdout,
-            "systemd/journal" => LogOutput::Journal,
-            _ => LogOutput::File(PathBuf::from(word)),
-        })
-        .collect();
-    if outputs.is_empty() {
-        outputs.push(LogOutput::Stderr);
-    }
-    Ok(LogSettings { level, format, outputs })
 }
 
 fn memory_limit(s: &Settings) -> Result<Option<u64>, ConfigError> {

@@ -88,11 +88,9 @@ impl Config {
         form(&self.name, members, &self.initial_cluster_token).map(FirstStart::Form)
     }
 
-    /// Both flags must name the same places; `localhost` and 127.0.0.1 count as one.
+    /// Both flags must hold the same URLs. No name is resolved, so a DNS name and its address count as different.
     fn check_own_urls(&self, listed: &[Url]) -> Result<(), ConfigError> {
-        let place = |url: &Url| url.to_string().replace("//localhost:", "//127.0.0.1:");
-        let advertised: BTreeSet<String> = self.advertise_peer_urls.iter().map(place).collect();
-        if let Some(url) = listed.iter().find(|url| !advertised.contains(&place(url))) {
+        if let Some(url) = listed.iter().find(|url| !self.advertise_peer_urls.contains(url)) {
             let reason = format!(
                 "--initial-cluster has {}={url} but missing from --initial-advertise-peer-urls={}",
                 self.name,
@@ -100,8 +98,7 @@ impl Config {
             );
             return Err(ConfigError::refused(FLAG, reason));
         }
-        let listed_places: BTreeSet<String> = listed.iter().map(place).collect();
-        if let Some(url) = self.advertise_peer_urls.iter().find(|url| !listed_places.contains(&place(url))) {
+        if let Some(url) = self.advertise_peer_urls.iter().find(|url| !listed.contains(url)) {
             let reason = format!("--initial-advertise-peer-urls has {url} but missing from --initial-cluster={}", self.initial_cluster);
             return Err(ConfigError::refused("initial-advertise-peer-urls", reason));
         }

@@ -12,12 +12,14 @@
 //! The flags are etcd 3.7's. Those whose subject does not exist here are accepted with a note; those whose meaning must
 //! not be lost (bootstrap by discovery, flags of older releases) are refused with what to use instead.
 
+mod auth;
 mod check;
 pub mod cluster;
 mod error;
 mod gates;
 mod help;
 pub mod identity;
+mod log;
 mod model;
 mod rows;
 mod settings;
