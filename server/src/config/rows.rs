@@ -26,6 +26,8 @@ const LONG_IGNORED: Effect =
 const NO_BATCHES: Effect =
     Effect::None("writes are durable in the log, and the store is written behind it at its own pace");
 
+// One row a line, whatever its width: the table is read by column.
+#[rustfmt::skip]
 pub(super) static FLAGS: &[Flag] = &[
     row("name", Group::Member, Kind::Text, "default", Effect::Honoured, "Name of this member, as used in --initial-cluster"),
     row("data-dir", Group::Member, Kind::Text, "", Effect::Honoured, "Directory that holds all data; empty means <name>.etcd in the working directory"),
@@ -162,6 +164,7 @@ pub(super) static FLAGS: &[Flag] = &[
 ];
 
 /// Flags of older releases whose successor has another name, or none. The other --experimental-* flags only lost their prefix.
+#[rustfmt::skip]
 pub(super) static REMOVED: &[(&str, &str)] = &[
     ("experimental-initial-corrupt-check", "use --feature-gates=InitialCorruptCheck=true"),
     ("experimental-compact-hash-check-enabled", "use --feature-gates=CompactHashCheck=true"),
