@@ -120,7 +120,7 @@ fn form(local: &str, members: InitialCluster, token: &str) -> Result<Bootstrap, 
         })
         .collect();
     rows.sort_by_key(|member| member.id);
-    // Raft keeps id 0 for "nobody". Neither case is likely to be seen before the sun burns out; a new token mends both.
+    // Raft keeps id 0 for "nobody". Both cases are one in 2^64 or so, and a new token mends them.
     if rows.iter().any(|member| member.id == 0) || rows.windows(2).any(|two| two[0].id == two[1].id) {
         return Err(ConfigError::refused("initial-cluster-token", "two member ids collide or one is zero; choose another token"));
     }
