@@ -96,6 +96,14 @@ impl Filters {
 }
 
 impl WatchMessage {
+    pub(super) fn compacted(id: i64, mark: i64) -> Self {
+        Self::Canceled { id, revision: 0, compact_revision: mark, reason: String::new() }
+    }
+
+    pub(super) fn canceled(id: i64, revision: i64, reason: &str) -> Self {
+        Self::Canceled { id, revision, compact_revision: 0, reason: reason.to_owned() }
+    }
+
     /// Bytes this message is charged for while it waits.
     pub(super) fn size(&self) -> usize {
         match self {

@@ -34,7 +34,7 @@ use crate::mvcc::{ReadError, RevisionEvents};
 pub use self::core::Limits;
 pub use self::hub::{Counters, Hub, HubOptions};
 pub use self::message::{CreateWatch, EventBlock, EventView, Filters, SharedEvent, WatchMessage};
-pub use self::stream::{StreamClosed, StreamHandle, StreamReceiver};
+pub use self::stream::{StreamHandle, StreamReceiver};
 
 /// The read side of the store, as this room needs it. Calls may block for a short read and come from any thread.
 ///

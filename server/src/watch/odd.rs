@@ -78,6 +78,7 @@ impl OddRanges {
         }
     }
 
+    #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.runs.is_empty()
     }
