@@ -1,1 +1,3 @@
 //! Quorate server.
+
+pub mod watch;

@@ -168,7 +168,8 @@ impl Hub {
         let interval = u64::try_from(options.progress_interval.as_millis()).unwrap_or(u64::MAX / 4);
         let published = history.revision();
         let shard = |n: u64| {
-            let core = Core::new(published, interval, options.seed.wrapping_add(n).wrapping_mul(0x9e37_79b9_7f4a_7c15), counters.clone());
+            let core =
+                Core::new(published, interval, options.seed.wrapping_add(n).wrapping_mul(0x9e37_79b9_7f4a_7c15), counters.clone());
             Mutex::new(Shard { core, receivers: Vec::new(), requesters: Vec::new(), closed: false })
         };
         let shared = Shared {

@@ -29,7 +29,7 @@ mod tests;
 
 use quorate_proto::RawKv;
 
-use crate::mvcc::{ReadError, RevisionEvents};
+use crate::mvcc::{ReadError, RevisionEvents, Store};
 
 pub use self::core::Limits;
 pub use self::hub::{Counters, Hub, HubOptions};
@@ -54,4 +54,22 @@ pub trait History: Send + Sync {
 
     /// The pair as it stood just before the main revision `before`; none when there was none or it is compacted.
     fn previous(&self, key: &[u8], before: i64) -> Result<Option<RawKv>, ReadError>;
+}
+
+impl History for Store {
+    fn revision(&self) -> i64 {
+        Store::revision(self)
+    }
+
+    fn compact_revision(&self) -> i64 {
+        Store::compact_revision(self)
+    }
+
+    fn events(&self, from: i64, to: i64, max_bytes: usize) -> Result<Vec<RevisionEvents>, ReadError> {
+        Store::events(self, from, to, max_bytes)
+    }
+
+    fn previous(&self, key: &[u8], before: i64) -> Result<Option<RawKv>, ReadError> {
+        Store::previous(self, key, before)
+    }
 }

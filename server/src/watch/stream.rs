@@ -27,6 +27,8 @@ pub struct StreamHandle {
 pub struct StreamReceiver {
     handle: StreamHandle,
     taken: VecDeque<WatchMessage>,
+    /// What is left of a message that was cut, before all of `taken`.
+    pieces: VecDeque<WatchMessage>,
     fragment_bytes: usize,
 }
 
@@ -80,7 +82,7 @@ impl StreamHandle {
 
 impl StreamReceiver {
     pub(super) fn new(handle: StreamHandle, fragment_bytes: usize) -> Self {
-        Self { handle, taken: VecDeque::new(), fragment_bytes }
+        Self { handle, taken: VecDeque::new(), pieces: VecDeque::new(), fragment_bytes }
     }
 
     /// The next message; none when the stream is over.
@@ -101,6 +103,9 @@ impl StreamReceiver {
     }
 
     fn poll(&mut self, waker: &Waker) -> Poll<Option<WatchMessage>> {
+        if let Some(piece) = self.pieces.pop_front() {
+            return Poll::Ready(Some(piece));
+        }
         if self.taken.is_empty() {
             let StreamHandle { shared, shard, key } = &self.handle;
             if !shared.take(*shard, *key, &mut self.taken, waker) {
@@ -117,18 +122,12 @@ impl StreamReceiver {
     fn finish(&mut self, message: WatchMessage) -> WatchMessage {
         let WatchMessage::Events { id, events, revision, fragment } = message else { return message };
         events.fill_previous(&*self.handle.shared.history);
-        let whole = |events| WatchMessage::Events { id, events, revision, fragment: false };
-        let Some(mut pieces) = events.fragments(self.fragment_bytes).filter(|_| fragment) else { return whole(events) };
-        let Some(last) = pieces.pop() else { return whole(events) };
-        self.taken.push_front(whole(last));
-        let mut first = None;
-        for events in pieces.into_iter().rev() {
-            let piece = WatchMessage::Events { id, events, revision, fragment: true };
-            if let Some(later) = first.replace(piece) {
-                self.taken.push_front(later);
-            }
-        }
-        first.unwrap_or_else(|| whole(events))
+        let pieces = if fragment { events.fragments(self.fragment_bytes) } else { None };
+        let Some(pieces) = pieces else { return WatchMessage::Events { id, events, revision, fragment: false } };
+        let last = pieces.len() - 1;
+        let piece = |(at, events)| WatchMessage::Events { id, events, revision, fragment: at < last };
+        self.pieces.extend(pieces.into_iter().enumerate().map(piece));
+        self.pieces.pop_front().expect("a cut message has pieces")
     }
 }
 

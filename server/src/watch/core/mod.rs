@@ -276,7 +276,8 @@ impl Core {
     /// Ends the watches that still need a revision below the mark.
     pub fn compacted(&mut self, mark: i64) {
         let behind = |w: &Watcher| w.lagging && w.from < mark;
-        let lost: Vec<_> = (0..self.watchers.len() as WatcherId).filter(|id| self.watchers[*id as usize].as_ref().is_some_and(behind)).collect();
+        let lost: Vec<_> =
+            (0..self.watchers.len() as WatcherId).filter(|id| self.watchers[*id as usize].as_ref().is_some_and(behind)).collect();
         for id in lost {
             self.end_watch(id, |id| WatchMessage::compacted(id, mark));
         }

@@ -125,7 +125,9 @@ fn show(message: &WatchMessage) -> String {
     match message {
         WatchMessage::Created { id, revision } => format!("created {id} at {revision}"),
         WatchMessage::Refused { revision, reason } => format!("refused at {revision}: {reason}"),
-        WatchMessage::Canceled { id, compact_revision, reason, .. } => format!("canceled {id} compact {compact_revision} {reason}").trim_end().to_owned(),
+        WatchMessage::Canceled { id, compact_revision, reason, .. } => {
+            format!("canceled {id} compact {compact_revision} {reason}").trim_end().to_owned()
+        }
         WatchMessage::Events { id, events, revision, fragment } => {
             let list: Vec<_> = events
                 .iter()
