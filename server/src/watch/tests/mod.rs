@@ -26,6 +26,10 @@ struct State {
     compacted: i64,
     previous_reads: usize,
     broken: bool,
+    /// Revisions that one read gives at most; zero for no such bound.
+    most: usize,
+    /// Where reads of events began.
+    reads: Vec<i64>,
 }
 
 /// The watcher's view of an event in tests.
@@ -68,7 +72,8 @@ impl History for Log {
     }
 
     fn events(&self, from: i64, to: i64, max_bytes: usize) -> Result<Vec<RevisionEvents>, ReadError> {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
+        state.reads.push(from);
         if state.broken {
             return Err(ReadError::Io("broken on purpose".into()));
         }
@@ -77,7 +82,7 @@ impl History for Log {
         }
         let (mut out, mut bytes) = (Vec::new(), 0);
         for revision in state.revisions.iter().filter(|r| (from..=to).contains(&r.revision)) {
-            if bytes >= max_bytes {
+            if bytes >= max_bytes || (state.most > 0 && out.len() >= state.most) {
                 break;
             }
             bytes += revision.events.iter().map(|e| e.kv.0.len()).sum::<usize>();

@@ -117,6 +117,7 @@ fn random_wish(random: &mut Random, head: i64) -> CreateWatch {
 fn run(seed: u64, steps: usize) {
     let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let log = Arc::new(Log::default());
+    log.state.lock().most = random.below(4) as usize;
     let hub = hub(&log);
     let mut clients: Vec<Client> = Vec::new();
     let (mut unpublished, mut now) = (Vec::new(), 0);

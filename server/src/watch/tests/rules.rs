@@ -213,6 +213,53 @@ fn an_oversized_message_passes_alone() {
     assert_eq!(drain(&mut receiver), ["events 0 through 3: k1@2.0 k2@2.1 k3@2.2 k4@3.0"]);
 }
 
+/// Proves that a large batch comes in several messages cut between revisions, and that a stream with room for the first only
+/// gets the rest from history.
+#[test]
+fn large_batches_are_cut_between_revisions() {
+    let log = log_of(0);
+    let hub = hub(&log);
+    let (wide, mut wide_receiver) = hub.open(limits(2 << 20));
+    let (narrow, mut narrow_receiver) = hub.open(limits(700 << 10));
+    wide.create(&wish("k", 0));
+    narrow.create(&wish("k", 0));
+    let large = |_| log.append_with(&["k1"], |e| e.kv = RawKv(Bytes::from(vec![b'v'; 300 << 10])));
+    hub.publish((0..3).map(large).collect());
+    hub.drive();
+    let revisions = |receiver: &mut StreamReceiver| -> Vec<(i64, Vec<i64>)> {
+        let messages = std::iter::from_fn(|| receiver.try_recv());
+        let events = messages.filter_map(|m| match m {
+            WatchMessage::Events { events, revision, .. } => Some((revision, events.iter().map(|e| e.revision.main).collect())),
+            _ => None,
+        });
+        events.collect()
+    };
+    assert_eq!(revisions(&mut wide_receiver), [(3, vec![2, 3]), (4, vec![4])]);
+    assert_eq!(revisions(&mut narrow_receiver), [(3, vec![2, 3])]);
+    hub.drive();
+    assert_eq!(revisions(&mut narrow_receiver), [(4, vec![4])]);
+}
+
+/// Proves that watches that resume inside a chunk share its read, and that one far behind and one near take turns.
+#[test]
+fn catching_up_is_shared_and_fair() {
+    let log = log_of(40);
+    log.state.lock().most = 5;
+    let hub = hub(&log);
+    let mut streams: Vec<_> = (0..6).map(|_| open(&hub)).collect();
+    for (at, (handle, _)) in streams.iter().enumerate() {
+        handle.create(&wish("k", if at < 4 { 2 } else { 30 }));
+    }
+    hub.drive();
+    let reads = log.state.lock().reads.clone();
+    assert_eq!(reads[..4], [2, 30, 7, 35]);
+    assert!(reads.len() <= 12, "{reads:?}");
+    for (at, (_, receiver)) in streams.iter_mut().enumerate() {
+        let count: usize = drain(receiver).iter().map(|line| line.matches('@').count()).sum();
+        assert_eq!(count, if at < 4 { 40 } else { 12 });
+    }
+}
+
 /// Proves that a lagging watch whose next revision is compacted away ends with the mark, after what was queued before.
 #[test]
 fn compacted_while_lagging() {
