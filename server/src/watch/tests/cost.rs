@@ -12,7 +12,7 @@ fn measure(name: &str, streams: usize, keys: impl Fn(usize) -> CreateWatch, batc
     let mut ends: Vec<_> = (0..streams).map(|_| hub.open(limits(64 << 20))).collect();
     (0..WATCHERS).for_each(|at| ends[at % streams].0.create(&keys(at)));
     ends.iter_mut().for_each(|(_, receiver)| drop(drain(receiver)));
-    let (mut publish, mut read, mut got) = (0, 0, 0);
+    let (mut publish, mut read, mut polls, mut got) = (0, 0, 0, 0);
     for batch in batches {
         let start = Instant::now();
         hub.publish(batch);
@@ -20,7 +20,9 @@ fn measure(name: &str, streams: usize, keys: impl Fn(usize) -> CreateWatch, batc
         publish += start.elapsed().as_nanos();
         let start = Instant::now();
         for (_, receiver) in &mut ends {
+            polls += 1;
             while let Some(message) = receiver.try_recv() {
+                polls += 1;
                 if let WatchMessage::Events { events, .. } = message {
                     got += events.len() as u128;
                 }
@@ -29,7 +31,7 @@ fn measure(name: &str, streams: usize, keys: impl Fn(usize) -> CreateWatch, batc
         read += start.elapsed().as_nanos();
     }
     assert_eq!(u128::from(hub.counters().events()), got);
-    println!("{name}: {got} events, publish {} ns, take {} ns each", publish / got, read / got);
+    println!("{name}: {got} events, publish {} ns each, {} ns a poll of a receiver", publish / got, read / polls);
 }
 
 fn batches(count: i64, size: i64, key: impl Fn(i64) -> String) -> Vec<Vec<RevisionEvents>> {
