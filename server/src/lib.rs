@@ -11,3 +11,5 @@ pub mod node;
 pub mod state;
 pub mod types;
 pub mod wal;
+
+pub mod watch;

@@ -180,7 +180,7 @@ impl Base for RocksBase {
         }
         let mut opts = WriteOptions::default();
         opts.disable_wal(true);
-        self.db.write_opt(&rows, &opts).map_err(fail)
+        self.db.write_opt(rows, &opts).map_err(fail)
     }
 
     fn flush(&self) -> Result<(), BaseError> {

@@ -34,11 +34,12 @@ impl Pen<'_> {
 }
 
 impl Store {
-    /// Writes the oldest frozen delta to the durable rows; false when there is none. With `flush` it is durable on return.
+    /// Writes the oldest frozen delta to the durable rows and returns the revision they now reach; `None` when there is no delta.
+    /// With `flush` it is durable on return.
     /// Only one thread may call this and the compaction's steps.
-    pub(crate) fn checkpoint(&self, flush: bool) -> Result<bool, BaseError> {
+    pub(crate) fn checkpoint(&self, flush: bool) -> Result<Option<i64>, BaseError> {
         let Some(delta) = self.layers.read().frozen.first().cloned() else {
-            return Ok(false);
+            return Ok(None);
         };
         self.write_rows(&delta)?;
         if flush {
@@ -53,12 +54,7 @@ impl Store {
         let _gate = self.frozen_gate.lock();
         self.frozen_changed.notify_all();
         self.stats.checkpoints.fetch_add(1, Ordering::Relaxed);
-        Ok(true)
-    }
-
-    /// Makes every row already written durable.
-    pub(crate) fn flush(&self) -> Result<(), BaseError> {
-        self.base.flush()
+        Ok(Some(delta.revision()))
     }
 
     fn write_rows(&self, delta: &Arc<Delta>) -> Result<(), BaseError> {

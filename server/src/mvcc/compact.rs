@@ -19,6 +19,13 @@ pub(crate) struct Sweep {
     from: Bytes,
 }
 
+impl Sweep {
+    /// The compaction revision this sweep works towards.
+    pub fn target(&self) -> i64 {
+        self.target
+    }
+}
+
 impl Store {
     /// Marks history below `rev` as gone. The deterministic half: readers refuse from here on.
     pub(crate) fn compact(&self, rev: i64) -> Result<(), ReadError> {

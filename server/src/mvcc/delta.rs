@@ -52,6 +52,8 @@ pub struct Delta {
     sys: BTreeMap<Bytes, Option<Bytes>>,
     bytes: usize,
     usage: i64,
+    /// The published revision when it was frozen.
+    revision: i64,
 }
 
 impl Delta {
@@ -124,6 +126,15 @@ impl Delta {
 
     pub fn first_main(&self) -> Option<i64> {
         self.log.first().map(|r| r.rev.main)
+    }
+
+    pub fn set_revision(&mut self, revision: i64) {
+        self.revision = revision;
+    }
+
+    /// The published revision when it was frozen.
+    pub fn revision(&self) -> i64 {
+        self.revision
     }
 
     pub fn is_empty(&self) -> bool {

@@ -108,6 +108,7 @@ pub struct Store {
     layers: RwLock<Layers>,
     policy: DeltaPolicy,
     published: AtomicI64,
+    opened_at: i64,
     compacted: AtomicI64,
     /// Physical compaction has reached this revision.
     swept: Mutex<i64>,
@@ -155,6 +156,7 @@ impl Store {
             layers: RwLock::new(Layers { active: Delta::default(), frozen: Vec::new(), dropped: 0 }),
             policy,
             published: AtomicI64::new(revision),
+            opened_at: revision,
             compacted: AtomicI64::new(compacted),
             swept: Mutex::new(swept),
             swept_notify: tokio::sync::Notify::new(),
@@ -171,9 +173,21 @@ impl Store {
         self.published.load(Ordering::Acquire)
     }
 
+    /// The revision the durable rows held when the store was opened.
+    pub(crate) fn revision_at_open(&self) -> i64 {
+        self.opened_at
+    }
+
     /// The revision below which history is gone; below 1 when nothing was ever compacted.
     pub fn compact_revision(&self) -> i64 {
         self.compacted.load(Ordering::Acquire)
+    }
+
+    /// Logical bytes of the kept history, for the quota.
+    pub fn quota_usage(&self) -> u64 {
+        let layers = self.layers.read();
+        let deltas: i64 = layers.frozen.iter().map(|d| d.usage()).sum();
+        (self.base_usage.load(Ordering::Relaxed) + deltas + layers.active.usage()).max(0) as u64
     }
 
     pub fn sizes(&self) -> Sizes {

@@ -55,7 +55,8 @@ impl Store {
         }
         let mut layers = self.layers.write();
         if !layers.active.is_empty() {
-            let full = std::mem::take(&mut layers.active);
+            let mut full = std::mem::take(&mut layers.active);
+            full.set_revision(self.revision());
             layers.frozen.push(Arc::new(full));
         }
     }

@@ -1,0 +1,149 @@
+//! The apply thread: runs the machine over committed entries, answers those who wait, tells the watchers.
+
+use super::handle::{Inner, Reply};
+use super::keeper::KeeperTask;
+use super::run::Input;
+use crate::base::BaseError;
+use crate::mvcc::RevisionEvents;
+use crate::state::{Applied, EntryResult, LeaseChange, Machine};
+use crossbeam_channel::{Receiver, Sender};
+use prost::Message as _;
+use quorate_proto::state::{Configuration, MemberChange};
+use raft::eraftpb::{ConfChangeV2, ConfState, Entry, EntryType, Snapshot};
+use std::sync::Arc;
+
+/// Whoever wants to know what was applied; calls are in order and must not block.
+pub trait EventSink: Send {
+    fn publish(&self, events: Vec<RevisionEvents>);
+    fn compacted(&self, revision: i64);
+}
+
+impl EventSink for () {
+    fn publish(&self, _: Vec<RevisionEvents>) {}
+    fn compacted(&self, _: i64) {}
+}
+
+pub(super) enum ApplyTask {
+    Entries(Vec<Entry>),
+    Install(Snapshot),
+    /// Freeze now: a physical compaction waits for its checkpoint.
+    Freeze,
+    Stop,
+}
+
+pub(super) struct ApplyThread {
+    pub machine: Machine,
+    pub inner: Arc<Inner>,
+    pub tasks: Receiver<ApplyTask>,
+    pub keeper: Sender<KeeperTask>,
+    pub sink: Box<dyn EventSink>,
+}
+
+pub(super) fn configuration(cs: &ConfState) -> Configuration {
+    Configuration {
+        voters: cs.voters.clone(),
+        learners: cs.learners.clone(),
+        voters_outgoing: cs.voters_outgoing.clone(),
+        learners_next: cs.learners_next.clone(),
+        auto_leave: cs.auto_leave,
+    }
+}
+
+impl ApplyThread {
+    /// Runs until told to stop; then leaves a checkpoint, so that the next start has nothing to replay.
+    pub fn run(mut self) {
+        while let Ok(task) = self.tasks.recv() {
+            match task {
+                ApplyTask::Entries(entries) => {
+                    let last = entries.last().map(|e| e.index);
+                    if let Err(e) = self.entries(entries) {
+                        // Going on would diverge from the other members.
+                        tracing::error!(error = %e, "applying failed; this member stops. Its data on disk is as it was");
+                        std::process::abort();
+                    }
+                    if let Some(index) = last {
+                        let _ = self.inner.inbox.send(Input::Applied(index));
+                    }
+                    self.settle(false);
+                }
+                ApplyTask::Install(_) => {
+                    tracing::error!("a snapshot arrived that this member did not ask for; stopping");
+                    std::process::abort();
+                }
+                ApplyTask::Freeze => self.settle(true),
+                ApplyTask::Stop => {
+                    self.settle(true);
+                    let _ = self.keeper.send(KeeperTask::Stop);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn settle(&self, force: bool) {
+        if self.machine.settle(force) {
+            let _ = self.keeper.send(KeeperTask::Checkpoint(self.machine.position()));
+        }
+    }
+
+    fn entries(&mut self, entries: Vec<Entry>) -> Result<(), BaseError> {
+        for e in entries {
+            if e.index <= self.machine.position().index {
+                continue;
+            }
+            match e.get_entry_type() {
+                EntryType::EntryNormal => {
+                    let applied = self.machine.apply(e.index, e.term, e.data)?;
+                    self.tell(applied);
+                }
+                EntryType::EntryConfChangeV2 | EntryType::EntryConfChange => self.change(e)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(&self, applied: Applied) {
+        if !applied.leases.is_empty() {
+            let mut clock = self.inner.clock.lock();
+            let now = self.inner.started.elapsed();
+            for change in applied.leases {
+                match change {
+                    LeaseChange::Granted { id, ttl } => clock.granted(id, ttl, now),
+                    LeaseChange::Revoked { id } => clock.revoked(id),
+                }
+            }
+        }
+        if !applied.events.is_empty() {
+            self.sink.publish(applied.events);
+        }
+        if let Some(rev) = applied.compacted {
+            self.sink.compacted(rev);
+            let _ = self.keeper.send(KeeperTask::Sweep);
+        }
+        self.answer(applied.results);
+    }
+
+    fn answer(&self, results: Vec<EntryResult>) {
+        let mine = results.into_iter().filter(|r| r.origin == self.inner.member_id);
+        self.inner.ports.answer(mine.map(|r| (r.sequence, Reply::Applied(r.answer))));
+    }
+
+    fn change(&mut self, e: Entry) -> Result<(), BaseError> {
+        let corrupt = |e: prost::DecodeError| BaseError::Corrupt(format!("a configuration change: {e}"));
+        let change = ConfChangeV2::decode(e.data).map_err(corrupt)?;
+        let member = if change.context.is_empty() { None } else { Some(MemberChange::decode(change.context.clone()).map_err(corrupt)?) };
+        let allowed = member.as_ref().is_none_or(|m| self.machine.check_change(m).is_ok());
+        let steps = !change.get_changes().is_empty() || member.is_none();
+        if allowed && steps {
+            let (reply, conf) = crossbeam_channel::bounded(1);
+            let _ = self.inner.inbox.send(Input::ApplyChange { change: Some(change), reply });
+            if let Ok(conf) = conf.recv() {
+                self.machine.put_configuration(&configuration(&conf));
+            }
+        }
+        if let Some(result) = self.machine.apply_change(e.index, e.term, member, true) {
+            self.answer(vec![result]);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,280 @@
+//! Consensus as a plain state machine: inputs and time in, effects out. Raft's node, storage and readies stay in this file.
+//!
+//! The caller carries effects out in this order: `log` groups to the log's thread, whose `after` messages leave only when the group
+//! is durable; `send` to the peers at once (a leader's appends travel while its own disk writes); `committed` to the apply thread;
+//! `reads` to whoever waits. Between two calls nothing else touches raft.
+//!
+//! Rules for the published raft-rs 0.7: proposals are stepped only on a leader and never empty; a lone voter does not tick towards
+//! an election while its log is being written (`become_leader` asserts that everything is durable); every read round has a context
+//! of its own.
+
+use super::log_store::{LogStore, to_log};
+use crate::wal::{Group, HardState as LogHardState, SnapshotMark};
+use bytes::Bytes;
+use prost::Message as _;
+use raft::eraftpb::{ConfChangeV2, ConfState, Entry, EntryType, Message, MessageType, Snapshot};
+use raft::{RawNode, SnapshotStatus, StateRole, Storage};
+
+/// What raft is told at start.
+#[derive(Clone, Debug)]
+pub(super) struct DriverSettings {
+    pub id: u64,
+    pub election_ticks: usize,
+    pub heartbeat_ticks: usize,
+    pub pre_vote: bool,
+    /// Index of the last entry the machine has applied durably.
+    pub applied: u64,
+}
+
+/// Group for the log, and the messages that may leave once it is durable.
+pub(super) struct LogWrite {
+    pub group: Group,
+    pub after: Vec<Message>,
+}
+
+/// What the caller must do.
+#[derive(Default)]
+pub(super) struct Effects {
+    pub log: Vec<LogWrite>,
+    pub send: Vec<Message>,
+    pub committed: Vec<Entry>,
+    /// Read rounds that are answered: context and index.
+    pub reads: Vec<(Vec<u8>, u64)>,
+    /// A snapshot that raft accepted: install it before anything later is applied.
+    pub snapshot: Option<Snapshot>,
+}
+
+/// Largest number of entry bytes in one append message.
+const MAX_MESSAGE: u64 = 1 << 20;
+/// Append messages on their way to one follower.
+const MAX_INFLIGHT: usize = 128;
+/// Entry bytes a leader holds that are not yet committed.
+const MAX_UNCOMMITTED: u64 = 128 << 20;
+/// Committed entry bytes handed out at once.
+const MAX_COMMITTED: u64 = 16 << 20;
+
+pub(super) struct Driver {
+    raw: RawNode<LogStore>,
+    /// Readies handed to the log and not yet durable.
+    writing: u64,
+    durable: u64,
+    handed: u64,
+    applied: u64,
+}
+
+impl Driver {
+    pub fn new(settings: &DriverSettings, store: LogStore, logger: &slog::Logger) -> raft::Result<Self> {
+        let config = raft::Config {
+            id: settings.id,
+            election_tick: settings.election_ticks,
+            heartbeat_tick: settings.heartbeat_ticks,
+            applied: settings.applied,
+            max_size_per_msg: MAX_MESSAGE,
+            max_inflight_msgs: MAX_INFLIGHT,
+            max_uncommitted_size: MAX_UNCOMMITTED,
+            max_committed_size_per_ready: MAX_COMMITTED,
+            check_quorum: true,
+            pre_vote: settings.pre_vote,
+            batch_append: true,
+            ..Default::default()
+        };
+        let raw = RawNode::new(&config, store, logger)?;
+        Ok(Self { raw, writing: 0, durable: 0, handed: 0, applied: settings.applied })
+    }
+
+    // === what raft knows ===
+
+    pub fn term(&self) -> u64 {
+        self.raw.raft.term
+    }
+
+    /// The leader's id; 0 when there is none.
+    pub fn leader(&self) -> u64 {
+        self.raw.raft.leader_id
+    }
+
+    pub fn is_leader(&self) -> bool {
+        self.raw.raft.state == StateRole::Leader
+    }
+
+    pub fn committed(&self) -> u64 {
+        self.raw.raft.raft_log.committed
+    }
+
+    /// A leader that has committed an entry of its own term knows everything that was committed before it.
+    pub fn may_serve_reads(&self) -> bool {
+        self.is_leader() && self.raw.raft.commit_to_current_term()
+    }
+
+    pub fn lone_voter(&self) -> bool {
+        let conf = self.conf_state();
+        conf.voters.len() == 1 && conf.voters[0] == self.raw.raft.id && conf.voters_outgoing.is_empty()
+    }
+
+    pub fn conf_state(&self) -> ConfState {
+        self.raw.raft.prs().conf().to_conf_state()
+    }
+
+    /// True when this member votes.
+    pub fn is_voter(&self) -> bool {
+        self.conf_state().voters.contains(&self.raw.raft.id)
+    }
+
+    pub fn transferring(&self) -> bool {
+        self.raw.raft.lead_transferee.is_some()
+    }
+
+    /// Readies the log is still writing.
+    pub fn writing(&self) -> u64 {
+        self.writing
+    }
+
+    pub fn store(&mut self) -> &mut LogStore {
+        self.raw.mut_store()
+    }
+
+    pub fn term_of(&self, index: u64) -> Option<u64> {
+        self.raw.store().term(index).ok()
+    }
+
+    /// How far each follower's log is known to agree, and whether it was heard from lately.
+    pub fn progress(&self) -> Vec<(u64, u64, bool)> {
+        self.raw.raft.prs().iter().map(|(id, p)| (*id, p.matched, p.recent_active)).collect()
+    }
+
+    // === inputs ===
+
+    pub fn tick(&mut self) {
+        if self.lone_voter() && !self.is_leader() && self.writing > 0 {
+            return;
+        }
+        self.raw.tick();
+    }
+
+    /// A lone voter need not wait for its election timeout.
+    pub fn campaign(&mut self) {
+        if self.writing == 0 {
+            let _ = self.raw.campaign();
+        }
+    }
+
+    /// Proposes one entry; false when raft takes none at the moment (no longer leader, transfer running, too much uncommitted).
+    pub fn propose(&mut self, data: Bytes) -> bool {
+        let entry = Entry { data, ..Default::default() };
+        self.step_proposal(entry)
+    }
+
+    /// Proposes a change of the configuration; false as for [`Driver::propose`], and while another change is pending.
+    pub fn propose_change(&mut self, change: &ConfChangeV2) -> bool {
+        if self.raw.raft.has_pending_conf() {
+            return false;
+        }
+        let mut entry = Entry { data: change.encode_to_vec().into(), ..Default::default() };
+        entry.set_entry_type(EntryType::EntryConfChangeV2);
+        self.step_proposal(entry)
+    }
+
+    fn step_proposal(&mut self, entry: Entry) -> bool {
+        if !self.is_leader() {
+            return false;
+        }
+        let mut message = Message { from: self.raw.raft.id, ..Default::default() };
+        message.set_msg_type(MessageType::MsgPropose);
+        message.set_entries(vec![entry].into());
+        self.raw.step(message).is_ok()
+    }
+
+    /// A message from a peer. Proposals never come this way, and an empty one would end the process: both are dropped.
+    pub fn step(&mut self, message: Message) {
+        match message.get_msg_type() {
+            MessageType::MsgPropose => {}
+            _ => {
+                if let Err(e) = self.raw.step(message) {
+                    tracing::debug!(error = %e, "raft refused a message");
+                }
+            }
+        }
+    }
+
+    /// Starts a read round under `context`, which is never used twice.
+    pub fn read_index(&mut self, context: Vec<u8>) {
+        self.raw.read_index(context);
+    }
+
+    pub fn transfer(&mut self, to: u64) {
+        self.raw.transfer_leader(to);
+    }
+
+    pub fn report_unreachable(&mut self, id: u64) {
+        self.raw.report_unreachable(id);
+    }
+
+    pub fn report_snapshot(&mut self, id: u64, ok: bool) {
+        self.raw.report_snapshot(id, if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure });
+    }
+
+    /// The log has made every group up to `number` durable.
+    pub fn persisted(&mut self, number: u64) {
+        if number > self.durable {
+            self.durable = number;
+            self.writing = self.handed.saturating_sub(number);
+            self.raw.on_persist_ready(number);
+        }
+    }
+
+    /// The machine has applied everything up to `index`.
+    pub fn applied(&mut self, index: u64) {
+        if index > self.applied {
+            self.applied = index;
+            self.raw.advance_apply_to(index);
+            let done = index;
+            self.store().trim(done);
+        }
+    }
+
+    /// Makes a committed change of the configuration effective; an empty one stands for a change that was refused at apply.
+    pub fn apply_change(&mut self, change: &ConfChangeV2) -> raft::Result<ConfState> {
+        let conf = self.raw.apply_conf_change(change)?;
+        self.store().set_conf_state(conf.clone());
+        Ok(conf)
+    }
+
+    // === effects ===
+
+    /// Everything there is to do since the last call.
+    pub fn ready(&mut self) -> Effects {
+        let mut out = Effects::default();
+        while self.raw.has_ready() {
+            let mut ready = self.raw.ready();
+            out.send.extend(ready.take_messages());
+            out.reads.extend(ready.take_read_states().into_iter().map(|r| (r.request_ctx, r.index)));
+            let mut mark = None;
+            if !ready.snapshot().is_empty() {
+                let snapshot = ready.snapshot().clone();
+                let meta = snapshot.get_metadata().clone();
+                let conf = meta.get_conf_state().clone();
+                mark = Some(SnapshotMark { index: meta.index, term: meta.term, conf: conf.encode_to_vec().into() });
+                self.raw.mut_store().install(meta.index, meta.term, conf);
+                out.snapshot = Some(snapshot);
+            }
+            self.raw.mut_store().append(ready.entries());
+            let hard_state = ready.hs().cloned();
+            if let Some(hs) = &hard_state {
+                self.raw.mut_store().set_hard_state(hs.clone());
+            }
+            out.committed.extend(ready.take_committed_entries());
+            let group = Group {
+                number: ready.number(),
+                hard_state: hard_state.map(|hs| LogHardState { term: hs.term, vote: hs.vote, commit: hs.commit }),
+                entries: ready.entries().iter().map(to_log).collect(),
+                must_sync: ready.must_sync() || mark.is_some(),
+                snapshot: mark,
+            };
+            out.log.push(LogWrite { group, after: ready.take_persisted_messages() });
+            self.handed = ready.number();
+            self.writing = self.handed.saturating_sub(self.durable);
+            self.raw.advance_append_async(ready);
+        }
+        out
+    }
+}

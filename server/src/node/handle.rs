@@ -1,0 +1,371 @@
+//! What the doors hold: propose, wait for a fresh read, ask how things stand.
+
+use super::port::Ports;
+use super::run::Input;
+use crate::lease::LeaseClock;
+use crate::mvcc::Store;
+use crate::state::{Answer, ApplyError, Shared};
+use crate::types::{LeaseId, MemberId};
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use crossbeam_channel::{Sender, TrySendError};
+use parking_lot::Mutex;
+use prost::Message;
+use quorate_proto::entry::{self, AlarmAction, AlarmKind, Command, Proposal, command::Op};
+use quorate_proto::state::MemberChange;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// Why a request got no answer from the machine. All but `TooManyRequests`, `TooLarge` and the leadership ones leave open whether a
+/// write happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    #[error("no leader")]
+    NoLeader,
+    #[error("leader changed")]
+    LeaderChanged,
+    #[error("request timed out")]
+    TimedOut,
+    #[error("request timed out, possibly due to previous leader failure")]
+    TimedOutLeaderFailure,
+    #[error("too many requests")]
+    TooManyRequests,
+    #[error("server stopped")]
+    Stopped,
+    #[error("not leader")]
+    NotLeader,
+    #[error("bad leader transferee")]
+    BadTransferee,
+    #[error("request is too large")]
+    TooLarge,
+    #[error("unhealthy cluster")]
+    Unhealthy,
+}
+
+/// How the member stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    pub member_id: u64,
+    pub cluster_id: u64,
+    /// 0: none.
+    pub leader: u64,
+    pub term: u64,
+    /// Index of the newest committed entry known here.
+    pub raft_index: u64,
+    pub applied_index: u64,
+    pub is_leader: bool,
+    pub is_learner: bool,
+}
+
+/// A lease as the leader sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseView {
+    pub granted: i64,
+    pub remaining: i64,
+}
+
+/// Answers that travel through the ports.
+#[derive(Clone, Debug)]
+pub(super) enum Reply {
+    Applied(Answer),
+    Read(Result<(), ProposeError>),
+    Transferred(Result<(), ProposeError>),
+}
+
+/// Numbers the loop keeps current for everyone.
+#[derive(Default)]
+pub(super) struct Gauges {
+    pub leader: AtomicU64,
+    pub term: AtomicU64,
+    pub committed: AtomicU64,
+    pub is_leader: AtomicBool,
+    pub is_learner: AtomicBool,
+    /// A lone voter that leads and has committed in its term: what is published is linearizable as it is.
+    pub reads_are_fresh: AtomicBool,
+    /// Bytes of proposals between the door and their application.
+    pub pending_bytes: AtomicI64,
+    pub pending: AtomicI64,
+    pub failed: AtomicU64,
+}
+
+/// Bounds and durations of requests.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RequestLimits {
+    pub timeout: Duration,
+    pub election: Duration,
+    pub quota: u64,
+    /// Seconds.
+    pub min_lease_ttl: i64,
+}
+
+pub(super) struct Inner {
+    pub member_id: MemberId,
+    pub cluster_id: u64,
+    pub inbox: Sender<Input>,
+    pub ports: Ports<Reply>,
+    pub gauges: Gauges,
+    pub store: Arc<Store>,
+    pub shared: Arc<Shared>,
+    pub clock: Mutex<LeaseClock>,
+    pub started: Instant,
+    pub leader_changes: watch::Sender<u64>,
+    pub leader_lost: ArcSwap<Option<Instant>>,
+    pub limits: RequestLimits,
+}
+
+/// The desk's front: cheap to clone, usable from any thread.
+#[derive(Clone)]
+pub struct NodeHandle(pub(super) Arc<Inner>);
+
+/// Committed entries that may wait for their application; etcd's bound.
+const MAX_APPLY_GAP: u64 = 5000;
+/// Bytes of proposals that may wait; beyond it new ones are refused at once.
+const MAX_PENDING_BYTES: i64 = 256 << 20;
+/// What a put weighs beside its key and value when the quota is checked, and what a lease weighs; etcd's figures.
+const PUT_COST: usize = 256;
+const LEASE_COST: usize = 64;
+
+/// Bytes by which a command may grow the store; 0 for one that cannot grow it.
+fn growth(op: &Op) -> usize {
+    fn ops(ops: &[entry::Op]) -> usize {
+        let one = |op: &entry::Op| match &op.op {
+            Some(entry::op::Op::Put(p)) => PUT_COST + p.key.len() + p.value.len(),
+            Some(entry::op::Op::Txn(t)) => txn(t),
+            _ => 0,
+        };
+        ops.iter().map(one).sum()
+    }
+    fn txn(t: &entry::Txn) -> usize {
+        ops(&t.success).max(ops(&t.failure))
+    }
+    match op {
+        Op::Put(p) => PUT_COST + p.key.len() + p.value.len(),
+        Op::Txn(t) => txn(t),
+        Op::LeaseGrant(_) => LEASE_COST,
+        _ => 0,
+    }
+}
+
+impl NodeHandle {
+    /// Gives the calling thread an answer port of its own; spawn the returned task on this thread's runtime.
+    pub fn attach_thread(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.0.ports.attach()
+    }
+
+    /// Replicates a command and waits until it is applied here.
+    pub async fn propose(&self, command: Command) -> Result<Answer, ProposeError> {
+        let mut command = command;
+        if let Some(Op::LeaseGrant(grant)) = &mut command.op {
+            // The floor depends on the member's settings, so it is laid here and not where every member must agree.
+            grant.ttl = grant.ttl.max(self.0.limits.min_lease_ttl);
+        }
+        if let Some(op) = &command.op
+            && let Some(refused) = self.over_quota(op).await?
+        {
+            return Ok(refused);
+        }
+        self.propose_unchecked(command).await
+    }
+
+    async fn propose_unchecked(&self, command: Command) -> Result<Answer, ProposeError> {
+        self.admit()?;
+        let mut ticket = self.0.ports.open();
+        let proposal = Proposal { origin: self.0.member_id, sequence: ticket.sequence, command: Some(command), ..Default::default() };
+        let bytes = Bytes::from(proposal.encode_to_vec());
+        let _weight = Weight::new(&self.0, bytes.len() as i64);
+        self.send(Input::Propose(bytes))?;
+        match tokio::time::timeout(self.0.limits.timeout, ticket.answer()).await {
+            Ok(Some(Reply::Applied(answer))) => Ok(answer),
+            Ok(_) => Err(ProposeError::Stopped),
+            Err(_) => Err(self.timed_out()),
+        }
+    }
+
+    /// Changes the member list through raft's configuration and waits until it is applied here.
+    pub async fn change_members(&self, mut change: MemberChange) -> Result<Answer, ProposeError> {
+        let mut ticket = self.0.ports.open();
+        (change.origin, change.sequence) = (self.0.member_id, ticket.sequence);
+        self.send(Input::ChangeMembers(change))?;
+        match tokio::time::timeout(self.0.limits.timeout, ticket.answer()).await {
+            Ok(Some(Reply::Applied(answer))) => Ok(answer),
+            Ok(_) => Err(ProposeError::Stopped),
+            Err(_) => Err(self.timed_out()),
+        }
+    }
+
+    fn admit(&self) -> Result<(), ProposeError> {
+        let gauges = &self.0.gauges;
+        let gap = gauges.committed.load(Ordering::Relaxed).saturating_sub(self.0.shared.applied_index());
+        if gap > MAX_APPLY_GAP || gauges.pending_bytes.load(Ordering::Relaxed) > MAX_PENDING_BYTES {
+            return Err(ProposeError::TooManyRequests);
+        }
+        Ok(())
+    }
+
+    fn send(&self, input: Input) -> Result<(), ProposeError> {
+        self.0.inbox.try_send(input).map_err(|e| match e {
+            TrySendError::Full(_) => ProposeError::TooManyRequests,
+            TrySendError::Disconnected(_) => ProposeError::Stopped,
+        })
+    }
+
+    /// Refuses what would grow the store beyond its quota, and raises the alarm that makes every member refuse.
+    async fn over_quota(&self, op: &Op) -> Result<Option<Answer>, ProposeError> {
+        let growth = growth(op);
+        let quota = self.0.limits.quota;
+        if growth == 0 || quota == 0 || self.0.store.quota_usage() + growth as u64 <= quota {
+            return Ok(None);
+        }
+        if !self.0.shared.has_alarm(AlarmKind::Nospace) {
+            tracing::warn!(quota, "the quota is used up; raising the no-space alarm");
+            let mut alarm = entry::Alarm { member: self.0.member_id, ..Default::default() };
+            alarm.set_action(AlarmAction::Raise);
+            alarm.set_kind(AlarmKind::Nospace);
+            Box::pin(self.propose_unchecked(Command { op: Some(Op::Alarm(alarm)) })).await?;
+        }
+        let (revision, term) = (self.0.store.revision(), self.0.gauges.term.load(Ordering::Relaxed));
+        Ok(Some(Answer { revision, term, result: Err(ApplyError::NoSpace) }))
+    }
+
+    fn timed_out(&self) -> ProposeError {
+        self.0.gauges.failed.fetch_add(1, Ordering::Relaxed);
+        // Within an election of having lost a leader, that loss is the likely cause.
+        let lost = **self.0.leader_lost.load();
+        let window = self.0.limits.timeout + self.0.limits.election;
+        if lost.is_some_and(|at| at.elapsed() < window) { ProposeError::TimedOutLeaderFailure } else { ProposeError::TimedOut }
+    }
+
+    /// Waits until everything acknowledged before this call, by any member, is visible in this member's store.
+    pub async fn read_barrier(&self) -> Result<(), ProposeError> {
+        if self.0.gauges.reads_are_fresh.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let mut ticket = self.0.ports.open();
+        self.send(Input::Read(ticket.sequence))?;
+        match tokio::time::timeout(self.0.limits.timeout, ticket.answer()).await {
+            Ok(Some(Reply::Read(result))) => result,
+            Ok(_) => Err(ProposeError::Stopped),
+            Err(_) => Err(self.timed_out()),
+        }
+    }
+
+    pub fn status(&self) -> Status {
+        let g = &self.0.gauges;
+        Status {
+            member_id: self.0.member_id,
+            cluster_id: self.0.cluster_id,
+            leader: g.leader.load(Ordering::Acquire),
+            term: g.term.load(Ordering::Acquire),
+            raft_index: g.committed.load(Ordering::Acquire),
+            applied_index: self.0.shared.applied_index(),
+            is_leader: g.is_leader.load(Ordering::Acquire),
+            is_learner: g.is_learner.load(Ordering::Acquire),
+        }
+    }
+
+    /// Proposals waiting for their answer, and those that timed out.
+    pub fn proposals(&self) -> (u64, u64) {
+        let g = &self.0.gauges;
+        (g.pending.load(Ordering::Relaxed).max(0) as u64, g.failed.load(Ordering::Relaxed))
+    }
+
+    /// Hands leadership to another voter and waits until it leads. Only the leader can.
+    pub async fn transfer_leader(&self, to: MemberId) -> Result<(), ProposeError> {
+        if !self.status().is_leader {
+            return Err(ProposeError::NotLeader);
+        }
+        if to == self.0.member_id {
+            return Ok(());
+        }
+        let mut ticket = self.0.ports.open();
+        self.send(Input::Transfer { to, sequence: ticket.sequence })?;
+        match tokio::time::timeout(self.0.limits.election + self.0.limits.election, ticket.answer()).await {
+            Ok(Some(Reply::Transferred(result))) => result,
+            Ok(_) => Err(ProposeError::Stopped),
+            Err(_) => Err(ProposeError::TimedOut),
+        }
+    }
+
+    pub fn has_leader(&self) -> bool {
+        self.0.gauges.leader.load(Ordering::Acquire) != 0
+    }
+
+    /// The leader's id, each time it changes; 0 for none.
+    pub fn leader_changes(&self) -> watch::Receiver<u64> {
+        self.0.leader_changes.subscribe()
+    }
+
+    pub fn store(&self) -> &Arc<Store> {
+        &self.0.store
+    }
+
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.0.shared
+    }
+
+    /// Messages from a peer, in the order it sent them.
+    pub fn peer_messages(&self, messages: Vec<raft::eraftpb::Message>) -> Result<(), ProposeError> {
+        self.send(Input::Peer(messages))
+    }
+
+    /// Proposals that a follower's clients made, each an encoded `Proposal`.
+    pub fn forwarded(&self, proposals: Vec<Bytes>) -> Result<(), ProposeError> {
+        if !self.status().is_leader {
+            return Err(ProposeError::NotLeader);
+        }
+        proposals.into_iter().try_for_each(|p| self.send(Input::Propose(p)))
+    }
+
+    pub fn report_unreachable(&self, id: MemberId) {
+        let _ = self.send(Input::Unreachable(id));
+    }
+
+    pub fn report_snapshot(&self, id: MemberId, ok: bool) {
+        let _ = self.send(Input::SnapshotStatus { id, ok });
+    }
+
+    // === leases: only the leader's answers count ===
+
+    /// Gives a lease its full time again: its seconds to live, `Ok(None)` when there is no such lease.
+    pub fn renew_here(&self, id: LeaseId) -> Result<Option<i64>, ProposeError> {
+        let mut clock = self.0.clock.lock();
+        if !clock.leading() {
+            return Err(ProposeError::NotLeader);
+        }
+        Ok(clock.renew(id, self.0.started.elapsed()))
+    }
+
+    /// Seconds a lease has left.
+    pub fn lease_here(&self, id: LeaseId) -> Result<Option<LeaseView>, ProposeError> {
+        let clock = self.0.clock.lock();
+        if !clock.leading() {
+            return Err(ProposeError::NotLeader);
+        }
+        let Some(lease) = self.0.shared.lease(id) else { return Ok(None) };
+        let remaining = clock.remaining(id, self.0.started.elapsed()).unwrap_or(lease.ttl);
+        Ok(Some(LeaseView { granted: lease.ttl, remaining }))
+    }
+}
+
+/// Counts a proposal among those pending for as long as it lives.
+struct Weight<'a> {
+    inner: &'a Inner,
+    bytes: i64,
+}
+
+impl<'a> Weight<'a> {
+    fn new(inner: &'a Inner, bytes: i64) -> Self {
+        inner.gauges.pending_bytes.fetch_add(bytes, Ordering::Relaxed);
+        inner.gauges.pending.fetch_add(1, Ordering::Relaxed);
+        Self { inner, bytes }
+    }
+}
+
+impl Drop for Weight<'_> {
+    fn drop(&mut self) {
+        self.inner.gauges.pending_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.inner.gauges.pending.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,103 @@
+//! The keeper: the one thread that writes the durable rows. Checkpoints come first, sweeps run in slices between them.
+
+use super::apply::ApplyTask;
+use super::run::Input;
+use crate::mvcc::Store;
+use crate::state::Position;
+use crossbeam_channel::{Receiver, Sender};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub(super) enum KeeperTask {
+    /// A delta is frozen; after it is durable the log up to this position may go.
+    Checkpoint(Position),
+    /// The compaction mark moved.
+    Sweep,
+    Stop,
+}
+
+/// Rows looked at in one slice of a sweep, and the pause after it: a sweep never takes more than a share of the disk.
+#[derive(Clone, Copy, Debug)]
+pub struct SweepPace {
+    pub rows: usize,
+    pub pause: Duration,
+}
+
+pub(super) struct Keeper {
+    pub store: Arc<Store>,
+    pub tasks: Receiver<KeeperTask>,
+    pub apply: Sender<ApplyTask>,
+    pub node: Sender<Input>,
+    pub pace: SweepPace,
+    /// Told how long each checkpoint took.
+    pub on_checkpoint: Box<dyn Fn(Duration) + Send>,
+}
+
+impl Keeper {
+    /// Runs until told to stop.
+    pub fn run(self) {
+        let mut durable = self.store.revision_at_open();
+        while let Ok(task) = self.tasks.recv() {
+            match task {
+                KeeperTask::Checkpoint(position) => self.checkpoint(position, &mut durable),
+                KeeperTask::Sweep => self.sweep(&mut durable),
+                KeeperTask::Stop => return,
+            }
+        }
+    }
+
+    fn fail(e: impl std::fmt::Display) -> ! {
+        tracing::error!(error = %e, "writing the durable rows failed; this member stops. Nothing acknowledged is lost: the log has it");
+        std::process::abort();
+    }
+
+    fn checkpoint(&self, position: Position, durable: &mut i64) {
+        let started = Instant::now();
+        let flush = !self.store.policy().inline;
+        match self.store.checkpoint(flush) {
+            Ok(Some(revision)) => *durable = revision,
+            Ok(None) => return,
+            Err(e) => Self::fail(e),
+        }
+        (self.on_checkpoint)(started.elapsed());
+        if flush {
+            let _ = self.node.send(Input::Checkpointed(position));
+        }
+    }
+
+    fn sweep(&self, durable: &mut i64) {
+        let Some(mut sweep) = self.store.next_sweep() else { return };
+        let target = sweep.target();
+        // The sweep looks at durable rows alone, so those up to its target must be there.
+        if *durable < target {
+            let _ = self.apply.send(ApplyTask::Freeze);
+            while *durable < target {
+                match self.tasks.recv() {
+                    Ok(KeeperTask::Checkpoint(position)) => self.checkpoint(position, durable),
+                    Ok(KeeperTask::Sweep) => {}
+                    Ok(KeeperTask::Stop) | Err(_) => return,
+                }
+            }
+        }
+        let started = Instant::now();
+        let mut again = false;
+        loop {
+            match self.store.sweep(&mut sweep, self.pace.rows) {
+                Ok(true) => break,
+                Ok(false) => {}
+                Err(e) => Self::fail(e),
+            }
+            match self.tasks.recv_timeout(self.pace.pause) {
+                Ok(KeeperTask::Checkpoint(position)) => self.checkpoint(position, durable),
+                Ok(KeeperTask::Sweep) => again = true,
+                Ok(KeeperTask::Stop) => return,
+                Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
+                Err(crossbeam_channel::RecvTimeoutError::Disconnected) => return,
+            }
+        }
+        tracing::info!(compact_revision = target, took = ?started.elapsed(), "finished scheduled compaction");
+        if again {
+            self.sweep(durable);
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! The desk: the one consensus loop, and what stands round it.
+//!
+//! [`driver`] wraps raft as a plain state machine: inputs and time in, effects out. [`run`] is the loop that feeds it and carries out
+//! the effects in order: log, peers, apply. [`apply`] is the thread that runs the machine and answers; [`keeper`] the thread that
+//! writes checkpoints and sweeps. [`handle`] is what the doors hold. [`start`] opens a member's folder and puts these together.
+
+mod apply;
+mod driver;
+mod handle;
+mod keeper;
+mod log_store;
+mod port;
+mod run;
+mod start;
+
+pub use apply::EventSink;
+pub use handle::{LeaseView, NodeHandle, ProposeError, Status};
+pub use run::{PeerMessage, PeerSink};
+pub use keeper::SweepPace;
+pub use start::{Founding, Node, NodeSettings, Opened, StartError, read_identity};

@@ -1,0 +1,453 @@
+//! The loop: one thread that feeds the driver and carries out its effects.
+//!
+//! Order of effects, each with its why: log groups first (their write is the slowest step), then a leader's messages (they travel
+//! while its disk writes), then committed entries to the apply thread, then read rounds. A follower's answers leave from the log's
+//! own callback, after the sync that covers them.
+
+use super::apply::ApplyTask;
+use super::driver::{Driver, Effects};
+use super::handle::{Inner, ProposeError, Reply};
+use crate::state::Position;
+use crate::types::MemberId;
+use crate::wal::{Group, SnapshotMark, WalTask, WalWriter};
+use bytes::{BufMut, Bytes, BytesMut};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use prost::Message as _;
+use prost::encoding::{encode_key, encode_varint, WireType};
+use quorate_proto::entry::{self, Command, Proposal, command::Op};
+use quorate_proto::state::{MemberChange, MemberChangeKind};
+use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState, Message};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// Raft messages to one peer.
+pub struct PeerMessage {
+    pub to: MemberId,
+    pub message: Message,
+}
+
+/// The way to the peers. Calls never block: what cannot be queued is dropped and reported as unreachable.
+pub trait PeerSink: Send + Sync {
+    fn send(&self, messages: Vec<Message>);
+    /// Hands encoded proposals of our clients to the leader.
+    fn forward(&self, leader: MemberId, proposals: Vec<Bytes>);
+}
+
+/// A lone member has nobody to talk to.
+impl PeerSink for () {
+    fn send(&self, _: Vec<Message>) {}
+    fn forward(&self, _: MemberId, _: Vec<Bytes>) {}
+}
+
+pub(super) enum Input {
+    /// An encoded proposal.
+    Propose(Bytes),
+    ChangeMembers(MemberChange),
+    /// A reader waits under this sequence.
+    Read(u64),
+    Transfer { to: MemberId, sequence: u64 },
+    Peer(Vec<Message>),
+    Persisted(u64),
+    Applied(u64),
+    /// The machine allowed (or, `None`, refused) a committed configuration change; the new state goes back.
+    ApplyChange { change: Option<ConfChangeV2>, reply: Sender<ConfState> },
+    /// A checkpoint made everything up to this position durable.
+    Checkpointed(Position),
+    Unreachable(MemberId),
+    SnapshotStatus { id: MemberId, ok: bool },
+    Stop,
+}
+
+/// Proposals that wait for a leader, or for the log to catch up; beyond it new ones are dropped and time out.
+const MAX_WAITING: usize = 65_536;
+/// Groups the log may be writing before further proposals wait to share an entry.
+const MAX_WRITING: u64 = 2;
+/// Proposal bytes put into one entry, but for a proposal that is larger by itself.
+const MAX_ENTRY: usize = 512 << 10;
+/// Inputs taken at once.
+const MAX_INPUTS: usize = 1024;
+/// A read round that got no answer is asked again, under a new context.
+const READ_RETRY: Duration = Duration::from_millis(500);
+/// Leases revoked in one entry.
+const MAX_EXPIRED: usize = 256;
+
+struct Round {
+    context: u64,
+    asked: Instant,
+    readers: Vec<u64>,
+}
+
+pub(super) struct Loop {
+    pub driver: Driver,
+    pub inner: Arc<Inner>,
+    pub inbox: Receiver<Input>,
+    pub wal: WalWriter<Vec<Message>>,
+    pub apply: Sender<ApplyTask>,
+    pub peers: Arc<dyn PeerSink>,
+    pub tick: Duration,
+    /// Entries kept for followers that lag, before the durable applied position.
+    pub catch_up_entries: u64,
+    pub no_sync: bool,
+    waiting: VecDeque<Bytes>,
+    /// Readers for the next round.
+    readers: Vec<u64>,
+    round: Option<Round>,
+    next_context: u64,
+    /// Rounds that are answered and wait for the machine: index and readers.
+    answered: Vec<(u64, Vec<u64>)>,
+    transfer: Option<(MemberId, u64)>,
+    changes: VecDeque<MemberChange>,
+    last_time_ms: i64,
+}
+
+impl Loop {
+    #[allow(clippy::too_many_arguments)]
+    pub fn new(
+        driver: Driver,
+        inner: Arc<Inner>,
+        inbox: Receiver<Input>,
+        wal: WalWriter<Vec<Message>>,
+        apply: Sender<ApplyTask>,
+        peers: Arc<dyn PeerSink>,
+        tick: Duration,
+        catch_up_entries: u64,
+        no_sync: bool,
+        last_time_ms: i64,
+    ) -> Self {
+        let next_context = u64::from(rand::random::<u32>()) << 32;
+        Self {
+            driver,
+            inner,
+            inbox,
+            wal,
+            apply,
+            peers,
+            tick,
+            catch_up_entries,
+            no_sync,
+            waiting: VecDeque::new(),
+            readers: Vec::new(),
+            round: None,
+            next_context,
+            answered: Vec::new(),
+            transfer: None,
+            changes: VecDeque::new(),
+            last_time_ms,
+        }
+    }
+
+    /// Runs until told to stop.
+    pub fn run(mut self) {
+        if self.driver.lone_voter() {
+            self.driver.campaign();
+        }
+        let mut next_tick = Instant::now() + self.tick;
+        'run: loop {
+            self.work();
+            let wait = next_tick.saturating_duration_since(Instant::now());
+            let mut taken = 0;
+            let mut input = match self.inbox.recv_timeout(wait) {
+                Ok(input) => Some(input),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            while let Some(i) = input {
+                if matches!(i, Input::Stop) {
+                    break 'run;
+                }
+                self.take(i);
+                taken += 1;
+                input = if taken < MAX_INPUTS { self.inbox.try_recv().ok() } else { None };
+            }
+            let now = Instant::now();
+            if now >= next_tick {
+                self.driver.tick();
+                self.retry_reads(now);
+                self.expire_leases();
+                // Time lost to a pause is not made up for by a burst of ticks.
+                next_tick = (next_tick + self.tick).max(now);
+            }
+        }
+        let _ = self.apply.send(ApplyTask::Stop);
+        if let Err(e) = self.wal.close() {
+            tracing::error!(error = %e, "the log did not close cleanly");
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Propose(bytes) => {
+                if self.waiting.len() < MAX_WAITING {
+                    self.waiting.push_back(bytes);
+                }
+            }
+            Input::ChangeMembers(change) => self.changes.push_back(change),
+            Input::Read(sequence) => self.readers.push(sequence),
+            Input::Transfer { to, sequence } => self.start_transfer(to, sequence),
+            Input::Peer(messages) => messages.into_iter().for_each(|m| self.driver.step(m)),
+            Input::Persisted(number) => self.driver.persisted(number),
+            Input::Applied(index) => {
+                self.driver.applied(index);
+                self.release_reads(index);
+            }
+            Input::ApplyChange { change, reply } => {
+                let conf = match self.driver.apply_change(&change.unwrap_or_default()) {
+                    Ok(conf) => conf,
+                    Err(e) => {
+                        tracing::error!(error = %e, "raft refused a configuration change");
+                        self.driver.conf_state()
+                    }
+                };
+                let _ = reply.send(conf);
+            }
+            Input::Checkpointed(position) => self.checkpointed(position),
+            Input::Unreachable(id) => self.driver.report_unreachable(id),
+            Input::SnapshotStatus { id, ok } => self.driver.report_snapshot(id, ok),
+            Input::Stop => {}
+        }
+    }
+
+    /// Moves everything that can move.
+    fn work(&mut self) {
+        self.propose();
+        self.start_round();
+        let effects = self.driver.ready();
+        self.carry_out(effects);
+        self.publish();
+    }
+
+    // === proposals ===
+
+    fn propose(&mut self) {
+        if self.driver.is_leader() {
+            while let Some(change) = self.changes.pop_front() {
+                self.propose_change(change);
+            }
+        }
+        while !self.waiting.is_empty() {
+            if self.driver.leader() == 0 {
+                return;
+            }
+            if !self.driver.is_leader() {
+                let leader = self.driver.leader();
+                self.peers.forward(leader, self.waiting.drain(..).collect());
+                return;
+            }
+            let bytes: usize = self.waiting.iter().map(Bytes::len).take(MAX_INPUTS).sum();
+            if self.driver.transferring() || (self.driver.writing() >= MAX_WRITING && bytes < MAX_ENTRY) {
+                return;
+            }
+            let (entry, count) = self.entry();
+            if !self.driver.propose(entry) {
+                return;
+            }
+            self.waiting.drain(..count);
+            // Raft hands out what was proposed before the next entry is built, so that the count of groups being written is true.
+            let effects = self.driver.ready();
+            self.carry_out(effects);
+        }
+    }
+
+    /// One entry of as many waiting proposals as it takes. The proposals are spliced in as they came.
+    fn entry(&mut self) -> (Bytes, usize) {
+        let mut count = 0;
+        let mut size = 0;
+        for p in &self.waiting {
+            if count > 0 && size + p.len() > MAX_ENTRY {
+                break;
+            }
+            size += p.len() + 8;
+            count += 1;
+        }
+        let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
+        self.last_time_ms = self.last_time_ms.max(time);
+        let head = entry::Batch { version: crate::state::ENTRY_VERSION, time_ms: self.last_time_ms, proposals: Vec::new() };
+        let mut out = BytesMut::with_capacity(size + 24);
+        head.encode(&mut out).expect("the buffer grows");
+        for p in self.waiting.iter().take(count) {
+            encode_key(3, WireType::LengthDelimited, &mut out);
+            encode_varint(p.len() as u64, &mut out);
+            out.put_slice(p);
+        }
+        (out.freeze(), count)
+    }
+
+    fn propose_change(&mut self, change: MemberChange) {
+        let id = change.member.as_ref().map_or(0, |m| m.id);
+        let kind = match change.kind() {
+            MemberChangeKind::Add | MemberChangeKind::Promote => ConfChangeType::AddNode,
+            MemberChangeKind::AddLearner => ConfChangeType::AddLearnerNode,
+            MemberChangeKind::Remove => ConfChangeType::RemoveNode,
+            // Raft knows nothing of addresses: an update is a change without steps.
+            MemberChangeKind::Update => ConfChangeType::AddLearnerNode,
+        };
+        let mut v2 = ConfChangeV2 { context: change.encode_to_vec().into(), ..Default::default() };
+        if change.kind() != MemberChangeKind::Update {
+            let mut single = ConfChangeSingle { node_id: id, ..Default::default() };
+            single.set_change_type(kind);
+            v2.set_changes(vec![single].into());
+        }
+        if !self.driver.propose_change(&v2) {
+            tracing::warn!(member = format!("{id:016x}"), "a change of members waits: another one is under way");
+            self.changes.push_back(change);
+        }
+    }
+
+    fn expire_leases(&mut self) {
+        if !self.driver.is_leader() {
+            return;
+        }
+        let ids = self.inner.clock.lock().expired(self.inner.started.elapsed(), MAX_EXPIRED);
+        if !ids.is_empty() {
+            let command = Command { op: Some(Op::LeaseRevoke(entry::LeaseRevoke { ids })) };
+            self.waiting.push_back(Proposal { command: Some(command), ..Default::default() }.encode_to_vec().into());
+        }
+    }
+
+    // === reads ===
+
+    fn start_round(&mut self) {
+        if self.readers.is_empty() || self.round.is_some() || self.driver.leader() == 0 {
+            return;
+        }
+        // Before its first commit a leader drops rounds without a word.
+        if self.driver.is_leader() && !self.driver.may_serve_reads() {
+            return;
+        }
+        self.next_context += 1;
+        let readers = std::mem::take(&mut self.readers);
+        self.round = Some(Round { context: self.next_context, asked: Instant::now(), readers });
+        self.driver.read_index(self.next_context.to_be_bytes().to_vec());
+    }
+
+    fn retry_reads(&mut self, now: Instant) {
+        if self.round.as_ref().is_some_and(|r| now.duration_since(r.asked) >= READ_RETRY) {
+            let round = self.round.take().expect("checked");
+            self.readers.splice(0..0, round.readers);
+        }
+    }
+
+    fn answer_rounds(&mut self, reads: Vec<(Vec<u8>, u64)>) {
+        for (context, index) in reads {
+            let mine = self.round.as_ref().is_some_and(|r| r.context.to_be_bytes().as_slice() == context);
+            if mine {
+                let round = self.round.take().expect("checked");
+                self.answered.push((index, round.readers));
+            }
+        }
+        self.release_reads(self.inner.shared.applied_index());
+        self.start_round();
+    }
+
+    fn release_reads(&mut self, applied: u64) {
+        if self.answered.is_empty() {
+            return;
+        }
+        let (ready, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.answered).into_iter().partition(|(i, _)| *i <= applied);
+        self.answered = rest;
+        let sequences = ready.into_iter().flat_map(|(_, readers)| readers);
+        self.inner.ports.answer(sequences.map(|s| (s, Reply::Read(Ok(())))));
+    }
+
+    // === leadership ===
+
+    fn start_transfer(&mut self, to: MemberId, sequence: u64) {
+        let refuse = |e| self.inner.ports.answer([(sequence, Reply::Transferred(Err(e)))]);
+        if !self.driver.is_leader() {
+            return refuse(ProposeError::NotLeader);
+        }
+        if !self.driver.conf_state().voters.contains(&to) {
+            return refuse(ProposeError::BadTransferee);
+        }
+        self.driver.transfer(to);
+        self.transfer = Some((to, sequence));
+    }
+
+    /// Makes the newest state visible to the other threads.
+    fn publish(&mut self) {
+        let g = &self.inner.gauges;
+        let (leader, leading) = (self.driver.leader(), self.driver.is_leader());
+        g.term.store(self.driver.term(), Ordering::Release);
+        g.committed.store(self.driver.committed(), Ordering::Release);
+        g.is_learner.store(!self.driver.is_voter(), Ordering::Release);
+        g.reads_are_fresh.store(self.driver.lone_voter() && self.driver.may_serve_reads(), Ordering::Release);
+        let led = g.is_leader.swap(leading, Ordering::AcqRel);
+        if leading != led {
+            let mut clock = self.inner.clock.lock();
+            if leading {
+                let grace = self.inner.limits.election;
+                clock.lead(self.inner.shared.leases().into_iter(), self.inner.started.elapsed(), grace);
+            } else {
+                clock.follow();
+            }
+        }
+        let before = g.leader.swap(leader, Ordering::AcqRel);
+        if before != leader {
+            tracing::info!(
+                from = format!("{before:016x}"),
+                to = format!("{leader:016x}"),
+                term = self.driver.term(),
+                "the leader changed"
+            );
+            if before != 0 {
+                self.inner.leader_lost.store(Arc::new(Some(Instant::now())));
+            }
+            self.inner.leader_changes.send_replace(leader);
+            // A round sent to the old leader may never be answered.
+            if let Some(round) = self.round.take() {
+                self.readers.splice(0..0, round.readers);
+            }
+            if let Some((to, sequence)) = self.transfer
+                && leader != 0
+            {
+                self.transfer = None;
+                let result = if leader == to { Ok(()) } else { Err(ProposeError::LeaderChanged) };
+                self.inner.ports.answer([(sequence, Reply::Transferred(result))]);
+            }
+        }
+    }
+
+    // === effects ===
+
+    fn carry_out(&mut self, effects: Effects) {
+        for mut write in effects.log {
+            if self.no_sync {
+                write.group.must_sync = false;
+            }
+            self.log(write.group, write.after);
+        }
+        if !effects.send.is_empty() {
+            self.peers.send(effects.send);
+        }
+        if let Some(snapshot) = effects.snapshot {
+            let _ = self.apply.send(ApplyTask::Install(snapshot));
+        }
+        if !effects.committed.is_empty() {
+            let _ = self.apply.send(ApplyTask::Entries(effects.committed));
+        }
+        if !effects.reads.is_empty() {
+            self.answer_rounds(effects.reads);
+        }
+    }
+
+    fn log(&mut self, group: Group, after: Vec<Message>) {
+        // The log's queue is far longer than the groups we let it write; it is full only while the disk is.
+        if self.wal.submit(WalTask { group, tag: after }).is_err() {
+            tracing::error!("the log's thread is gone; stopping");
+            std::process::abort();
+        }
+    }
+
+    /// The log up to a durable checkpoint is no longer needed, but for what lagging followers may ask for.
+    fn checkpointed(&mut self, position: Position) {
+        let index = position.index.saturating_sub(self.catch_up_entries);
+        let Some(term) = self.driver.term_of(index).filter(|_| index > 1) else { return };
+        let conf = self.driver.conf_state().encode_to_vec().into();
+        let group = Group { snapshot: Some(SnapshotMark { index, term, conf }), ..Default::default() };
+        self.log(group, Vec::new());
+        self.wal.purge(index);
+        self.driver.store().compact(index, term);
+    }
+}

@@ -1,0 +1,413 @@
+//! Opening a member: its folder, its log, its rows, and the threads that keep them.
+//!
+//! A folder is made whole or not at all: a new member's files are written under `member.new`, which takes its real name last.
+//! `member/identity` says whose data this is; `member/wal` is the log, `member/db` the durable rows.
+
+use super::apply::{ApplyThread, EventSink, configuration};
+use super::driver::{Driver, DriverSettings};
+use super::handle::{Gauges, Inner, NodeHandle, RequestLimits};
+use super::keeper::{Keeper, SweepPace};
+use super::log_store::{LogStore, from_log};
+use super::port::Ports;
+use super::run::{Input, Loop, PeerSink};
+use crate::base::{Base, BaseError, RocksBase, RocksOptions};
+use crate::env::files::Files;
+use crate::lease::LeaseClock;
+use crate::mvcc::{DeltaPolicy, Store};
+use crate::state::Machine;
+use crate::wal::{Durable, Group, HardState as LogHardState, Hooks, Identity, SnapshotMark, Verdict, Wal, WalError, WalWriter};
+use arc_swap::ArcSwap;
+use crossbeam_channel::Sender;
+use parking_lot::Mutex;
+use prost::Message as _;
+use quorate_proto::state::Member;
+use raft::eraftpb::{ConfState, HardState, Message};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// What a member's node is told.
+pub struct NodeSettings {
+    /// Holds `member/`.
+    pub data_dir: PathBuf,
+    /// Another place for the log; inside the data folder when `None`.
+    pub wal_dir: Option<PathBuf>,
+    pub heartbeat: Duration,
+    pub election: Duration,
+    pub pre_vote: bool,
+    /// Logical bytes the store may hold; 0: no bound.
+    pub quota: u64,
+    pub request_timeout: Duration,
+    pub catch_up_entries: u64,
+    /// Do not wait for the disk; a crash of the machine may then lose acknowledged writes.
+    pub no_sync: bool,
+    pub rocks: RocksOptions,
+    pub delta: DeltaPolicy,
+    /// Bytes of log entries kept in memory for followers.
+    pub entry_cache: usize,
+    pub sweep: SweepPace,
+    /// Told of each write to the log: bytes, and the sync's duration when there was one.
+    pub on_log_write: Box<dyn FnMut(u64, Option<Duration>) + Send>,
+    /// Told of each checkpoint's duration.
+    pub on_checkpoint: Box<dyn Fn(Duration) + Send>,
+}
+
+/// The founding of a cluster, the same on each of its first members.
+#[derive(Clone, Debug)]
+pub struct Founding {
+    pub cluster_id: u64,
+    pub member_id: u64,
+    pub members: Vec<Member>,
+}
+
+/// Why a member does not start. Nothing on disk was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("{0}")]
+    Wal(#[from] WalError),
+    #[error("{0}")]
+    Base(#[from] BaseError),
+    #[error("{path}: {error}")]
+    Io { path: PathBuf, error: std::io::Error },
+    #[error("{path} is not a member's identity: {why}; a foreign folder is never touched")]
+    BadIdentity { path: PathBuf, why: String },
+    #[error(
+        "this member has lost data it had acknowledged: its rows stand at entry {applied}, its log ends at {last}. It would break the \
+         cluster's promises and does not start: remove it from the cluster and add it again, with an empty data directory"
+    )]
+    LostData { applied: u64, last: u64 },
+    #[error("{0}")]
+    Raft(String),
+}
+
+impl StartError {
+    /// The process's exit code: 3 for a folder that is in use, 4 for damaged or foreign data, 5 for anything else of the disk.
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            StartError::Wal(WalError::Locked { .. }) | StartError::Base(BaseError::Locked(_)) => 3,
+            StartError::Wal(WalError::Corrupt { .. } | WalError::Foreign { .. } | WalError::Version { .. }) => 4,
+            StartError::Base(BaseError::Corrupt(_)) | StartError::BadIdentity { .. } | StartError::LostData { .. } => 4,
+            _ => 5,
+        }
+    }
+}
+
+/// A running member's node. Drop does nothing; call [`Node::stop`].
+pub struct Node {
+    handle: NodeHandle,
+    inbox: Sender<Input>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+struct Paths {
+    dir: PathBuf,
+    wal: PathBuf,
+}
+
+impl Paths {
+    fn of(settings: &NodeSettings, name: &str) -> Self {
+        let dir = settings.data_dir.join(name);
+        let wal = settings.wal_dir.clone().unwrap_or_else(|| dir.join("wal"));
+        Self { dir, wal }
+    }
+
+    fn db(&self) -> PathBuf {
+        self.dir.join("db")
+    }
+
+    fn identity(&self) -> PathBuf {
+        self.dir.join("identity")
+    }
+}
+
+fn io(path: &Path) -> impl FnOnce(std::io::Error) -> StartError {
+    let path = path.to_path_buf();
+    move |error| StartError::Io { path, error }
+}
+
+/// First line of the identity file; a later format has another.
+const IDENTITY_HEAD: &str = "quorate member 1";
+
+fn identity_text(id: Identity) -> String {
+    let body = format!("{IDENTITY_HEAD}\ncluster {:016x}\nmember {:016x}\n", id.cluster, id.member);
+    let sum = crc32c::crc32c(body.as_bytes());
+    format!("{body}crc32c {sum:08x}\n")
+}
+
+fn parse_identity(text: &str) -> Option<Identity> {
+    let field = |name: &str| text.lines().find_map(|l| u64::from_str_radix(l.strip_prefix(name)?.trim(), 16).ok());
+    let id = Identity { cluster: field("cluster ")?, member: field("member ")? };
+    (text == identity_text(id)).then_some(id)
+}
+
+/// The identity in a data folder; `None` when no member lives there.
+pub fn read_identity(data_dir: &Path) -> Result<Option<Identity>, StartError> {
+    let path = data_dir.join("member").join("identity");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => match parse_identity(&text) {
+            Some(id) => Ok(Some(id)),
+            None => Err(StartError::BadIdentity { path, why: "its lines or checksum are wrong".into() }),
+        },
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            let member = data_dir.join("member");
+            if member.exists() {
+                let why = "the folder has data but no identity (another program's?)".into();
+                return Err(StartError::BadIdentity { path, why });
+            }
+            Ok(None)
+        }
+        Err(e) => Err(io(&path)(e)),
+    }
+}
+
+fn open_rows(path: &Path, settings: &NodeSettings) -> Result<Arc<Store>, StartError> {
+    let base: Arc<dyn Base> = Arc::new(RocksBase::open(path, settings.rocks)?);
+    Ok(Arc::new(Store::open(base, settings.delta)?))
+}
+
+/// Writes a founding member's files and gives the folder its name.
+fn found(settings: &NodeSettings, founding: &Founding, files: &Arc<dyn Files>) -> Result<(), StartError> {
+    let new = Paths::of(settings, "member.new");
+    // Left over from a start that was cut short; nothing in it was ever acknowledged.
+    match std::fs::remove_dir_all(&new.dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(&new.dir)(e)),
+        _ => {}
+    }
+    std::fs::create_dir_all(&new.dir).map_err(io(&new.dir))?;
+    std::fs::create_dir_all(&new.wal).map_err(io(&new.wal))?;
+    let conf = ConfState {
+        voters: founding.members.iter().filter(|m| !m.learner).map(|m| m.id).collect(),
+        learners: founding.members.iter().filter(|m| m.learner).map(|m| m.id).collect(),
+        ..Default::default()
+    };
+    let identity = Identity { cluster: founding.cluster_id, member: founding.member_id };
+    let mut wal = Wal::create(&new.wal, identity, files.clone())?;
+    // The cluster's log begins after a snapshot that every founding member makes for itself, so that one that starts empty later
+    // can only join by a real snapshot.
+    let group = Group {
+        hard_state: Some(LogHardState { term: 1, vote: 0, commit: 1 }),
+        snapshot: Some(SnapshotMark { index: 1, term: 1, conf: conf.encode_to_vec().into() }),
+        must_sync: true,
+        ..Default::default()
+    };
+    wal.append(&[group])?;
+    wal.close()?;
+    let store = open_rows(&new.db(), settings)?;
+    let mut machine = Machine::open(store.clone())?;
+    machine.put_configuration(&configuration(&conf));
+    machine.found(founding.members.clone(), 1, 1);
+    machine.settle(true);
+    store.checkpoint(true)?;
+    drop((machine, store));
+    std::fs::write(new.identity(), identity_text(identity)).map_err(io(&new.identity()))?;
+    let sync = |p: &Path| std::fs::File::open(p).and_then(|f| f.sync_all()).map_err(io(p));
+    sync(&new.identity())?;
+    sync(&new.dir)?;
+    let real = Paths::of(settings, "member");
+    std::fs::rename(&new.dir, &real.dir).map_err(io(&real.dir))?;
+    sync(&settings.data_dir)
+}
+
+struct LogDrain;
+
+impl slog::Drain for LogDrain {
+    type Ok = ();
+    type Err = slog::Never;
+
+    fn log(&self, record: &slog::Record, _: &slog::OwnedKVList) -> Result<(), slog::Never> {
+        match record.level() {
+            slog::Level::Critical | slog::Level::Error => tracing::error!(target: "raft", "{}", record.msg()),
+            slog::Level::Warning => tracing::warn!(target: "raft", "{}", record.msg()),
+            slog::Level::Info => tracing::debug!(target: "raft", "{}", record.msg()),
+            _ => tracing::trace!(target: "raft", "{}", record.msg()),
+        }
+        Ok(())
+    }
+}
+
+/// A member whose files are open and whose threads do not run yet.
+pub struct Opened {
+    settings: NodeSettings,
+    identity: Identity,
+    machine: Machine,
+    store: Arc<Store>,
+    wal: Wal,
+    driver: Driver,
+}
+
+impl Opened {
+    /// Opens the member in the data folder, or founds it there.
+    pub fn open(settings: NodeSettings, founding: Option<&Founding>, files: Arc<dyn Files>) -> Result<Self, StartError> {
+        if read_identity(&settings.data_dir)?.is_none() {
+            let Some(founding) = founding else {
+                return Err(StartError::Raft("the data directory is empty and no cluster was named to found".into()));
+            };
+            found(&settings, founding, &files)?;
+        }
+        let identity = read_identity(&settings.data_dir)?.expect("found or made above");
+        let paths = Paths::of(&settings, "member");
+        let (wal, replay) = Wal::open(&paths.wal, identity, files)?;
+        if let Some(torn) = &replay.torn {
+            tracing::warn!(file = %torn.file.display(), offset = torn.offset, reason = %torn.reason, "cut an unfinished write off the log");
+        }
+        let store = open_rows(&paths.db(), &settings)?;
+        let machine = Machine::open(store.clone())?;
+        let position = machine.position();
+        let mark = replay.snapshot.clone().unwrap_or_default();
+        let last = replay.entries.last().map_or(mark.index, |e| e.index);
+        if position.index > last || replay.hard_state.commit > last {
+            let applied = position.index.max(replay.hard_state.commit);
+            return Err(StartError::LostData { applied, last });
+        }
+        if position.index < mark.index {
+            return Err(StartError::LostData { applied: mark.index, last: position.index });
+        }
+        let conf = machine.configuration()?.unwrap_or_default();
+        let conf = ConfState {
+            voters: conf.voters,
+            learners: conf.learners,
+            voters_outgoing: conf.voters_outgoing,
+            learners_next: conf.learners_next,
+            auto_leave: conf.auto_leave,
+            ..Default::default()
+        };
+        let hs = replay.hard_state;
+        let hard_state = HardState {
+            term: hs.term,
+            vote: hs.vote,
+            // What was applied was committed, even if the log had not been told so.
+            commit: hs.commit.max(position.index),
+            ..Default::default()
+        };
+        let entries = replay.entries.into_iter().map(from_log).collect();
+        let mut log = LogStore::new(hard_state, conf, (mark.index, mark.term), entries, settings.entry_cache);
+        log.set_reader(wal.reader());
+        let ticks = (settings.election.as_millis() / settings.heartbeat.as_millis().max(1)).max(3) as usize;
+        let driver_settings = DriverSettings {
+            id: identity.member,
+            election_ticks: ticks,
+            heartbeat_ticks: 1,
+            pre_vote: settings.pre_vote,
+            applied: position.index,
+        };
+        let logger = slog::Logger::root(LogDrain, slog::o!());
+        let driver = Driver::new(&driver_settings, log, &logger).map_err(|e| StartError::Raft(e.to_string()))?;
+        Ok(Self { settings, identity, machine, store, wal, driver })
+    }
+
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// Starts the threads.
+    pub fn run(self, peers: Arc<dyn PeerSink>, sink: Box<dyn EventSink>) -> Result<Node, StartError> {
+        let settings = self.settings;
+        let shared = self.machine.shared();
+        let (inbox, inputs) = crossbeam_channel::bounded(INBOX);
+        let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |d| d.as_micros() as u64);
+        let min_lease_ttl = (settings.election.as_millis() as i64 * 3 / 2 + 999) / 1000;
+        let limits = RequestLimits { timeout: settings.request_timeout, election: settings.election, quota: settings.quota, min_lease_ttl };
+        let inner = Arc::new(Inner {
+            member_id: self.identity.member,
+            cluster_id: self.identity.cluster,
+            inbox: inbox.clone(),
+            ports: Ports::new(seed),
+            gauges: Gauges::default(),
+            store: self.store.clone(),
+            shared,
+            clock: Mutex::new(LeaseClock::default()),
+            started: Instant::now(),
+            leader_changes: tokio::sync::watch::Sender::new(0),
+            leader_lost: ArcSwap::default(),
+            limits,
+        });
+        let wal = WalWriter::spawn(self.wal, wal_hooks(inbox.clone(), peers.clone(), settings.on_log_write))
+            .map_err(io(Path::new("log thread")))?;
+        let (apply, apply_tasks) = crossbeam_channel::unbounded();
+        let (keeper, keeper_tasks) = crossbeam_channel::unbounded();
+        let keeper_thread = Keeper {
+            store: self.store.clone(),
+            tasks: keeper_tasks,
+            apply: apply.clone(),
+            node: inbox.clone(),
+            pace: settings.sweep,
+            on_checkpoint: settings.on_checkpoint,
+        };
+        let last_time_ms = self.machine.position().time_ms;
+        let apply_thread = ApplyThread { machine: self.machine, inner: inner.clone(), tasks: apply_tasks, keeper, sink };
+        let main = Loop::new(
+            self.driver,
+            inner.clone(),
+            inputs,
+            wal,
+            apply,
+            peers,
+            settings.heartbeat,
+            settings.catch_up_entries,
+            settings.no_sync,
+            last_time_ms,
+        );
+        let spawn = |name: &str, f: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new().name(name.into()).spawn(f).map_err(io(Path::new(name)))
+        };
+        let threads = vec![
+            spawn("node", Box::new(move || main.run()))?,
+            spawn("apply", Box::new(move || apply_thread.run()))?,
+            spawn("keeper", Box::new(move || keeper_thread.run()))?,
+        ];
+        Ok(Node { handle: NodeHandle(inner), inbox, threads })
+    }
+}
+
+/// Inputs that may wait for the loop; clients beyond it are told that there are too many requests.
+const INBOX: usize = 16_384;
+
+fn wal_hooks(
+    inbox: Sender<Input>,
+    peers: Arc<dyn PeerSink>,
+    on_written: Box<dyn FnMut(u64, Option<Duration>) + Send>,
+) -> Hooks<Vec<Message>> {
+    Hooks {
+        on_durable: Box::new(move |durable: Durable<Vec<Message>>| {
+            let after: Vec<Message> = durable.tags.into_iter().flatten().collect();
+            if !after.is_empty() {
+                peers.send(after);
+            }
+            let _ = inbox.send(Input::Persisted(durable.number));
+        }),
+        on_fault: Box::new(|e: &WalError| {
+            if e.is_no_space() {
+                tracing::error!(error = %e, "the disk is full; writes wait until there is space");
+                return Verdict::Retry(Duration::from_secs(1));
+            }
+            tracing::error!(error = %e, "the log cannot be written; this member stops, what it acknowledged is safe on disk");
+            std::process::abort();
+        }),
+        on_written,
+    }
+}
+
+impl Node {
+    pub fn handle(&self) -> &NodeHandle {
+        &self.handle
+    }
+
+    /// Stops the threads, leaving a checkpoint behind.
+    pub fn stop(self) {
+        let _ = self.inbox.send(Input::Stop);
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the node had panicked");
+            }
+        }
+    }
+}
