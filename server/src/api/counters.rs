@@ -104,6 +104,7 @@ methods! {
     Observe => "v3electionpb.Election", "Observe", "server_stream";
     Resign => "v3electionpb.Election", "Resign", "unary";
     HealthCheck => "grpc.health.v1.Health", "Check", "unary";
+    HealthList => "grpc.health.v1.Health", "List", "unary";
     HealthWatch => "grpc.health.v1.Health", "Watch", "server_stream";
 }
 

@@ -9,15 +9,10 @@
 //! - on any path through a transaction a key is put at most once and never both put and deleted;
 //! - an encoded command fits the request limit.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::Bound,
-};
-
 use prost::Message;
 use quorate_proto::{entry, etcdserverpb as pb};
 
-use super::status::Refusal;
+use super::{overlap, status::Refusal};
 
 /// Deepest nesting of transactions taken. etcd lets the operation budget bound it; a log entry wraps a transaction in three more messages and
 /// its decoder stops at a hundred levels, two to a nesting, so the bound must keep well away from what a member could not read back.
@@ -99,8 +94,7 @@ pub fn delete_range(request: pb::DeleteRangeRequest) -> Result<entry::DeleteRang
 /// transaction has what the levels above left over.
 pub fn txn(request: pb::TxnRequest, max_ops: usize) -> Result<entry::Txn, Refusal> {
     let txn = txn_level(request, max_ops, 0)?;
-    writes(&txn.success)?;
-    writes(&txn.failure)?;
+    overlap::check(&txn)?;
     Ok(txn)
 }
 
@@ -176,104 +170,4 @@ pub fn is_serializable(txn: &entry::Txn) -> bool {
 
 fn branches(txn: &entry::Txn) -> impl Iterator<Item = &entry::Op> {
     txn.success.iter().chain(&txn.failure)
-}
-
-/// What a list of operations writes, gathered to find keys written twice.
-#[derive(Default)]
-struct Writes<'a> {
-    puts: BTreeSet<&'a [u8]>,
-    deletes: Intervals<'a>,
-}
-
-impl<'a> Writes<'a> {
-    fn overlap(&self, other: &Writes<'a>) -> bool {
-        other.puts.iter().any(|key| self.puts.contains(key) || self.deletes.contains(key))
-            || other.deletes.points.iter().any(|key| self.puts.contains(key))
-            || other.deletes.spans.iter().any(|(start, end)| {
-                let end = end.map_or(Bound::Unbounded, Bound::Excluded);
-                self.puts.range::<[u8], _>((Bound::Included(*start), end)).next().is_some()
-            })
-    }
-
-    fn absorb(&mut self, other: Writes<'a>) {
-        self.puts.extend(other.puts);
-        self.deletes.points.extend(other.deletes.points);
-        for (start, end) in other.deletes.spans {
-            self.deletes.insert(start, end);
-        }
-    }
-}
-
-/// Finds a key that one path would put twice, or put and delete. The two branches of a nested transaction exclude each other, so each of them
-/// is held against the rest and not against its twin.
-fn writes(ops: &[entry::Op]) -> Result<Writes<'_>, Refusal> {
-    use entry::op::Op;
-    let mut all = Writes::default();
-    for op in ops {
-        if let Some(Op::DeleteRange(delete)) = &op.op {
-            match &delete.range_end[..] {
-                [] => all.deletes.insert_point(&delete.key),
-                [0] => all.deletes.insert(&delete.key, None),
-                end => all.deletes.insert(&delete.key, Some(end)),
-            }
-        }
-    }
-    for op in ops {
-        if let Some(Op::Txn(txn)) = &op.op {
-            let (success, failure) = (writes(&txn.success)?, writes(&txn.failure)?);
-            if all.overlap(&success) || all.overlap(&failure) {
-                return Err(Refusal::DuplicateKey);
-            }
-            all.absorb(success);
-            all.absorb(failure);
-        }
-    }
-    for op in ops {
-        if let Some(Op::Put(put)) = &op.op
-            && (all.deletes.contains(&put.key) || !all.puts.insert(&put.key))
-        {
-            return Err(Refusal::DuplicateKey);
-        }
-    }
-    Ok(all)
-}
-
-/// A set of keys as points and merged half-open intervals, so that a lookup stays logarithmic however many deletions a transaction brings.
-#[derive(Default)]
-struct Intervals<'a> {
-    points: BTreeSet<&'a [u8]>,
-    /// Start to end; no end reaches past every key. Intervals neither touch nor overlap.
-    spans: BTreeMap<&'a [u8], Option<&'a [u8]>>,
-}
-
-impl<'a> Intervals<'a> {
-    fn insert_point(&mut self, key: &'a [u8]) {
-        self.points.insert(key);
-    }
-
-    fn insert(&mut self, mut start: &'a [u8], mut end: Option<&'a [u8]>) {
-        if end.is_some_and(|end| end <= start) {
-            return; // an inverted range deletes nothing
-        }
-        // Swallow every span that begins at or before our end and reaches our start.
-        while let Some((&from, &to)) = self.spans.range::<[u8], _>((Bound::Unbounded, end.map_or(Bound::Unbounded, Bound::Included))).next_back()
-        {
-            if to.is_some_and(|to| to < start) {
-                break;
-            }
-            self.spans.remove(from);
-            start = start.min(from);
-            end = end.zip(to).map(|(a, b)| a.max(b));
-        }
-        self.spans.insert(start, end);
-    }
-
-    fn contains(&self, key: &[u8]) -> bool {
-        self.points.contains(key)
-            || self
-                .spans
-                .range::<[u8], _>((Bound::Unbounded, Bound::Included(key)))
-                .next_back()
-                .is_some_and(|(_, end)| end.is_none_or(|end| key < end))
-    }
 }

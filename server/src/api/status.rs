@@ -47,8 +47,9 @@ refusals! {
     StreamSortUnsupported => Unimplemented, "RangeStream does not support custom sort orders";
     StreamFilterUnsupported => Unimplemented, "RangeStream does not support revision filters";
     UnknownMethod => Unknown, "etcdserver: unknown method";
-    // Ours: etcd takes options it does not know and lets them mean "equal" or "always".
+    // Ours: etcd takes values it does not know, but a log entry must mean the same to members of every version.
     UnknownCompare => InvalidArgument, "etcdserver: unknown compare option";
+    UnknownAlarm => InvalidArgument, "etcdserver: unknown alarm type";
 
     // Revisions and space.
     Compacted => OutOfRange, "etcdserver: mvcc: required revision has been compacted";
