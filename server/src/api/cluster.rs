@@ -139,7 +139,7 @@ pub async fn members(door: &Door, request: pb::MemberListRequest) -> Result<pb::
     if request.linearizable {
         door.barrier().await?;
     }
-    let members = member_list(door.context.shared.members());
+    let members = member_list(door.context.shared.members().to_vec());
     Ok(pb::MemberListResponse { header: Some(door.header_bare()), members })
 }
 

@@ -147,7 +147,7 @@ async fn observe(
         };
         let key = session::decode(&kv)?.key;
         out.send(v3electionpb::LeaderResponse { header: Some(door.header(seen_at)), kv: Some(kv) }).await;
-        let mut changes = Watching::open(door, KeyRange::from_request(key, Bytes::new()), seen_at + 1, Filters::default())?;
+        let mut changes = Watching::open(door, KeyRange::from_request(&key, &Bytes::new()), seen_at + 1, Filters::default());
         'leads: loop {
             let seen = changes.next().await?;
             for event in seen.events.iter() {
@@ -163,8 +163,8 @@ async fn observe(
 
 /// Waits for the first waiter of an election that has none, from `revision` on.
 async fn first_put(door: &Door, prefix: &Bytes, revision: i64) -> Result<(RawKv, i64), Status> {
-    let range = KeyRange::from_request(prefix.clone(), session::prefix_end(prefix));
-    let mut puts = Watching::open(door, range, revision, Filters { no_put: false, no_delete: true })?;
+    let range = KeyRange::from_request(prefix, &session::prefix_end(prefix));
+    let mut puts = Watching::open(door, range, revision, Filters { no_put: false, no_delete: true });
     loop {
         let seen = puts.next().await?;
         if let Some(event) = seen.events.iter().next() {

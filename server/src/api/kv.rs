@@ -108,9 +108,14 @@ pub async fn txn(door: &Door, request: pb::TxnRequest) -> Result<pb::TxnResponse
         });
         let (outcome, revision) = door
             .read(small, move |store| {
-                // Read before the transaction, the header never runs ahead of what the answer shows.
-                let revision = store.revision();
-                Ok((state::read_txn(store, &txn)?, revision))
+                let before = store.revision();
+                let outcome = state::read_txn(store, &txn)?;
+                // Every read of the transaction was at one revision, which is the header's; a transaction without reads shows none.
+                let read_at = outcome.ops.iter().find_map(|op| match op {
+                    TxnOpOutcome::Range(result) => Some(result.revision),
+                    _ => None,
+                });
+                Ok((outcome, read_at.unwrap_or(before)))
             })
             .await?;
         return Ok(txn_response(outcome, door.header(revision)));
@@ -158,7 +163,7 @@ pub async fn compact(door: &Door, request: pb::CompactionRequest) -> Result<pb::
         _ => return Err(mismatched(Method::Compact)),
     }
     if request.physical {
-        door.context.store.compaction_wait(request.revision).await;
+        door.context.store.compaction_done(request.revision).await;
     }
     Ok(pb::CompactionResponse { header: Some(door.header_now()) })
 }
@@ -186,7 +191,7 @@ async fn range_stream(door: &Door, request: pb::RangeRequest, mut out: Outgoing<
     let target = door.limits.max_request_bytes;
     let keys_only = query.keys_only;
     let mut chunk_keys = FIRST_CHUNK_KEYS.min(total);
-    let mut range = KeyRange::from_request(query.key, query.range_end.clone());
+    let mut range = KeyRange::from_request(&query.key, &query.range_end);
     let mut sent = 0;
     loop {
         let (from, keys) = (range, chunk_keys as usize);
@@ -195,7 +200,7 @@ async fn range_stream(door: &Door, request: pb::RangeRequest, mut out: Outgoing<
         sent += kvs.len() as i64;
         let bytes = kvs.iter().map(|kv| kv.0.len()).sum();
         let mut response = pb::RangeResponse { kvs, ..Default::default() };
-        let rest = next.map(|key| KeyRange::from_request(key, query.range_end.clone()));
+        let rest = next.map(|key| KeyRange::from_request(&key, &query.range_end));
         let rest = match rest {
             Some(rest) if sent < total => rest,
             over => {

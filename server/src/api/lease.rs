@@ -28,9 +28,6 @@ pub trait LeaseDesk: Send + Sync {
 
     /// The lease's times and, if asked for, the keys that hang on it.
     async fn time_to_live(&self, id: i64, keys: bool) -> Result<LeaseTimes, LeaseError>;
-
-    /// Every lease this member knows, as applied here.
-    fn list(&self) -> Vec<i64>;
 }
 
 /// A lease's times, in seconds, and its keys.
@@ -169,6 +166,6 @@ pub async fn time_to_live(door: &Door, request: pb::LeaseTimeToLiveRequest) -> R
 
 /// Lists the leases this member knows.
 pub async fn leases(door: &Door) -> Result<pb::LeaseLeasesResponse, Status> {
-    let leases = door.context.leases.list().into_iter().map(|id| pb::LeaseStatus { id }).collect();
+    let leases = door.context.shared.leases().into_iter().map(|lease| pb::LeaseStatus { id: lease.id }).collect();
     Ok(pb::LeaseLeasesResponse { header: Some(door.header_now()), leases })
 }

@@ -80,7 +80,7 @@ pub async fn alarm(door: &Door, request: pb::AlarmRequest) -> Result<pb::AlarmRe
         door.barrier().await?;
         let listed = action == AlarmAction::Get;
         let found = |alarm: &AlarmEntry| listed && (kind == entry::AlarmKind::None || alarm.kind == kind);
-        let alarms = door.context.shared.alarms().into_iter().filter(found).map(alarm_member).collect();
+        let alarms = door.context.shared.alarms().iter().copied().filter(found).map(alarm_member).collect();
         return Ok(pb::AlarmResponse { header: Some(door.header_now()), alarms });
     }
     let action = match action {
@@ -120,7 +120,7 @@ pub fn status(door: &Door) -> pb::StatusResponse {
     if node.leader == 0 {
         errors.push(Refusal::NoLeader.text().to_string());
     }
-    for alarm in door.context.shared.alarms() {
+    for alarm in door.context.shared.alarms().iter() {
         errors.push(format!("memberID:{} alarm:{}", alarm.member, alarm_name(alarm.kind)));
     }
     pb::StatusResponse {

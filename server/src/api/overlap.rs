@@ -123,3 +123,52 @@ impl<'a> Intervals<'a> {
                 .is_some_and(|(_, end)| end.is_none_or(|end| key < end))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Merged intervals hold exactly the keys of the intervals that went in, in whatever order they came.
+    #[test]
+    fn intervals_merge() {
+        let keys: Vec<String> = ('a'..='j').map(String::from).collect();
+        // Every triple of intervals over a small alphabet, some inverted, some without an end.
+        let ends: Vec<Option<&str>> = keys.iter().step_by(2).map(|key| Some(key.as_str())).chain([None]).collect();
+        let all: Vec<(&str, Option<&str>)> =
+            keys.iter().step_by(3).flat_map(|start| ends.iter().map(move |end| (start.as_str(), *end))).collect();
+        for first in &all {
+            for second in &all {
+                for third in &all {
+                    let mut merged = Intervals::default();
+                    let parts = [first, second, third];
+                    for (start, end) in parts {
+                        merged.insert(start.as_bytes(), end.map(str::as_bytes));
+                    }
+                    for key in &keys {
+                        let key = key.as_str();
+                        let expect = parts.iter().any(|(start, end)| key >= *start && end.is_none_or(|end| key < end));
+                        assert_eq!(merged.contains(key.as_bytes()), expect, "{key} in {parts:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// A transaction as wide as a request can make it is checked in far less than the time a quadratic check would take.
+    #[test]
+    fn wide_transactions_stay_cheap() {
+        let key = |n: usize| bytes::Bytes::from(format!("{n:08}"));
+        let ops = (0..50_000)
+            .map(|n| {
+                let op = if n % 2 == 0 {
+                    entry::op::Op::Put(entry::Put { key: key(n), ..Default::default() })
+                } else {
+                    let end = bytes::Bytes::from(format!("{n:08}x"));
+                    entry::op::Op::DeleteRange(entry::DeleteRange { key: key(n), range_end: end, prev_kv: false })
+                };
+                entry::Op { op: Some(op) }
+            })
+            .collect();
+        assert_eq!(check(&entry::Txn { success: ops, ..Default::default() }), Ok(()));
+    }
+}

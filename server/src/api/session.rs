@@ -11,7 +11,7 @@ use tonic::{Code, Status};
 use super::{Door, kv, lease, status::Refusal};
 use crate::{
     types::KeyRange,
-    watch::{CreateWatch, EventBlock, Filters, StreamHandle, StreamReceiver, WatchMessage},
+    watch::{CreateWatch, EventBlock, Filters, Limits, StreamReceiver, WatchMessage},
 };
 
 /// Time to live of a lease granted for a caller without one, in seconds.
@@ -131,16 +131,14 @@ pub async fn wait_for_older(door: &Door, prefix: &Bytes, revision_limit: i64) ->
         let response = kv::range(door, request).await?;
         let Some(before) = response.kvs.first() else { return Ok(()) };
         let key = decode(before)?.key;
-        let range = KeyRange::from_request(key, Bytes::new());
-        let mut deletions = Watching::open(door, range, revision(response.header.as_ref()), Filters { no_put: true, no_delete: false })?;
+        let range = KeyRange::from_request(&key, &Bytes::new());
+        let mut deletions = Watching::open(door, range, revision(response.header.as_ref()), Filters { no_put: true, no_delete: false });
         while deletions.next().await?.events.is_empty() {}
     }
 }
 
 /// A watch of the door's own.
 pub struct Watching {
-    // Held so that the stream stays open.
-    _handle: StreamHandle,
     receiver: StreamReceiver,
 }
 
@@ -154,12 +152,12 @@ pub struct Seen {
 
 impl Watching {
     /// Watches `range` from `start_revision` on.
-    pub fn open(door: &Door, range: KeyRange, start_revision: i64, filters: Filters) -> Result<Watching, Status> {
-        let (handle, receiver) = door.context.hub.open();
+    pub fn open(door: &Door, range: KeyRange, start_revision: i64, filters: Filters) -> Watching {
+        let (handle, receiver) = door.context.hub.open(Limits::default());
         let create =
             CreateWatch { id: None, range, start_revision, progress_notify: false, filters, prev_kv: false, fragment: false };
-        handle.create(create).map_err(|_| Status::from(Refusal::Stopped))?;
-        Ok(Watching { _handle: handle, receiver })
+        handle.create(&create);
+        Watching { receiver }
     }
 
     /// The next events. Fails when the watch ends: compacted away, or the server stops.

@@ -194,3 +194,126 @@ pub fn propose_status(error: ProposeError) -> Status {
     };
     refusal.into()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    /// The texts clients know, by code: what etcd 3.7 documents, except that `too many requests` and the reconfiguration refusal go out as
+    /// `Unknown`, as its server really sends them.
+    const KNOWN: &[(Code, &[&str])] = &[
+        (
+            Code::InvalidArgument,
+            &[
+                "key is not provided",
+                "key not found",
+                "value is provided",
+                "lease is provided",
+                "too many operations in txn request",
+                "duplicate key given in txn request",
+                "invalid sort option",
+                "invalid client api version",
+                "given member URLs are invalid",
+                "request is too large",
+                "user name is empty",
+                "role name is empty",
+                "authentication failed, invalid user ID or password",
+                "permission not given",
+                "invalid auth management",
+                "revision of auth store is old",
+                "wrong downgrade target version format",
+                "invalid downgrade target version",
+            ],
+        ),
+        (
+            Code::OutOfRange,
+            &["mvcc: required revision has been compacted", "mvcc: required revision is a future revision", "too large lease TTL"],
+        ),
+        (Code::NotFound, &["requested lease not found", "member not found"]),
+        (Code::ResourceExhausted, &["mvcc: database space exceeded"]),
+        (Code::DataLoss, &["corrupt cluster"]),
+        (Code::PermissionDenied, &["permission denied"]),
+        (Code::Unauthenticated, &["invalid auth token"]),
+        (
+            Code::FailedPrecondition,
+            &[
+                "lease already exists",
+                "member ID already exist",
+                "Peer URLs already exists",
+                "can only promote a learner member",
+                "can only promote a learner member which is in sync with leader",
+                "too many learner members in cluster",
+                "cluster ID mismatch",
+                "root user does not exist",
+                "root user does not have root role",
+                "user name already exists",
+                "user name not found",
+                "role name already exists",
+                "role name not found",
+                "role is not granted to the user",
+                "permission is not granted to the role",
+                "authentication is not enabled",
+                "not leader",
+                "not capable",
+                "rpc not supported for learner",
+                "bad leader transferee",
+                "cluster has a downgrade job in progress",
+                "no inflight downgrade job",
+                "cluster version not found during downgrade",
+            ],
+        ),
+        (
+            Code::Unavailable,
+            &[
+                "no leader",
+                "leader changed",
+                "server stopped",
+                "request timed out",
+                "request timed out, possibly due to previous leader failure",
+                "request timed out, possibly due to connection lost",
+                "request timed out, waiting for the applied index took too long",
+                "unhealthy cluster",
+            ],
+        ),
+        (Code::Cancelled, &["watch canceled", "request canceled"]),
+        (Code::DeadlineExceeded, &["context deadline exceeded"]),
+        (
+            Code::Unknown,
+            &[
+                "too many requests",
+                "re-configuration failed due to not enough started members",
+                "request timed out, leader transfer took too long",
+                "unknown method",
+            ],
+        ),
+    ];
+
+    /// Every text clients know is in the table under its code, and no text stands there twice.
+    #[test]
+    fn table_holds_every_known_text() {
+        for (code, texts) in KNOWN {
+            for text in *texts {
+                let text = format!("etcdserver: {text}");
+                let row = Refusal::ALL.iter().find(|row| row.text() == text);
+                assert_eq!(row.map(|row| row.code()), Some(*code), "{text}");
+            }
+        }
+        let texts: HashSet<&str> = Refusal::ALL.iter().map(|row| row.text()).collect();
+        assert_eq!(texts.len(), Refusal::ALL.len());
+    }
+
+    /// Errors of the rooms reach the client under etcd's names; what etcd has no name for is `Unknown` with its own text.
+    #[test]
+    fn room_errors() {
+        let status = apply_status(ApplyError::LeaseNotFound);
+        assert_eq!((status.code(), status.message()), (Code::NotFound, "etcdserver: requested lease not found"));
+        let status = read_status(ReadError::FutureRevision);
+        assert_eq!((status.code(), status.message()), (Code::OutOfRange, "etcdserver: mvcc: required revision is a future revision"));
+        let status = propose_status(ProposeError::TooManyRequests);
+        assert_eq!((status.code(), status.message()), (Code::Unknown, "etcdserver: too many requests"));
+        let status = apply_status(ApplyError::Internal("odd".into()));
+        assert_eq!((status.code(), status.message()), (Code::Unknown, "odd"));
+    }
+}

@@ -12,7 +12,7 @@ use tokio_stream::StreamExt;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    Door, Method,
+    Door, MESSAGE_OVERHEAD_BYTES, Method,
     door::{Learner, Outgoing},
     status::Refusal,
     stream::AnswerStream,
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     types::KeyRange,
-    watch::{CreateWatch, Filters, StreamHandle, WatchMessage},
+    watch::{CreateWatch, Filters, Limits, StreamHandle, WatchMessage},
 };
 
 /// The id in answers that stand for no single watch.
@@ -37,14 +37,15 @@ impl Watch {
 }
 
 async fn serve(door: Arc<Door>, mut requests: Streaming<pb::WatchRequest>, mut out: Outgoing<Frame>) -> Result<(), Status> {
-    let (handle, mut messages) = door.context.hub.open();
+    let fragment_bytes = door.limits.max_request_bytes + MESSAGE_OVERHEAD_BYTES;
+    let (handle, mut messages) = door.context.hub.open(Limits { fragment_bytes, ..Limits::default() });
     let mut open = true;
     loop {
         tokio::select! {
-            request = requests.next(), if open => match request {
+            request = next_request(&handle, &mut requests), if open => match request {
                 Some(Ok(request)) => {
                     out.received();
-                    if let Some(refused) = take(&door, &handle, request)? {
+                    if let Some(refused) = take(&door, &handle, request) {
                         out.send(refused).await;
                     }
                 }
@@ -60,21 +61,29 @@ async fn serve(door: Arc<Door>, mut requests: Streaming<pb::WatchRequest>, mut o
     }
 }
 
+/// The client's next request, once the room can take the answer to it: a client that asks and does not listen waits.
+async fn next_request(
+    handle: &StreamHandle,
+    requests: &mut Streaming<pb::WatchRequest>,
+) -> Option<Result<pb::WatchRequest, Status>> {
+    handle.ready().await;
+    requests.next().await
+}
+
 /// Hands a request to the room. Some is an answer for a request that the room never sees.
-fn take(door: &Door, handle: &StreamHandle, request: pb::WatchRequest) -> Result<Option<Frame>, Status> {
+fn take(door: &Door, handle: &StreamHandle, request: pb::WatchRequest) -> Option<Frame> {
     use pb::watch_request::RequestUnion;
-    let taken = match request.request_union {
+    match request.request_union {
         Some(RequestUnion::CreateRequest(request)) if request.start_revision < 0 => {
-            return Ok(Some(refused(door, door.context.store.revision(), Refusal::Compacted.text())));
+            return Some(refused(door, door.context.store.revision(), Refusal::Compacted.text()));
         }
-        Some(RequestUnion::CreateRequest(request)) => handle.create(create(request)),
+        Some(RequestUnion::CreateRequest(request)) => handle.create(&create(request)),
         Some(RequestUnion::CancelRequest(request)) => handle.cancel(request.watch_id),
         Some(RequestUnion::ProgressRequest(_)) => handle.progress(),
         // An unknown kind of request does not cost the client its other watches.
-        None => Ok(()),
-    };
-    taken.map_err(|_| Refusal::Stopped)?;
-    Ok(None)
+        None => {}
+    }
+    None
 }
 
 /// An empty key stands for the smallest one.
@@ -85,7 +94,7 @@ fn create(request: pb::WatchCreateRequest) -> CreateWatch {
     let key = if request.key.is_empty() { Bytes::from_static(b"\0") } else { request.key };
     CreateWatch {
         id: (request.watch_id != 0).then_some(request.watch_id),
-        range: KeyRange::from_request(key, request.range_end),
+        range: KeyRange::from_request(&key, &request.range_end),
         start_revision: request.start_revision,
         progress_notify: request.progress_notify,
         filters,
