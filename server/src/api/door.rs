@@ -1,0 +1,240 @@
+//! What every method passes through: counting, the learner rule, request metadata, headers, and the calls into the rooms behind.
+//!
+//! In: tonic requests. Out: a handler's answer, wrapped and counted.
+//! Nothing here allocates for a call that succeeds, and there is no layer: a method that needs none of this pays none of it.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use quorate_proto::{entry, etcdserverpb::ResponseHeader};
+use tonic::{Request, Response, Status, metadata::MetadataMap};
+
+use super::{
+    Context, Limits,
+    counters::Method,
+    decode,
+    status::{Refusal, apply_status, propose_status, read_status},
+    stream::{AnswerStream, Yielder, generate},
+};
+use crate::{
+    mvcc::{RangeResult, ReadError, Store},
+    state::{Answer, Outcome},
+};
+
+/// How many election timeouts without a leader a stream survives that asked for one. etcd waits as long: a reconnecting stream costs far more
+/// than a refused request.
+const LEADERLESS_TIMEOUTS: u32 = 3;
+
+/// Ranges that may bring more keys than this are read on the blocking pool, so that they hold up no other connection of the thread.
+const INLINE_KEYS: i64 = 256;
+
+/// The rooms behind, and the limits: what each service holds.
+pub struct Door {
+    /// The seam to the other rooms.
+    pub context: Context,
+    /// Numbers fixed at start.
+    pub limits: Limits,
+}
+
+/// Whether a learner, which has no vote and may lag, serves the call.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Learner {
+    /// It does.
+    Serves,
+    /// It does not.
+    Refuses,
+}
+
+impl Door {
+    /// A door over `context`.
+    pub fn new(context: Context, limits: Limits) -> Door {
+        Door { context, limits }
+    }
+
+    /// Runs a unary method. `learner` looks at the message, since a learner serves some requests of a method and not others.
+    pub async fn unary<M, R, F>(
+        &self,
+        method: Method,
+        request: Request<M>,
+        learner: impl FnOnce(&M) -> Learner,
+        work: impl FnOnce(M) -> F,
+    ) -> Result<Response<R>, Status>
+    where
+        F: Future<Output = Result<R, Status>>,
+    {
+        let call = self.context.counters.start(method);
+        call.received();
+        let (metadata, _, message) = request.into_parts();
+        let result = match self.admit(&metadata, learner(&message)) {
+            Ok(_) => work(message).await,
+            Err(refusal) => Err(refusal.into()),
+        };
+        if result.is_ok() {
+            call.sent();
+        }
+        call.end(&result);
+        result.map(Response::new)
+    }
+
+    /// Runs a streaming method: `work` writes its messages to the [`Outgoing`] it gets. A stream that asked for a leader is cut when there has
+    /// been none for too long.
+    pub fn stream<M, T, F>(
+        self: &Arc<Self>,
+        method: Method,
+        request: Request<M>,
+        learner: Learner,
+        work: impl FnOnce(Arc<Door>, M, Outgoing<T>) -> F,
+    ) -> Result<Response<AnswerStream<T>>, Status>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<(), Status>> + Send + 'static,
+    {
+        let call = Arc::new(self.context.counters.start(method));
+        let (metadata, _, message) = request.into_parts();
+        let need_leader = match self.admit(&metadata, learner) {
+            Ok(need_leader) => need_leader,
+            Err(refusal) => {
+                let refused = Err(refusal.into());
+                if let Some(call) = Arc::into_inner(call) {
+                    call.end(&refused);
+                }
+                return refused;
+            }
+        };
+        let door = self.clone();
+        Ok(Response::new(generate(|yielder| {
+            let work = work(door.clone(), message, Outgoing { yielder, call: call.clone() });
+            async move {
+                let result = if need_leader {
+                    tokio::select! {
+                        result = work => result,
+                        () = door.leader_lost() => Err(Refusal::NoLeader.into()),
+                    }
+                } else {
+                    work.await
+                };
+                // The block's half of the call is gone with the block, so this is the last one.
+                if let Some(call) = Arc::into_inner(call) {
+                    call.end(&result);
+                }
+                result
+            }
+        })))
+    }
+
+    /// The checks before any handler, in etcd's order. Ok says whether the client asked for a leader to be known.
+    fn admit(&self, metadata: &MetadataMap, learner: Learner) -> Result<bool, Refusal> {
+        if learner == Learner::Refuses && self.context.node.status().is_learner {
+            return Err(Refusal::NotSupportedForLearner);
+        }
+        if metadata.is_empty() {
+            return Ok(false);
+        }
+        if metadata.get("client-api-version").is_some_and(|version| std::str::from_utf8(version.as_encoded_bytes()).is_err()) {
+            return Err(Refusal::InvalidClientApiVersion);
+        }
+        let need_leader = metadata.get("hasleader").is_some_and(|value| value.as_encoded_bytes() == b"true");
+        if need_leader && !self.context.node.has_leader() {
+            return Err(Refusal::NoLeader);
+        }
+        Ok(need_leader)
+    }
+
+    /// Completes when this member has known no leader for [`LEADERLESS_TIMEOUTS`] election timeouts on end.
+    async fn leader_lost(&self) {
+        let patience: Duration = self.limits.election_timeout * LEADERLESS_TIMEOUTS;
+        let mut leader = self.context.node.leader_changes();
+        loop {
+            if leader.wait_for(|&leader| leader == 0).await.is_err() {
+                // The node is gone, which ends the server and this stream with it; until then there is nothing to say.
+                std::future::pending::<()>().await;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(patience) => return,
+                _ = leader.wait_for(|&leader| leader != 0) => {}
+            }
+        }
+    }
+
+    /// The header of an answer at `revision`, with the term this member is in.
+    pub fn header(&self, revision: i64) -> ResponseHeader {
+        let status = self.context.node.status();
+        ResponseHeader {
+            cluster_id: status.cluster_id,
+            member_id: status.member_id,
+            revision,
+            raft_term: status.term,
+        }
+    }
+
+    /// The header of an answer that names the newest revision.
+    pub fn header_now(&self) -> ResponseHeader {
+        self.header(self.context.store.revision())
+    }
+
+    /// The header of an answer without a revision, as the member calls give.
+    pub fn header_bare(&self) -> ResponseHeader {
+        self.header(0)
+    }
+
+    /// Waits until reads here are as fresh as the cluster.
+    pub async fn barrier(&self) -> Result<(), Status> {
+        self.context.node.read_barrier().await.map_err(propose_status)
+    }
+
+    /// Proposes `op` within the request limit and waits for its outcome, given with the answer's header.
+    pub async fn propose(&self, op: entry::command::Op) -> Result<(Outcome, ResponseHeader), Status> {
+        let command = decode::command(op, self.limits.max_request_bytes)?;
+        let Answer { revision, result, .. } = self.context.node.propose(command).await.map_err(propose_status)?;
+        let outcome = result.map_err(apply_status)?;
+        Ok((outcome, self.header(revision)))
+    }
+
+    /// Reads `query`, first agreeing with the cluster unless it is serializable.
+    pub async fn range(&self, query: entry::Range) -> Result<RangeResult, Status> {
+        if !query.serializable {
+            self.barrier().await?;
+        }
+        let small = query.range_end.is_empty() || (query.limit > 0 && query.limit <= INLINE_KEYS);
+        self.read(small, move |store| store.range(&query)).await
+    }
+
+    /// Runs a read: at once when it is small, else on the blocking pool.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        small: bool,
+        work: impl FnOnce(&Store) -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, Status> {
+        if small {
+            return work(&self.context.store).map_err(read_status);
+        }
+        let store = self.context.store.clone();
+        match tokio::task::spawn_blocking(move || work(&store)).await {
+            Ok(result) => result.map_err(read_status),
+            Err(error) => Err(Status::unknown(format!("read did not finish: {error}"))),
+        }
+    }
+}
+
+/// The error when apply answered with an outcome of another kind than was asked for: a mistake of ours, told and not hidden.
+pub fn mismatched(method: Method) -> Status {
+    Status::internal(format!("{method:?} was answered with an outcome of another kind"))
+}
+
+/// Where a streaming handler writes; counts what it sends.
+pub struct Outgoing<T> {
+    yielder: Yielder<T>,
+    call: Arc<super::counters::Call>,
+}
+
+impl<T> Outgoing<T> {
+    /// Sends one message; completes when the client's connection asks for more.
+    pub async fn send(&mut self, message: T) {
+        self.call.sent();
+        self.yielder.send(message).await;
+    }
+
+    /// Counts one message from the client.
+    pub fn received(&self) {
+        self.call.received();
+    }
+}

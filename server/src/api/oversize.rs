@@ -1,0 +1,115 @@
+//! The refusal of messages larger than the limit, in the words of etcd's gRPC library.
+//!
+//! tonic refuses such a message before a handler sees it, with code `OutOfRange`; Go's gRPC says `ResourceExhausted`, and clients look for that.
+//! In: a service. Out: the same service with that one answer mended. An answer that carries messages is not looked into: only a refusal has its
+//! status among the headers.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use http::{HeaderValue, Request, Response, header::HeaderMap};
+use tonic::{Code, body::Body, server::NamedService};
+use tower::Service;
+
+/// How tonic 0.14 begins the text of that refusal; a test holds this against the library.
+const TONIC_TEXT: &str = "Error, decoded message length too large: found ";
+
+/// A service whose oversize refusals look like Go's.
+#[derive(Clone)]
+pub struct Oversize<S> {
+    inner: S,
+}
+
+impl<S> Oversize<S> {
+    /// Wraps `inner`.
+    pub fn new(inner: S) -> Oversize<S> {
+        Oversize { inner }
+    }
+}
+
+impl<S: NamedService> NamedService for Oversize<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> Service<Request<Body>> for Oversize<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Unpin,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Mended<S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        Mended { inner: self.inner.call(request) }
+    }
+}
+
+/// The answer under way.
+pub struct Mended<F> {
+    inner: F,
+}
+
+impl<F: Future<Output = Result<Response<Body>, Infallible>> + Unpin> Future for Mended<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut answer = ready!(Pin::new(&mut self.inner).poll(context));
+        if let Ok(response) = &mut answer {
+            mend(response.headers_mut());
+        }
+        Poll::Ready(answer)
+    }
+}
+
+fn mend(headers: &mut HeaderMap) {
+    const OUT_OF_RANGE: &str = "11";
+    if headers.get("grpc-status").is_none_or(|status| status != OUT_OF_RANGE) {
+        return;
+    }
+    let Some(sizes) = headers.get("grpc-message").and_then(|text| text.to_str().ok()).and_then(sizes) else { return };
+    let text = format!("grpc:%20received%20message%20larger%20than%20max%20({}%20vs.%20{})", sizes.0, sizes.1);
+    if let Ok(text) = HeaderValue::try_from(text) {
+        headers.insert("grpc-status", HeaderValue::from(Code::ResourceExhausted as i32));
+        headers.insert("grpc-message", text);
+    }
+}
+
+/// The size found and the limit, from tonic's percent-encoded text.
+fn sizes(text: &str) -> Option<(u64, u64)> {
+    let text = text.replace("%20", " ");
+    let (found, rest) = text.strip_prefix(TONIC_TEXT)?.split_once(" bytes, the limit is: ")?;
+    Some((found.parse().ok()?, rest.strip_suffix(" bytes")?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Status;
+
+    use super::*;
+
+    fn mended(status: Status) -> Status {
+        let mut response = status.into_http::<Body>();
+        mend(response.headers_mut());
+        Status::from_header_map(response.headers()).unwrap()
+    }
+
+    /// Only the oversize refusal changes; another `OutOfRange`, which etcd uses for compacted revisions, stays.
+    #[test]
+    fn mends_only_the_oversize_refusal() {
+        let text = "Error, decoded message length too large: found 37748736 bytes, the limit is: 2097152 bytes";
+        let status = mended(Status::out_of_range(text));
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert_eq!(status.message(), "grpc: received message larger than max (37748736 vs. 2097152)");
+        let status = mended(Status::out_of_range("etcdserver: mvcc: required revision has been compacted"));
+        assert_eq!(status.code(), Code::OutOfRange);
+    }
+}
