@@ -1,6 +1,6 @@
 //! Quorate: a replicated key-value store that speaks etcd's v3 API.
 //!
-//! The rooms, in the order a write meets them; arrows between them are listed in ARCHITECTURE.md and read by a test.
+//! The rooms; the arrows between them are listed in ARCHITECTURE.md and read by a test.
 
 pub mod base;
 pub mod config;
@@ -11,5 +11,4 @@ pub mod node;
 pub mod state;
 pub mod types;
 pub mod wal;
-
 pub mod watch;
