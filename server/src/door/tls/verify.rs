@@ -1,0 +1,150 @@
+//! Who may connect: the checks that go beyond "signed by an authority we trust".
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_name;
+use rustls::crypto::CryptoProvider;
+use rustls::server::ParsedCertificate;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use super::material::serial;
+
+/// A refusal rustls has no name for, carried to the log.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Refused(String);
+
+fn refused(why: String) -> Error {
+    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(Refused(why)))))
+}
+
+/// The authority check of `inner`, then revocation, common name and host name.
+#[derive(Debug)]
+pub(super) struct ClientRules {
+    pub(super) inner: Arc<dyn ClientCertVerifier>,
+    pub(super) revoked: HashSet<Vec<u8>>,
+    pub(super) cns: Vec<String>,
+    pub(super) hostnames: Vec<ServerName<'static>>,
+}
+
+impl ClientCertVerifier for ClientRules {
+    fn verify_client_cert(&self, leaf: &CertificateDer<'_>, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<ClientCertVerified, Error> {
+        let verified = self.inner.verify_client_cert(leaf, chain, now)?;
+        if !self.revoked.is_empty() {
+            for cert in std::iter::once(leaf).chain(chain) {
+                let number = serial(parse(cert)?.raw_serial());
+                if self.revoked.contains(&number) {
+                    let hex: String = number.iter().map(|b| format!("{b:02x}")).collect();
+                    return Err(refused(format!("certificate serial {hex} revoked")));
+                }
+            }
+        }
+        let cn = common_name(leaf);
+        if !self.cns.is_empty() && !cn.as_ref().is_some_and(|cn| self.cns.contains(cn)) {
+            return Err(refused(format!("client certificate authentication failed: common name {:?} is not allowed", cn.unwrap_or_default())));
+        }
+        if !self.hostnames.is_empty() {
+            let parsed = ParsedCertificate::try_from(leaf)?;
+            if !self.hostnames.iter().any(|name| verify_server_name(&parsed, name).is_ok()) {
+                return Err(refused("client certificate authentication failed: it carries no allowed host name".into()));
+            }
+        }
+        Ok(verified)
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.inner.root_hint_subjects()
+    }
+
+    fn verify_tls12_signature(&self, m: &[u8], c: &CertificateDer<'_>, d: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls12_signature(m, c, d)
+    }
+
+    fn verify_tls13_signature(&self, m: &[u8], c: &CertificateDer<'_>, d: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls13_signature(m, c, d)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
+/// Believes any server: members that made their own certificates have no authority in common. The traffic is still encrypted.
+#[derive(Debug)]
+pub(super) struct AnyServer(pub(super) Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _leaf: &CertificateDer<'_>,
+        _chain: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(&self, m: &[u8], c: &CertificateDer<'_>, d: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, Error> {
+        rustls::crypto::verify_tls12_signature(m, c, d, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(&self, m: &[u8], c: &CertificateDer<'_>, d: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, Error> {
+        rustls::crypto::verify_tls13_signature(m, c, d, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+fn parse<'a>(cert: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Error> {
+    X509Certificate::from_der(cert).map(|(_, c)| c).map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))
+}
+
+/// The subject's common name.
+pub(in crate::door) fn common_name(cert: &CertificateDer<'_>) -> Option<String> {
+    let parsed = parse(cert).ok()?;
+    parsed.subject().iter_common_name().next()?.as_str().ok().map(str::to_owned)
+}
+
+/// Whether the certificate's names lead to `remote`, as etcd asks of peers: an IP in it equals the address, or a DNS name in it resolves to it.
+///
+/// A certificate without names passes, as in etcd. A wildcard name passes too: etcd looks the address up backwards, which many clusters' DNS
+/// cannot answer; the authority's signature has been checked by then.
+pub(in crate::door) async fn leads_to(cert: &CertificateDer<'_>, remote: IpAddr) -> Result<(), String> {
+    let (mut ips, mut names) = (Vec::new(), Vec::new());
+    {
+        let parsed = parse(cert).map_err(|e| e.to_string())?;
+        let san = parsed.subject_alternative_name().map_err(|e| e.to_string())?;
+        for name in san.iter().flat_map(|ext| &ext.value.general_names) {
+            match name {
+                GeneralName::DNSName(name) => names.push((*name).to_owned()),
+                GeneralName::IPAddress(raw) => ips.extend(ip_of(raw)),
+                _ => {}
+            }
+        }
+    }
+    let remote = remote.to_canonical();
+    if (ips.is_empty() && names.is_empty()) || ips.contains(&remote) || names.iter().any(|n| n.starts_with("*.")) {
+        return Ok(());
+    }
+    for name in &names {
+        if let Ok(mut found) = tokio::net::lookup_host((name.as_str(), 0)).await
+            && found.any(|a| a.ip().to_canonical() == remote)
+        {
+            return Ok(());
+        }
+    }
+    Err(format!("tls: \"{remote}\" does not match any of DNSNames {names:?} or IPs {ips:?}"))
+}
+
+fn ip_of(raw: &[u8]) -> Option<IpAddr> {
+    <[u8; 4]>::try_from(raw).map(IpAddr::from).ok().or_else(|| <[u8; 16]>::try_from(raw).map(IpAddr::from).ok())
+}
