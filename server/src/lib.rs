@@ -2,12 +2,16 @@
 //!
 //! The rooms; the arrows between them are listed in ARCHITECTURE.md and read by a test.
 
+pub mod api;
 pub mod base;
+pub mod compactor;
 pub mod config;
+pub mod door;
 pub mod env;
 pub mod lease;
 pub mod mvcc;
 pub mod node;
+pub mod serve;
 pub mod state;
 pub mod types;
 pub mod wal;

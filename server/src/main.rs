@@ -1,1 +1,68 @@
-fn main() {}
+//! The server program.
+
+use quorate::config::{self, Config, Parsed};
+use quorate::serve;
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    let parsed = Config::from_env_and_args(std::env::args_os().skip(1), std::env::vars_os(), |path| std::fs::read_to_string(path));
+    let (config, warnings) = match parsed {
+        Ok(Parsed::Run(config, warnings)) => (config, warnings),
+        Ok(Parsed::ShowVersion) => {
+            println!("{}", config::version_text());
+            return ExitCode::SUCCESS;
+        }
+        Ok(Parsed::ShowHelp) => {
+            println!("{}", config::help_text());
+            return ExitCode::SUCCESS;
+        }
+        Err(e) => {
+            eprintln!("quorate: {e}");
+            return ExitCode::from(e.exit_code());
+        }
+    };
+    tracing_subscriber::fmt().with_writer(std::io::stderr).json().flatten_event(true).init();
+    for warning in warnings {
+        match warning.level {
+            config::Level::Note => tracing::info!(setting = warning.setting, "{}", warning.message),
+            config::Level::Warn => tracing::warn!(setting = warning.setting, "{}", warning.message),
+        }
+    }
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().thread_name("main").build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            eprintln!("quorate: cannot start: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    runtime.block_on(run(&config))
+}
+
+async fn run(config: &Config) -> ExitCode {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        eprintln!("quorate: signals cannot be received");
+        return ExitCode::FAILURE;
+    };
+    let started = tokio::select! {
+        started = serve::start(config) => started,
+        // A member that waits for its peers has nothing to hand over.
+        _ = term.recv() => return ExitCode::SUCCESS,
+        _ = int.recv() => return ExitCode::SUCCESS,
+    };
+    let server = match started {
+        Ok(server) => server,
+        Err(failure) => {
+            tracing::error!("{}", failure.text);
+            eprintln!("quorate: {}", failure.text);
+            return ExitCode::from(failure.code as u8);
+        }
+    };
+    let name = tokio::select! { _ = term.recv() => "terminated", _ = int.recv() => "interrupt" };
+    tracing::info!(signal = name, "received signal; shutting down");
+    server.stop().await;
+    ExitCode::SUCCESS
+}

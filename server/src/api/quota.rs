@@ -40,7 +40,7 @@ impl Door {
     /// Refuses what would not fit, and raises this member's alarm for it. A cost of nothing always fits.
     pub async fn check_quota(&self, cost: u64) -> Result<(), Refusal> {
         let Ok(quota) = u64::try_from(self.limits.quota_bytes) else { return Ok(()) };
-        if cost == 0 || self.context.store.sizes().quota_usage.saturating_add(cost) < quota {
+        if cost == 0 || self.context.store.quota_usage().saturating_add(cost) < quota {
             return Ok(());
         }
         let member = self.context.node.status().member_id;

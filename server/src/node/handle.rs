@@ -4,14 +4,14 @@ use super::port::Ports;
 use super::run::Input;
 use crate::lease::LeaseClock;
 use crate::mvcc::Store;
-use crate::state::{Answer, ApplyError, Shared};
+use crate::state::{Answer, Shared};
 use crate::types::{LeaseId, MemberId};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use crossbeam_channel::{Sender, TrySendError};
 use parking_lot::Mutex;
 use prost::Message;
-use quorate_proto::entry::{self, AlarmAction, AlarmKind, Command, Proposal, command::Op};
+use quorate_proto::entry::{Command, Proposal, command::Op};
 use quorate_proto::state::MemberChange;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -95,7 +95,6 @@ pub(super) struct Gauges {
 pub(super) struct RequestLimits {
     pub timeout: Duration,
     pub election: Duration,
-    pub quota: u64,
     /// Seconds.
     pub min_lease_ttl: i64,
 }
@@ -123,31 +122,6 @@ pub struct NodeHandle(pub(super) Arc<Inner>);
 const MAX_APPLY_GAP: u64 = 5000;
 /// Bytes of proposals that may wait; beyond it new ones are refused at once.
 const MAX_PENDING_BYTES: i64 = 256 << 20;
-/// What a put weighs beside its key and value when the quota is checked, and what a lease weighs; etcd's figures.
-const PUT_COST: usize = 256;
-const LEASE_COST: usize = 64;
-
-/// Bytes by which a command may grow the store; 0 for one that cannot grow it.
-fn growth(op: &Op) -> usize {
-    fn ops(ops: &[entry::Op]) -> usize {
-        let one = |op: &entry::Op| match &op.op {
-            Some(entry::op::Op::Put(p)) => PUT_COST + p.key.len() + p.value.len(),
-            Some(entry::op::Op::Txn(t)) => txn(t),
-            _ => 0,
-        };
-        ops.iter().map(one).sum()
-    }
-    fn txn(t: &entry::Txn) -> usize {
-        ops(&t.success).max(ops(&t.failure))
-    }
-    match op {
-        Op::Put(p) => PUT_COST + p.key.len() + p.value.len(),
-        Op::Txn(t) => txn(t),
-        Op::LeaseGrant(_) => LEASE_COST,
-        _ => 0,
-    }
-}
-
 impl NodeHandle {
     /// Gives the calling thread an answer port of its own; spawn the returned task on this thread's runtime.
     pub fn attach_thread(&self) -> impl Future<Output = ()> + Send + use<> {
@@ -161,15 +135,6 @@ impl NodeHandle {
             // The floor depends on the member's settings, so it is laid here and not where every member must agree.
             grant.ttl = grant.ttl.max(self.0.limits.min_lease_ttl);
         }
-        if let Some(op) = &command.op
-            && let Some(refused) = self.over_quota(op).await?
-        {
-            return Ok(refused);
-        }
-        self.propose_unchecked(command).await
-    }
-
-    async fn propose_unchecked(&self, command: Command) -> Result<Answer, ProposeError> {
         self.admit()?;
         let mut ticket = self.0.ports.open();
         let proposal = Proposal { origin: self.0.member_id, sequence: ticket.sequence, command: Some(command), ..Default::default() };
@@ -209,24 +174,6 @@ impl NodeHandle {
             TrySendError::Full(_) => ProposeError::TooManyRequests,
             TrySendError::Disconnected(_) => ProposeError::Stopped,
         })
-    }
-
-    /// Refuses what would grow the store beyond its quota, and raises the alarm that makes every member refuse.
-    async fn over_quota(&self, op: &Op) -> Result<Option<Answer>, ProposeError> {
-        let growth = growth(op);
-        let quota = self.0.limits.quota;
-        if growth == 0 || quota == 0 || self.0.store.quota_usage() + growth as u64 <= quota {
-            return Ok(None);
-        }
-        if !self.0.shared.has_alarm(AlarmKind::Nospace) {
-            tracing::warn!(quota, "the quota is used up; raising the no-space alarm");
-            let mut alarm = entry::Alarm { member: self.0.member_id, ..Default::default() };
-            alarm.set_action(AlarmAction::Raise);
-            alarm.set_kind(AlarmKind::Nospace);
-            Box::pin(self.propose_unchecked(Command { op: Some(Op::Alarm(alarm)) })).await?;
-        }
-        let (revision, term) = (self.0.store.revision(), self.0.gauges.term.load(Ordering::Relaxed));
-        Ok(Some(Answer { revision, term, result: Err(ApplyError::NoSpace) }))
     }
 
     fn timed_out(&self) -> ProposeError {

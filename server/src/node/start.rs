@@ -36,8 +36,6 @@ pub struct NodeSettings {
     pub heartbeat: Duration,
     pub election: Duration,
     pub pre_vote: bool,
-    /// Logical bytes the store may hold; 0: no bound.
-    pub quota: u64,
     pub request_timeout: Duration,
     pub catch_up_entries: u64,
     /// Do not wait for the disk; a crash of the machine may then lose acknowledged writes.
@@ -315,7 +313,7 @@ impl Opened {
         let (inbox, inputs) = crossbeam_channel::bounded(INBOX);
         let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |d| d.as_micros() as u64);
         let min_lease_ttl = (settings.election.as_millis() as i64 * 3 / 2 + 999) / 1000;
-        let limits = RequestLimits { timeout: settings.request_timeout, election: settings.election, quota: settings.quota, min_lease_ttl };
+        let limits = RequestLimits { timeout: settings.request_timeout, election: settings.election, min_lease_ttl };
         let inner = Arc::new(Inner {
             member_id: self.identity.member,
             cluster_id: self.identity.cluster,
