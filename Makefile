@@ -1,0 +1,43 @@
+# Quorate's commands. Each does all its own set-up; what is slow to build is kept outside the clone, by version.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+PORT ?= 2379
+DATA ?= quorate.data
+BIN := $(or $(CARGO_TARGET_DIR),target)/release
+# Every recipe that links RocksDB finds it built once, for every profile.
+CARGO := ROCKSDB_STATIC=1 ROCKSDB_LIB_DIR="$$(scripts/rocksdb.sh)" cargo
+
+.PHONY: help setup build run test test-full verify fix unit differential kubernetes foreign bench
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+setup: ## packages, and RocksDB once
+	@scripts/setup.sh
+	@scripts/rocksdb.sh >/dev/null
+
+build: setup ## the programs, optimised
+	$(CARGO) build --release --workspace --bins
+
+run: build ## one member on PORT (2379) in the foreground
+	@PORT=$(PORT) DATA=$(DATA) BIN=$(BIN) scripts/run.sh
+
+verify: setup ## formatting, lints, no advisories
+	cargo fmt --all --check
+	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
+
+fix: ## formats
+	cargo fmt --all
+
+unit: setup
+	$(CARGO) test --release --workspace
+
+test: ## the tier that CI runs
+	@scripts/test.sh ci
+
+test-full: ## every suite, whole
+	@scripts/test.sh full
+
+bench: build ## side by side with etcd
+	@bench/run.sh
