@@ -1,0 +1,94 @@
+//! Who may ask over HTTP: host names (against DNS rebinding), origins, and the old spelling of the paths.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use tower::ServiceExt;
+
+use super::pages::PLAIN;
+use crate::door::ConnInfo;
+
+/// All, or only those named.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum AllowList {
+    #[default]
+    All,
+    Only(BTreeSet<String>),
+}
+
+/// --cors and --host-whitelist.
+#[derive(Clone, Debug, Default)]
+pub struct Access {
+    pub origins: AllowList,
+    pub hosts: AllowList,
+}
+
+impl AllowList {
+    fn allows(&self, word: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(words) => words.contains(word) || words.contains("*"),
+        }
+    }
+}
+
+impl Access {
+    /// Puts these rules in front of `inner`.
+    pub(super) fn guard(self, inner: Router) -> Router {
+        let access = Arc::new(self);
+        Router::new().fallback(move |request: Request| {
+            let (access, inner) = (access.clone(), inner.clone());
+            async move { access.pass(request, inner).await }
+        })
+    }
+
+    async fn pass(&self, mut request: Request, inner: Router) -> Response {
+        let tls = request.extensions().get::<Arc<ConnInfo>>().is_some_and(|info| info.tls);
+        let host = host(&request);
+        if !tls && !self.hosts.allows(&host) {
+            tracing::warn!(host, "rejecting HTTP request to prevent DNS rebinding attacks");
+            let text = format!("the Host header {host:?} is not known here: use TLS, or name it in --host-whitelist\n");
+            return (StatusCode::MISDIRECTED_REQUEST, PLAIN, text).into_response();
+        }
+        let origin = match &self.origins {
+            list if list.allows("*") => Some(HeaderValue::from_static("*")),
+            list => request.headers().get(header::ORIGIN).filter(|o| o.to_str().is_ok_and(|o| list.allows(o))).cloned(),
+        };
+        let mut response = if request.method() == Method::OPTIONS {
+            StatusCode::OK.into_response()
+        } else {
+            if let Some(uri) = modern(request.uri()) {
+                *request.uri_mut() = uri;
+            }
+            inner.oneshot(request).await.unwrap_or_else(|never| match never {})
+        };
+        if let Some(origin) = origin {
+            allow(response.headers_mut(), origin);
+        }
+        response
+    }
+}
+
+fn allow(headers: &mut HeaderMap, origin: HeaderValue) {
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST, GET, OPTIONS, PUT, DELETE"));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("accept, content-type, authorization"));
+}
+
+/// The asked-for host without its port.
+fn host(request: &Request) -> String {
+    let named = request.headers().get(header::HOST).and_then(|h| h.to_str().ok());
+    let whole = named.or(request.uri().authority().map(|a| a.as_str())).unwrap_or_default();
+    let end = whole.rfind(':').filter(|at| !whole[*at..].contains(']')).unwrap_or(whole.len());
+    whole[..end].trim_matches(['[', ']']).to_owned()
+}
+
+/// `/v3beta/x` as `/v3/x`.
+fn modern(uri: &Uri) -> Option<Uri> {
+    let rest = uri.path_and_query()?.as_str().strip_prefix("/v3beta/")?;
+    format!("/v3/{rest}").parse().ok()
+}

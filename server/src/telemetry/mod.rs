@@ -1,0 +1,10 @@
+//! What the outside may see of the inside: metrics under etcd's names, and logs in etcd's shape.
+
+pub mod grpc;
+pub mod instrument;
+pub mod log;
+mod metrics;
+pub mod process;
+
+pub use instrument::{Counter, Family, Gauge, Histogram};
+pub use metrics::Metrics;
