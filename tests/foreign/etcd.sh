@@ -25,8 +25,8 @@ build_benchmark() {
 }
 
 case ${1:-} in
-'') dir=$(once etcd "$(key_of "$here"/etcd/go.{mod,sum} "$here/etcd.sh")" build_etcd) ;;
---benchmark) dir=$(once etcd-benchmark "$(key_of "$here"/benchmark/go.{mod,sum} "$here/etcd.sh")" build_benchmark) ;;
+'') dir=$(once etcd "$(key_of "$here"/etcd/go.{mod,sum} <(declare -f build_etcd))" build_etcd) ;;
+--benchmark) dir=$(once etcd-benchmark "$(key_of "$here"/benchmark/go.{mod,sum} <(declare -f build_benchmark))" build_benchmark) ;;
 *) die "usage: etcd.sh [--benchmark]" ;;
 esac
 echo "$dir/bin"
