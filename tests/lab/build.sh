@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# build.sh     builds once what the lab is made of and prints the folder that holds it:
-#              kube (all Kubernetes programs), dns (CoreDNS), helm, objects, and images/*.tar for the nodes
+# build.sh             builds once what the lab is made of and prints the folder that holds it:
+#                      kube (all Kubernetes programs), dns (CoreDNS), helm, and images/*.tar for the nodes
+# build.sh --objects   builds the project's own program objects and prints its path
 #
 # programs/go.mod and go.sum pin Kubernetes, CoreDNS and Helm to one client-go, so that they share most of the compiling.
 # Cold: about eight minutes and 3.5 GB of memory on two cores.
@@ -55,11 +56,14 @@ build_lab() {
 # The project's own test program changes more often than Kubernetes, so it has a key of its own.
 build_objects() { mkdir -p "$1/bin"; go_build "$here/programs" "$1/bin/" ./objects; }
 
-key=$(key_of "$here"/build.sh "$here"/image.sh "$here"/programs/go.{mod,sum} "$here"/programs/{kube,dns,pause}/main.go)
-lab=$(once lab "$key" build_lab)
-objects=$(once lab-objects "$(key_of "$here"/programs/go.{mod,sum} "$here"/programs/objects/*.go)" build_objects)
 case ${1:-} in
-'') echo "$lab/bin" ;;
---objects) echo "$objects/bin/objects" ;;
+'')
+  dir=$(once lab "$(key_of "$here"/programs/go.{mod,sum} "$here"/programs/{kube,dns,pause}/main.go "$here/image.sh" <(declare -f version_flags build_images build_lab))" build_lab)
+  echo "$dir/bin"
+  ;;
+--objects)
+  dir=$(once lab-objects "$(key_of "$here"/programs/go.{mod,sum} "$here"/programs/objects/*.go <(declare -f build_objects))" build_objects)
+  echo "$dir/bin/objects"
+  ;;
 *) die "usage: build.sh [--objects]" ;;
 esac

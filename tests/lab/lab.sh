@@ -13,6 +13,7 @@
 #   LAB_TLS          1 serves the store by TLS and asks for client certificates (default 0)
 #   LAB_STORE        instead of LAB_SERVER: a shell command that serves etcd's API on 127.0.0.1:2379; may use $STORE_DIR
 #   LAB_ENDPOINTS    instead of either: URLs of a store that runs already in this network; https ones take LAB_CA, LAB_CERT, LAB_KEY
+#   LAB_API_FLAGS    further flags of kube-apiserver
 #   LAB_RUN          folder of this run, wiped by `up` (default /var/tmp/quorate-lab); a second lab needs a second one
 #   LAB_BIN          what build.sh printed (default: asks build.sh)
 #

@@ -26,16 +26,16 @@ start() {
   echo $! > "$LAB_RUN/pids/$1"
 }
 
-# halt NAME SIGNAL: sends the signal and returns once the program is gone, at most 20 s later.
+# halt NAME SIGNAL: sends the signal and returns once the program is gone, at most 90 s later (an API server drains its requests for up to 60).
 halt() {
   local pid tenths
   pid=$(cat "$LAB_RUN/pids/$1")
   kill -s "$2" "$pid"
-  for tenths in $(seq 200); do
+  for tenths in $(seq 900); do
     kill -0 "$pid" 2>/dev/null || return 0
     sleep 0.1
   done
-  echo "$1 (pid $pid) still runs 20 s after SIG$2" >&2
+  echo "$1 (pid $pid) still runs 90 s after SIG$2" >&2
   return 1
 }
 
@@ -131,7 +131,7 @@ store_client_flags() {
 define_apiserver() {
   local k=$LAB_RUN/keys bind=0.0.0.0
   [ "$LAB_CONTROLLERS" = 1 ] || bind=127.0.0.1
-  # shellcheck disable=SC2046 -- the flags hold no spaces unless the run folder does, which lab.sh refuses
+  # shellcheck disable=SC2046,SC2086 -- both are lists of flags without spaces of their own: lab.sh refuses such a run folder
   define kube-apiserver kube-apiserver --etcd-servers="$STORE_ENDPOINTS" $(store_client_flags) \
     --bind-address=$bind --secure-port="${LAB_API_PORT:-6443}" --advertise-address=$BRIDGE \
     --tls-cert-file="$k/apiserver.crt" --tls-private-key-file="$k/apiserver.key" \
@@ -141,7 +141,7 @@ define_apiserver() {
     --service-account-issuer=https://kubernetes.default.svc.cluster.local \
     --service-account-signing-key-file="$k/accounts.key" --service-account-key-file="$k/accounts.pub" \
     --service-cluster-ip-range=10.92.0.0/16 \
-    --default-not-ready-toleration-seconds=15 --default-unreachable-toleration-seconds=15
+    --default-not-ready-toleration-seconds=15 --default-unreachable-toleration-seconds=15 ${LAB_API_FLAGS:-}
 }
 
 api_ready() {
