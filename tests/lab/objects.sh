@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # objects.sh [FLAG...]     10,000 objects of 2 KiB in 20 namespaces on a three-member store: nothing may get lost.
 #
-# While they are written, listed in pages and watched, the API server is restarted, then a store member is killed and started
+# While they are written, listed in pages and watched, the API server is killed and started again, then a store member is killed and started
 # again, then another is stopped and started. LAB_SERVER names the store's binary, LAB_TLS as in lab.sh; FLAGs go to
 # programs/objects (-objects, -namespaces, -size, -page, -writers). Prints counts; the status is 0 only if every acknowledged
 # write was seen in the watch and in the lists, and all members hold the same count in the end.
@@ -18,7 +18,7 @@ lab() { "$here/lab.sh" "$@"; }
 trap 'lab down' EXIT
 lab up
 lab exec "$program" \
-  -disturb "'$here/lab.sh' program kube-apiserver restart" \
+  -disturb "'$here/lab.sh' program kube-apiserver kill && '$here/lab.sh' program kube-apiserver start" \
   -disturb "'$here/lab.sh' program store-3 kill && sleep 2 && '$here/lab.sh' program store-3 start" \
   -disturb "'$here/lab.sh' program store-1 stop && '$here/lab.sh' program store-1 start" "$@"
 
