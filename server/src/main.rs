@@ -24,7 +24,10 @@ fn main() -> ExitCode {
             return ExitCode::from(e.exit_code());
         }
     };
-    tracing_subscriber::fmt().with_writer(std::io::stderr).json().flatten_event(true).init();
+    if let Err(e) = install_logs(&config.log) {
+        eprintln!("quorate: {e}");
+        return ExitCode::FAILURE;
+    }
     for warning in warnings {
         match warning.level {
             config::Level::Note => tracing::info!(setting = warning.setting, "{}", warning.message),
@@ -39,6 +42,27 @@ fn main() -> ExitCode {
         }
     };
     runtime.block_on(run(&config))
+}
+
+fn install_logs(settings: &config::LogSettings) -> Result<(), String> {
+    use quorate::telemetry::log::{Format, Output, install};
+    let level = match settings.level {
+        config::LogLevel::Debug => tracing::Level::DEBUG,
+        config::LogLevel::Info => tracing::Level::INFO,
+        config::LogLevel::Warn => tracing::Level::WARN,
+        config::LogLevel::Error | config::LogLevel::Panic | config::LogLevel::Fatal => tracing::Level::ERROR,
+    };
+    let format = match settings.format {
+        config::LogFormat::Json => Format::Json,
+        config::LogFormat::Console => Format::Console,
+    };
+    let output = |o: &config::LogOutput| match o {
+        // The journal takes what a service writes to its standard error.
+        config::LogOutput::Stderr | config::LogOutput::Journal => Output::Stderr,
+        config::LogOutput::Stdout => Output::Stdout,
+        config::LogOutput::File(path) => Output::File(path.clone()),
+    };
+    install(level, format, &settings.outputs.iter().map(output).collect::<Vec<_>>())
 }
 
 async fn run(config: &Config) -> ExitCode {

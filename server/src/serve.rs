@@ -7,7 +7,9 @@ use crate::door::{Address, ByteCounts, Door, Entrance, Http2, Listener, NetThrea
 use crate::env::files::RealFiles;
 use crate::mvcc::{DeltaPolicy, RevisionEvents};
 use crate::node::{EventSink, Founding, Node, NodeHandle, NodeSettings, Opened, PeerSink, ProposeError, StartError, SweepPace, read_identity};
+use crate::gateway::{self, Access, HealthSource, JsonCalls, Pages, ReadFuture, Versions};
 use crate::state::Shared;
+use crate::telemetry::Metrics;
 use crate::watch::{Hub, HubOptions};
 use quorate_proto::entry::{self, Command, command::Op};
 use quorate_proto::state::Member;
@@ -92,7 +94,7 @@ fn memory_limit(config: &Config) -> u64 {
 
 const MIB: u64 = 1 << 20;
 
-fn node_settings(config: &Config) -> NodeSettings {
+fn node_settings(config: &Config, metrics: &Arc<Metrics>) -> NodeSettings {
     let memory = memory_limit(config);
     let share = |part: u64, least: u64, most: u64| (memory / part).clamp(least * MIB, most * MIB) as usize;
     let delta = share(64, 4, 32);
@@ -109,8 +111,19 @@ fn node_settings(config: &Config) -> NodeSettings {
         delta: DeltaPolicy { freeze_bytes: delta, inline: false },
         entry_cache: share(64, 4, 32),
         sweep: SweepPace { rows: config.compaction_batch_limit, pause: config.compaction_sleep_interval },
-        on_log_write: Box::new(|_, _| {}),
-        on_checkpoint: Box::new(|_| {}),
+        on_log_write: Box::new({
+            let metrics = metrics.clone();
+            move |bytes, synced| {
+                metrics.wal_bytes.add(bytes as f64);
+                if let Some(took) = synced {
+                    metrics.wal_fsync.observe_seconds(took);
+                }
+            }
+        }),
+        on_checkpoint: Box::new({
+            let metrics = metrics.clone();
+            move |took| metrics.backend_commit.observe_seconds(took)
+        }),
     }
 }
 
@@ -257,7 +270,10 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
     let client_listeners = bind(&config.listen_client_urls)?;
     let client_tls = server_tls(config, &config.client_tls, &config.listen_client_urls, "client")?;
     let founding = founding(config)?;
-    let opened = Opened::open(node_settings(config), founding.as_ref(), RealFiles::shared())?;
+    let metrics = Metrics::new(config.extensive_metrics);
+    let metrics_listeners = bind(&config.listen_metrics_urls)?;
+    let http_listeners = bind(&config.listen_client_http_urls)?;
+    let opened = Opened::open(node_settings(config, &metrics), founding.as_ref(), RealFiles::shared())?;
     let hub_options = HubOptions { progress_interval: config.watch_progress_notify_interval, ..Default::default() };
     let hub = Arc::new(Hub::start(opened.store().clone(), hub_options).map_err(|e| Failure::new(5, e))?);
     let peers: Arc<dyn PeerSink> = Arc::new(());
@@ -288,7 +304,7 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
         membership: Arc::new(api::StaticMembership),
         snapshots: Arc::new(NoSnapshots),
         serving: is_serving,
-        counters,
+        counters: counters.clone(),
     };
     let limits = api::Limits {
         max_request_bytes: config.max_request_bytes,
@@ -303,15 +319,28 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
         ping_after: config.keepalive.map_or(Duration::ZERO, |k| k.interval),
         ping_timeout: config.keepalive.map_or(Duration::from_secs(20), |k| k.timeout),
     };
+    observe(config, &metrics, &handle, &hub, &counters);
+    let pages = pages(&handle, &metrics);
+    let calls = match config.grpc_gateway {
+        true => Some(JsonCalls::new(grpc.clone(), config.max_request_bytes).map_err(|e| Failure::new(1, e))?),
+        false => None,
+    };
+    let http = gateway::client_routes(&pages, calls, Access { origins: allow(&config.cors), hosts: allow(&config.host_whitelist) });
     let door = Door::new(net, max_connections());
-    let bytes = Arc::<ByteCounts>::default();
-    for listener in client_listeners {
-        let address = listener.local().to_string();
-        let entrance =
-            Entrance { name: "client", tls: client_tls.clone(), grpc: Some(grpc.clone()), http: None, http2, bytes: bytes.clone() };
-        door.open(listener, entrance).map_err(|e| Failure::new(1, e))?;
-        tracing::info!(address, "serving client traffic");
-    }
+    let open = |listeners: Vec<Listener>, name, grpc: Option<axum::Router>, http: Option<axum::Router>, bytes: &Arc<ByteCounts>| {
+        for listener in listeners {
+            let address = listener.address().to_string();
+            let (grpc, http) = (grpc.clone(), http.clone());
+            let entrance = Entrance { name, tls: client_tls.clone(), grpc, http, http2, bytes: bytes.clone() };
+            door.open(listener, entrance).map_err(|e| Failure::new(1, e))?;
+            tracing::info!(address, "serving {name} traffic");
+        }
+        Ok::<(), Failure>(())
+    };
+    let apart = !http_listeners.is_empty();
+    open(client_listeners, "client", Some(grpc.clone()), Some(http.clone()).filter(|_| !apart), &metrics.client_bytes)?;
+    open(http_listeners, "client http", None, Some(http), &metrics.client_bytes)?;
+    open(metrics_listeners, "metrics", None, Some(gateway::metrics_routes(&pages)), &Arc::default())?;
 
     let urls = config.advertise_client_urls.iter().map(|u| u.to_string()).collect();
     tokio::spawn(publish(handle.clone(), config.name.clone(), urls));
@@ -321,6 +350,133 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
     tracing::info!("ready to serve client requests");
     notify_ready();
     Ok(Server { node, hub, door, serving })
+}
+
+fn allow(list: &config::AllowList) -> gateway::AllowList {
+    match list {
+        config::AllowList::All => gateway::AllowList::All,
+        config::AllowList::Only(words) => gateway::AllowList::Only(words.clone()),
+    }
+}
+
+/// What /health and its kin ask.
+struct Health(NodeHandle);
+
+impl HealthSource for Health {
+    fn alarms(&self) -> Vec<gateway::Alarm> {
+        let kind = |a: &crate::state::AlarmEntry| match a.kind {
+            entry::AlarmKind::Nospace => Some(gateway::Alarm::NoSpace),
+            entry::AlarmKind::Corrupt => Some(gateway::Alarm::Corrupt),
+            entry::AlarmKind::None => None,
+        };
+        self.0.shared().alarms().iter().filter_map(kind).collect()
+    }
+
+    fn has_leader(&self) -> bool {
+        self.0.has_leader()
+    }
+
+    fn is_learner(&self) -> bool {
+        self.0.status().is_learner
+    }
+
+    fn read(&self, linearizable: bool) -> ReadFuture<'_> {
+        Box::pin(async move {
+            if linearizable {
+                self.0.read_barrier().await.map_err(|e| format!("etcdserver: {e}"))?;
+            }
+            let probe = entry::Range { key: bytes::Bytes::from_static(b"health"), limit: 1, ..Default::default() };
+            self.0.store().range(&probe).map(|_| ()).map_err(|e| format!("etcdserver: mvcc: {e}"))
+        })
+    }
+}
+
+fn pages(node: &NodeHandle, metrics: &Arc<Metrics>) -> Pages {
+    let versions = {
+        let node = node.clone();
+        move || {
+            let cluster = Some(node.shared().cluster_version().to_string()).filter(|v| !v.is_empty());
+            Versions { server: config::ETCD_VERSION.to_string(), storage: cluster.clone(), cluster }
+        }
+    };
+    let live = {
+        let node = node.clone();
+        move || {
+            let (s, store) = (node.status(), node.store());
+            let sizes = store.sizes();
+            serde_json::json!({
+                "version": config::VERSION,
+                "member_id": format!("{:016x}", s.member_id),
+                "cluster_id": format!("{:016x}", s.cluster_id),
+                "leader": format!("{:016x}", s.leader),
+                "term": s.term,
+                "committed_index": s.raft_index,
+                "applied_index": s.applied_index,
+                "revision": store.revision(),
+                "compact_revision": store.compact_revision(),
+                "swept_revision": store.swept_revision(),
+                "bytes_on_disk": sizes.on_disk,
+                "bytes_in_use": sizes.in_use,
+                "quota_usage_bytes": sizes.quota_usage,
+                "leases": node.shared().leases().len(),
+                "members": node.shared().members().len(),
+                "pending_proposals": node.proposals().0,
+            })
+        }
+    };
+    Pages { health: Arc::new(Health(node.clone())), metrics: metrics.clone(), versions: Arc::new(versions), live: Arc::new(live) }
+}
+
+/// Lets the metrics page read the rooms' own numbers, at each request for it.
+fn observe(config: &Config, metrics: &Arc<Metrics>, node: &NodeHandle, hub: &Arc<Hub>, counters: &Arc<api::Counters>) {
+    use std::sync::atomic::Ordering::Relaxed;
+    let flag = |on: bool| if on { 1.0 } else { 0.0 };
+    let status = node.status();
+    Metrics::name(&metrics.server_id, &format!("{:x}", status.member_id));
+    Metrics::name(&metrics.server_version, config::ETCD_VERSION);
+    metrics.quota.set(config.quota_bytes.map_or(0.0, |q| q as f64));
+    let (node, watch, counters) = (node.clone(), hub.counters(), counters.clone());
+    let changes = node.leader_change_count();
+    metrics.sample_with(move |m| {
+        let (s, store) = (node.status(), node.store());
+        m.has_leader.set(flag(s.leader != 0));
+        m.is_leader.set(flag(s.is_leader));
+        m.is_learner.set(flag(s.is_learner));
+        m.leader_changes.set(changes.load(Relaxed));
+        m.proposals_committed.set(s.raft_index as f64);
+        m.proposals_applied.set(s.applied_index as f64);
+        let (pending, failed) = node.proposals();
+        m.proposals_pending.set(pending as f64);
+        m.proposals_failed.set(failed);
+        let version = node.shared().cluster_version();
+        if !version.is_empty() {
+            Metrics::name(&m.cluster_version, version.rsplit_once('.').map_or(version.as_str(), |(minor, _)| minor));
+        }
+        let sizes = store.sizes();
+        m.db_size.set(sizes.on_disk as f64);
+        m.db_in_use.set(sizes.in_use as f64);
+        m.compact_revision.set(store.compact_revision() as f64);
+        m.current_revision.set(store.revision() as f64);
+        m.puts.set(store.stats.puts.load(Relaxed));
+        m.deletes.set(store.stats.deletes.load(Relaxed));
+        m.ranges.set(store.stats.ranges.load(Relaxed));
+        m.txns.set(store.stats.txns.load(Relaxed));
+        m.compaction_keys.set(store.stats.compacted_rows.load(Relaxed));
+        m.watchers.set(watch.watchers() as f64);
+        m.watch_streams.set(watch.streams() as f64);
+        m.slow_watchers.set(watch.lagging() as f64);
+        m.events.set(watch.events());
+        for row in counters.read() {
+            let (service, method, kind) = row.method.labels();
+            let labels = [method, service, kind];
+            m.grpc_started.with(&labels).set(row.started);
+            m.grpc_received.with(&labels).set(row.received);
+            m.grpc_sent.with(&labels).set(row.sent);
+            for (code, count) in row.handled.iter().enumerate() {
+                m.grpc_handled.with(&[api::counters::CODE_NAMES[code], method, service, kind]).set(*count);
+            }
+        }
+    });
 }
 
 struct NoSnapshots;

@@ -88,6 +88,7 @@ pub(super) struct Gauges {
     pub pending_bytes: AtomicI64,
     pub pending: AtomicI64,
     pub failed: AtomicU64,
+    pub leader_changes: Arc<AtomicU64>,
 }
 
 /// Bounds and durations of requests.
@@ -210,6 +211,11 @@ impl NodeHandle {
             is_leader: g.is_leader.load(Ordering::Acquire),
             is_learner: g.is_learner.load(Ordering::Acquire),
         }
+    }
+
+    /// Counts the changes of leader this member has seen.
+    pub fn leader_change_count(&self) -> Arc<AtomicU64> {
+        self.0.gauges.leader_changes.clone()
     }
 
     /// Proposals waiting for their answer, and those that timed out.

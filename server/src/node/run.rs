@@ -394,6 +394,9 @@ impl Loop {
             if before != 0 {
                 self.inner.leader_lost.store(Arc::new(Some(Instant::now())));
             }
+            if leader != 0 {
+                g.leader_changes.fetch_add(1, Ordering::Relaxed);
+            }
             self.inner.leader_changes.send_replace(leader);
             // A round sent to the old leader may never be answered.
             if let Some(round) = self.round.take() {

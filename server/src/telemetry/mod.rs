@@ -1,6 +1,5 @@
 //! What the outside may see of the inside: metrics under etcd's names, and logs in etcd's shape.
 
-pub mod grpc;
 pub mod instrument;
 pub mod log;
 mod metrics;
