@@ -111,13 +111,13 @@ mod tests {
         let mut clock = LeaseClock::default();
         assert_eq!(clock.renew(1, at(0)), None, "a follower's clock knows nothing");
         clock.lead([lease(1, 10), lease(2, 20)].into_iter(), at(100), at(1));
-        assert_eq!(clock.expired(at(110), 10), vec![]);
+        assert_eq!(clock.expired(at(110), 10), Vec::<i64>::new());
         assert_eq!(clock.renew(1, at(110)), Some(10));
-        assert_eq!(clock.expired(at(119), 10), vec![]);
+        assert_eq!(clock.expired(at(119), 10), Vec::<i64>::new());
         assert_eq!(clock.remaining(1, at(115)), Some(5));
         assert_eq!(clock.expired(at(121), 10), vec![1, 2]);
         assert_eq!(clock.renew(1, at(121)), None);
-        assert_eq!(clock.expired(at(122), 10), vec![]);
+        assert_eq!(clock.expired(at(122), 10), Vec::<i64>::new());
         clock.revoked(1);
         assert_eq!(clock.expired(at(125), 10), vec![2], "an unanswered revoke is asked again");
     }

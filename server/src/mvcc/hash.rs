@@ -76,6 +76,9 @@ impl Store {
                 let mut bytes = 0;
                 'layers: for delta in layers.frozen.iter().map(|d| d.as_ref()).chain([&layers.active]) {
                     for row in delta.log_from(start) {
+                        if log::parse_key(&next).is_some_and(|(rev, _)| row.rev < rev) {
+                            continue;
+                        }
                         if row.rev.main > to || bytes > SLICE {
                             break 'layers;
                         }
