@@ -24,6 +24,8 @@ pub mod session;
 pub mod snapshot;
 pub mod status;
 pub mod stream;
+#[cfg(test)]
+mod tests;
 pub mod watch;
 mod watch_wire;
 
