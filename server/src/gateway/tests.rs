@@ -81,7 +81,7 @@ async fn health() {
     assert_eq!(get(&router, "/health").await, ill("ALARM NOSPACE"));
     assert_eq!(get(&router, "/health?serializable=true&exclude=CORRUPT&exclude=NOSPACE").await.0, 200);
     let (code, headers, body) = ask(&router, Request::post("/health").body(Body::empty()).expect("request")).await;
-    assert_eq!((code, headers["allow"].to_str(), body.as_str()), (405, Ok("GET"), "Method Not Allowed\n"));
+    assert_eq!((code, headers["allow"].as_bytes(), body.as_str()), (405, &b"GET"[..], "Method Not Allowed\n"));
     assert_eq!((pages.metrics.health_success.get(), pages.metrics.health_failures.get()), (3, 3));
 }
 
@@ -265,7 +265,7 @@ async fn bodies_as_etcd_prints_them() {
         let router = json_router(grpc(move |_, _| (vec![bytes.clone()], 0, "")));
         let (code, headers, body) = ask(&router, Request::post(path).body(Body::from("{}")).expect("request")).await;
         assert_eq!((code, body.as_str()), (200, text));
-        assert_eq!((headers["content-type"].to_str(), headers["grpc-metadata-content-type"].to_str()), (Ok("application/json"), Ok("application/grpc")));
+        assert_eq!((headers["content-type"].as_bytes(), headers["grpc-metadata-content-type"].as_bytes()), (&b"application/json"[..], &b"application/grpc"[..]));
     }
 }
 
@@ -299,13 +299,12 @@ async fn unknown_enum_names_are_ignored() {
 /// Streams: several requests in one body, one line an answer, an error as the last line.
 #[tokio::test]
 async fn streams() {
-    let router = json_router(grpc(|_, got| (got, 14, "gone")));
-    let (code, body) = post(&router, "/v3/lease/keepalive", "{\"ID\":\"1\"}\n {\"ID\":2}").await;
+    // A request's ID is field 1, an answer's field 2: the server moves it.
+    let renewed = |request: &Bytes| Bytes::from([&[0x10], &request[1..]].concat());
+    let router = json_router(grpc(move |_, got| (got.iter().map(renewed).collect(), 14, "gone")));
+    let lines = "{\"result\":{\"ID\":\"1\"}}\n{\"result\":{\"ID\":\"2\"}}\n{\"error\":{\"code\":14,\"message\":\"gone\"}}\n";
+    assert_eq!(post(&router, "/v3/lease/keepalive", "{\"ID\":\"1\"}\n {\"ID\":2}").await, (200, lines.into()));
     let pool = DescriptorPool::decode(quorate_proto::DESCRIPTORS).expect("descriptors");
-    let answer = pool.get_message_by_name("etcdserverpb.LeaseKeepAliveResponse").expect("type");
-    assert_eq!(code, 200);
-    assert_eq!(body.lines().count(), 3, "{body} {answer:?}");
-    assert!(body.ends_with("{\"error\":{\"code\":14,\"message\":\"gone\"}}\n"), "{body}");
     let blob = base64::engine::general_purpose::STANDARD.encode([7; 40]);
     let message = DynamicMessage::deserialize(pool.get_message_by_name("etcdserverpb.SnapshotResponse").expect("type"), serde_json::json!({"blob": blob})).expect("message");
     let bytes = Bytes::from(message.encode_to_vec());

@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn json_line() {
         let text = written(Level::INFO, Format::Json, || {
-            tracing::info!(target: "quorate::x", "remote-addr" = %"1.2.3.4:5", n = 3, ok = true, "say \"hi\"");
+            tracing::info!(target: "quorate::x", n = 3, ok = true, remote.addr = %"1.2.3.4:5", "say \"hi\"");
             tracing::debug!(target: "quorate::x", "not shown");
             tracing::info!(target: "h2", "not shown");
         });
@@ -227,7 +227,7 @@ mod tests {
         let line: Value = serde_json::from_str(&text).expect("JSON");
         assert!(line["caller"].as_str().expect("caller").starts_with("telemetry/log.rs:"), "{text}");
         assert_eq!((&line["msg"], &line["n"], &line["ok"]), (&"say \"hi\"".into(), &3.into(), &true.into()));
-        assert!(text.find("\"caller\"") < text.find("\"msg\"") && text.find("\"msg\"") < text.find("\"remote-addr\""));
+        assert!(text.find("\"caller\"") < text.find("\"msg\"") && text.find("\"msg\"") < text.find("\"remote.addr\""));
     }
 
     /// The text form holds the same, between tabs.

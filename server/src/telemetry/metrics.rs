@@ -272,7 +272,7 @@ mod tests {
         metrics.request_seconds.with(&["Put", "true"]).observe(0.1);
         metrics.range_seconds.with(&["true"]).observe(0.1);
         let rpc = ["Put", "etcdserverpb.KV", "unary"];
-        [&metrics.grpc_started, &metrics.grpc_received, &metrics.grpc_sent].map(|f| f.with(&rpc).inc());
+        [&metrics.grpc_started, &metrics.grpc_received, &metrics.grpc_sent].iter().for_each(|f| f.with(&rpc).inc());
         metrics.grpc_handled.with(&["OK", rpc[0], rpc[1], rpc[2]]).inc();
         metrics.grpc_seconds.with(&rpc).observe(0.1);
         let page = metrics.render();
