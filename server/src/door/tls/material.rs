@@ -152,20 +152,23 @@ pub(super) fn serial(raw: &[u8]) -> Vec<u8> {
     raw.iter().copied().skip_while(|b| *b == 0).collect()
 }
 
-/// What a set of files looked like: equal stamps that have settled mean unchanged files.
+/// What a set of files looked like (none: absent): equal stamps that have settled mean unchanged files.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Stamp(Vec<Option<(u64, u64, i64, i64, u64)>>);
+pub(super) struct Stamp(Vec<Option<Look>>);
+
+/// Device, inode, length, and time of the last change in seconds and nanoseconds.
+type Look = (u64, u64, u64, i64, i64);
 
 impl Stamp {
     /// Looks at the files, following links (Kubernetes swaps a link to replace a mounted Secret).
     pub(super) fn of<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Self {
-        let look = |p: &Path| fs::metadata(p).ok().map(|m| (m.dev(), m.ino(), m.mtime(), m.mtime_nsec(), m.len()));
+        let look = |p: &Path| fs::metadata(p).ok().map(|m| (m.dev(), m.ino(), m.len(), m.mtime(), m.mtime_nsec()));
         Self(paths.into_iter().map(look).collect())
     }
 
     /// True when no file is so young that another write could hide behind the same timestamp.
     pub(super) fn settled(&self) -> bool {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        self.0.iter().flatten().all(|m| now.saturating_sub(Duration::new(m.2.max(0) as u64, 0)) > SETTLED_AFTER)
+        self.0.iter().flatten().all(|m| now.saturating_sub(Duration::from_secs(m.3.max(0) as u64)) > SETTLED_AFTER)
     }
 }
