@@ -129,6 +129,11 @@ impl Driver {
         self.writing
     }
 
+    /// Number of the newest ready handed to the log.
+    pub fn handed(&self) -> u64 {
+        self.handed
+    }
+
     pub fn store(&mut self) -> &mut LogStore {
         self.raw.mut_store()
     }

@@ -271,6 +271,11 @@ impl NodeHandle {
         proposals.into_iter().try_for_each(|p| self.send(Input::Propose(p)))
     }
 
+    /// Proposals of this member's clients that the leader we sent them to did not take: they wait for the next leader.
+    pub fn proposals_again(&self, proposals: Vec<Bytes>) -> Result<(), ProposeError> {
+        proposals.into_iter().try_for_each(|p| self.send(Input::Propose(p)))
+    }
+
     pub fn report_unreachable(&self, id: MemberId) {
         let _ = self.send(Input::Unreachable(id));
     }

@@ -448,7 +448,9 @@ impl Loop {
         let index = position.index.saturating_sub(self.catch_up_entries);
         let Some(term) = self.driver.term_of(index).filter(|_| index > 1) else { return };
         let conf = self.driver.conf_state().encode_to_vec().into();
-        let group = Group { snapshot: Some(SnapshotMark { index, term, conf }), ..Default::default() };
+        // The mark comes after every group handed over so far, and so answers for them too: a batch is answered by its last number.
+        let number = self.driver.handed();
+        let group = Group { number, snapshot: Some(SnapshotMark { index, term, conf }), ..Default::default() };
         self.log(group, Vec::new());
         self.wal.purge(index);
         self.driver.store().compact(index, term);

@@ -1,0 +1,196 @@
+//! Members talking to members: over gRPC, on three channels a peer, so that nothing waits behind bulk.
+//!
+//! In: raft messages and forwarded proposals from the node, member lists to follow. Out: the same, handed to the other member's
+//! node; reports of peers that cannot be reached. Each channel is a connection of its own: *control* (votes, heartbeats, read
+//! rounds), *append* (entries, in order) and *snapshot* (on demand).
+//!
+//! Invariants: what travels on a channel arrives in the order it was sent or not at all; after a newer stream of a sender has begun,
+//! nothing from its older ones is delivered; every queue is bounded, and what does not fit is dropped and reported to raft as
+//! unreachable, never waited for.
+//!
+//! [`Peers`] is the room's door; [`link`] keeps one peer's connections; [`outbox`] holds what waits for them; [`service`] is the
+//! receiving side; [`lease`] asks the leader about leases; [`dial`] opens connections, encrypted or not.
+
+mod counts;
+mod dial;
+mod lease;
+mod link;
+mod outbox;
+mod service;
+
+pub use counts::{PeerCount, PeerCounts};
+pub use dial::{Dial, PeerStream, PlainDial};
+pub use lease::LeaseForwarder;
+pub use service::Service;
+
+use crate::node::{NodeHandle, PeerSink};
+use crate::types::MemberId;
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use link::Link;
+use quorate_proto::peer::peer_client::PeerClient;
+use quorate_proto::peer::peer_server::PeerServer;
+use quorate_proto::peer::{MembersRequest, MembersResponse};
+use raft::eraftpb::Message;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+/// Largest message either side takes, in bytes: an entry may be as large as the largest request, which is configurable.
+const MAX_MESSAGE: usize = 512 << 20;
+/// How often the member list is looked at for peers that came, went or moved.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// What the room is told.
+pub struct PeerSettings {
+    pub cluster_id: u64,
+    pub member_id: MemberId,
+    /// The election timeout: a peer that is silent for so long is taken for gone.
+    pub election: Duration,
+    pub dial: Arc<dyn Dial>,
+}
+
+pub(crate) struct Inner {
+    pub cluster_id: u64,
+    pub member_id: MemberId,
+    pub election: Duration,
+    pub dial: Arc<dyn Dial>,
+    /// Tells this process's streams from those of an earlier life.
+    pub boot: u64,
+    pub node: OnceLock<NodeHandle>,
+    pub links: ArcSwap<BTreeMap<MemberId, Arc<Link>>>,
+    pub counts: PeerCounts,
+    pub runtime: Handle,
+    pub stop: CancellationToken,
+}
+
+/// The way to the other members and back. Cheap to clone.
+#[derive(Clone)]
+pub struct Peers {
+    inner: Arc<Inner>,
+}
+
+impl Peers {
+    /// Starts the room's thread. Nothing is sent before [`Peers::attach`].
+    ///
+    /// # Errors
+    /// When the system gives no thread or no event loop.
+    pub fn start(settings: PeerSettings) -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let inner = Arc::new(Inner {
+            cluster_id: settings.cluster_id,
+            member_id: settings.member_id,
+            election: settings.election,
+            dial: settings.dial,
+            boot: rand::random(),
+            node: OnceLock::new(),
+            links: ArcSwap::default(),
+            counts: PeerCounts::default(),
+            runtime: runtime.handle().clone(),
+            stop: CancellationToken::new(),
+        });
+        let stop = inner.stop.clone();
+        std::thread::Builder::new().name("peer".into()).spawn(move || runtime.block_on(stop.cancelled()))?;
+        Ok(Self { inner })
+    }
+
+    /// Names the node this room serves; from here on links follow its member list. Only the first call counts.
+    pub fn attach(&self, node: NodeHandle) {
+        if self.inner.node.set(node).is_ok() {
+            self.inner.runtime.spawn(follow_members(self.inner.clone()));
+        }
+    }
+
+    /// The receiving side, for the peer listener.
+    pub fn service(&self) -> PeerServer<Service> {
+        PeerServer::new(Service::new(self.inner.clone())).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE)
+    }
+
+    /// Lease questions, answered here when this member leads and by the leader when not. `timeout` bounds each question.
+    pub fn leases(&self, timeout: Duration) -> LeaseForwarder {
+        LeaseForwarder::new(self.inner.clone(), timeout)
+    }
+
+    /// Traffic with each peer so far.
+    pub fn counts(&self) -> Vec<(MemberId, Arc<PeerCount>)> {
+        self.inner.counts.all()
+    }
+
+    /// Peers that a control stream is open to at this moment.
+    pub fn connected(&self) -> Vec<MemberId> {
+        self.inner.links.load().iter().filter(|(_, l)| l.is_connected()).map(|(id, _)| *id).collect()
+    }
+
+    /// Closes every connection and ends the thread.
+    pub fn stop(&self) {
+        self.inner.stop.cancel();
+        self.inner.links.store(Arc::default());
+    }
+}
+
+impl PeerSink for Peers {
+    fn send(&self, messages: Vec<Message>) {
+        let links = self.inner.links.load();
+        for message in messages {
+            match links.get(&message.to) {
+                Some(link) => link.send(message),
+                None => tracing::trace!(to = format!("{:016x}", message.to), "a message to a member that has no address yet"),
+            }
+        }
+    }
+
+    fn forward(&self, leader: MemberId, proposals: Vec<Bytes>) {
+        match self.inner.links.load().get(&leader) {
+            Some(link) => link.forward(proposals),
+            None => tracing::debug!(leader = format!("{leader:016x}"), "proposals for a leader that has no address yet are dropped"),
+        }
+    }
+}
+
+/// Keeps one link for each other member, under its newest addresses.
+async fn follow_members(inner: Arc<Inner>) {
+    let node = inner.node.get().expect("attach set it").clone();
+    let mut seen = None;
+    loop {
+        let members = node.shared().members();
+        if seen.as_ref().is_none_or(|s| !Arc::ptr_eq(s, &members)) {
+            let mut links = BTreeMap::clone(&inner.links.load());
+            let wanted: HashSet<MemberId> = members.iter().map(|m| m.id).filter(|id| *id != inner.member_id).collect();
+            links.retain(|id, link| {
+                let stays = wanted.contains(id);
+                if !stays {
+                    link.close();
+                    inner.counts.forget(*id);
+                }
+                stays
+            });
+            for member in members.iter().filter(|m| wanted.contains(&m.id)) {
+                match links.get(&member.id) {
+                    Some(link) => link.set_urls(&member.peer_urls),
+                    None => {
+                        links.insert(member.id, Link::open(inner.clone(), member.id, member.peer_urls.clone()));
+                    }
+                }
+            }
+            inner.links.store(Arc::new(links));
+            seen = Some(members);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Asks the member at `url` who belongs to its cluster: the first question of a member that wants to join. `from` and `cluster` are
+/// the asker's, 0 when it has none yet.
+///
+/// # Errors
+/// When nobody answers in time, or the member belongs to another cluster.
+pub async fn ask_members(dial: &Arc<dyn Dial>, url: &str, cluster: u64, from: MemberId, timeout: Duration) -> Result<MembersResponse, tonic::Status> {
+    let ask = async {
+        let channel = dial::connect(dial, url, timeout).await.map_err(|e| tonic::Status::unavailable(e.to_string()))?;
+        let answer = PeerClient::new(channel).members(MembersRequest { cluster, from }).await?;
+        Ok(answer.into_inner())
+    };
+    tokio::time::timeout(timeout, ask).await.map_err(|_| tonic::Status::deadline_exceeded(format!("{url} did not answer in time")))?
+}

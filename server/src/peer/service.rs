@@ -1,0 +1,240 @@
+//! Service: the receiving side, mounted on the peer listener.
+//!
+//! In: other members' streams and calls, on whatever thread serves their connection. Out: messages and proposals for the node, in
+//! the order of their stream. A caller of another cluster, or one that means another member, is refused with the reason.
+
+use super::Inner;
+use super::counts::PeerCount;
+use super::link::Kind;
+use crate::node::{NodeHandle, ProposeError};
+use crate::types::MemberId;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use prost::Message as _;
+use quorate_proto::peer::peer_server::Peer;
+use quorate_proto::peer::{
+    Ack, Envelope, ForwardRequest, ForwardResponse, LeaseRenewRequest, LeaseRenewResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
+    MembersRequest, MembersResponse, SnapshotChunk, SnapshotReceipt,
+};
+use raft::eraftpb::Message;
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_stream::wrappers::WatchStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
+
+/// A stream says who it is within this time.
+const GREETING: Duration = Duration::from_secs(5);
+/// Keys of a lease told at most: they travel in one message.
+const MAX_LEASE_IDS: usize = 10_000;
+
+/// The newest stream of a sender on a channel.
+#[derive(Default)]
+struct Newest {
+    boot: u64,
+    generation: u64,
+}
+
+/// The gRPC service of this member towards its peers.
+#[derive(Clone)]
+pub struct Service {
+    inner: Arc<Inner>,
+    newest: Arc<Mutex<HashMap<(MemberId, &'static str), Arc<Mutex<Newest>>>>>,
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Service {
+    pub(super) fn new(inner: Arc<Inner>) -> Self {
+        Self { inner, newest: Arc::default() }
+    }
+
+    fn node(&self) -> Result<&NodeHandle, Status> {
+        self.inner.node.get().ok_or_else(|| Status::unavailable("this member is still starting"))
+    }
+
+    fn check_cluster(&self, cluster: u64) -> Result<(), Status> {
+        if cluster == self.inner.cluster_id {
+            return Ok(());
+        }
+        let own = self.inner.cluster_id;
+        Err(Status::failed_precondition(format!("this member belongs to cluster {own:016x}, not to cluster {cluster:016x}")))
+    }
+
+    fn check_to(&self, to: MemberId) -> Result<(), Status> {
+        if to == self.inner.member_id {
+            return Ok(());
+        }
+        let own = self.inner.member_id;
+        Err(Status::failed_precondition(format!("this is member {own:016x}, not member {to:016x}: the addresses of the cluster are mixed up")))
+    }
+
+    /// Takes a stream in: greets, then reads it in a task of its own until it ends or a newer one takes over.
+    async fn receive(&self, kind: Kind, mut inbound: Streaming<Envelope>) -> Result<Response<Answers<Ack>>, Status> {
+        let node = self.node()?.clone();
+        let late = |_| Status::deadline_exceeded("the stream did not say whose it is");
+        let hello = tokio::time::timeout(GREETING, inbound.message()).await.map_err(late)??;
+        let hello = hello.ok_or_else(|| Status::invalid_argument("an empty stream"))?;
+        self.check_cluster(hello.cluster)?;
+        self.check_to(hello.to)?;
+        let slot = self.newest.lock().entry((hello.from, kind.name())).or_default().clone();
+        {
+            let mut newest = slot.lock();
+            if newest.boot == hello.boot && newest.generation > hello.generation {
+                return Err(Status::aborted("a newer stream of the same sender is open"));
+            }
+            *newest = Newest { boot: hello.boot, generation: hello.generation };
+        }
+        let (acks, received) = tokio::sync::watch::channel(1);
+        let reader = Reader { node, slot, boot: hello.boot, generation: hello.generation, count: self.inner.counts.of(hello.from), from: hello.from };
+        let stop = self.inner.stop.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = reader.run(inbound, acks) => {}
+            }
+        });
+        let answers = WatchStream::new(received).map(|received| Ok(Ack { received }));
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    /// How a lease question of another member is refused.
+    fn lease_refusal(e: ProposeError) -> Status {
+        match e {
+            ProposeError::NotLeader => Status::failed_precondition(NOT_LEADER),
+            e => Status::unavailable(e.to_string()),
+        }
+    }
+}
+
+/// The refusal that makes the asker look for the new leader.
+pub(super) const NOT_LEADER: &str = "this member does not lead";
+
+struct Reader {
+    node: NodeHandle,
+    slot: Arc<Mutex<Newest>>,
+    boot: u64,
+    generation: u64,
+    count: Arc<PeerCount>,
+    from: MemberId,
+}
+
+impl Reader {
+    async fn run(self, mut inbound: Streaming<Envelope>, acks: tokio::sync::watch::Sender<u64>) {
+        loop {
+            let envelope = match inbound.message().await {
+                Ok(Some(envelope)) => envelope,
+                Ok(None) => return,
+                Err(status) => {
+                    tracing::debug!(peer = format!("{:016x}", self.from), reason = status.message(), "a stream of a peer broke");
+                    return;
+                }
+            };
+            if !self.deliver(envelope.messages) {
+                return;
+            }
+            acks.send_modify(|n| *n += 1);
+        }
+    }
+
+    /// Hands messages to the node; false when this stream is over. The check and the hand-over are one step, so that nothing of an
+    /// older stream comes after a newer one's first message.
+    fn deliver(&self, messages: Vec<Bytes>) -> bool {
+        self.count.received(messages.iter().map(Bytes::len).sum());
+        let mut decoded = Vec::with_capacity(messages.len());
+        for bytes in messages {
+            match Message::decode(bytes) {
+                // The stream's own name counts: a message cannot speak for another member.
+                Ok(message) if message.from == self.from => decoded.push(message),
+                Ok(_) => self.count.failed_receive(),
+                Err(e) => {
+                    self.count.failed_receive();
+                    tracing::warn!(peer = format!("{:016x}", self.from), error = %e, "a peer sent a message that cannot be read");
+                    return false;
+                }
+            }
+        }
+        let newest = self.slot.lock();
+        if (newest.boot, newest.generation) != (self.boot, self.generation) {
+            return false;
+        }
+        match self.node.peer_messages(decoded) {
+            Ok(()) => true,
+            // Raft sends again what it misses.
+            Err(ProposeError::TooManyRequests) => {
+                self.count.failed_receive();
+                true
+            }
+            Err(_) => false,
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Peer for Service {
+    type ControlStream = Answers<Ack>;
+    type AppendStream = Answers<Ack>;
+    type SnapshotStream = Answers<SnapshotReceipt>;
+
+    async fn control(&self, request: Request<Streaming<Envelope>>) -> Result<Response<Self::ControlStream>, Status> {
+        self.receive(Kind::Control, request.into_inner()).await
+    }
+
+    async fn append(&self, request: Request<Streaming<Envelope>>) -> Result<Response<Self::AppendStream>, Status> {
+        self.receive(Kind::Append, request.into_inner()).await
+    }
+
+    async fn snapshot(&self, _request: Request<Streaming<SnapshotChunk>>) -> Result<Response<Self::SnapshotStream>, Status> {
+        Err(Status::unimplemented("snapshots"))
+    }
+
+    async fn forward(&self, request: Request<ForwardRequest>) -> Result<Response<ForwardResponse>, Status> {
+        let request = request.into_inner();
+        self.check_cluster(request.cluster)?;
+        let answer = match self.node()?.forwarded(request.proposals) {
+            Ok(()) => ForwardResponse::default(),
+            Err(e) => ForwardResponse { error: e.to_string(), not_leader: e == ProposeError::NotLeader },
+        };
+        Ok(Response::new(answer))
+    }
+
+    async fn lease_renew(&self, request: Request<LeaseRenewRequest>) -> Result<Response<LeaseRenewResponse>, Status> {
+        let request = request.into_inner();
+        self.check_cluster(request.cluster)?;
+        if request.ids.len() > MAX_LEASE_IDS {
+            return Err(Status::invalid_argument(format!("more than {MAX_LEASE_IDS} leases in one question")));
+        }
+        let node = self.node()?;
+        let renew = |id: &i64| node.renew_here(*id).map(Option::unwrap_or_default).map_err(Self::lease_refusal);
+        let ttls = request.ids.iter().map(renew).collect::<Result<Vec<_>, _>>()?;
+        Ok(Response::new(LeaseRenewResponse { ttls, error: String::new() }))
+    }
+
+    async fn lease_time_to_live(&self, request: Request<LeaseTimeToLiveRequest>) -> Result<Response<LeaseTimeToLiveResponse>, Status> {
+        let request = request.into_inner();
+        self.check_cluster(request.cluster)?;
+        let node = self.node()?;
+        let Some(view) = node.lease_here(request.id).map_err(Self::lease_refusal)? else {
+            return Ok(Response::new(LeaseTimeToLiveResponse::default()));
+        };
+        let keys = match request.keys {
+            true => super::lease::keys_of(node, request.id).await.map_err(Self::lease_refusal)?,
+            false => Vec::new(),
+        };
+        let (granted_ttl, remaining_ttl) = (view.granted, view.remaining);
+        Ok(Response::new(LeaseTimeToLiveResponse { found: true, granted_ttl, remaining_ttl, keys, error: String::new() }))
+    }
+
+    async fn members(&self, request: Request<MembersRequest>) -> Result<Response<MembersResponse>, Status> {
+        let request = request.into_inner();
+        if request.cluster != 0 {
+            self.check_cluster(request.cluster)?;
+        }
+        let node = self.node()?;
+        let members = node.shared().members().as_ref().clone();
+        let applied = node.status().applied_index;
+        Ok(Response::new(MembersResponse { cluster: self.inner.cluster_id, members, applied, empty: false }))
+    }
+}

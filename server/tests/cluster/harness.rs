@@ -1,0 +1,266 @@
+//! A cluster of real members for tests: each with its own folder, node, peer room and listener on loopback.
+
+use quorate::base::RocksOptions;
+use quorate::env::files::RealFiles;
+use quorate::mvcc::{DeltaPolicy, RevisionEvents};
+use quorate::node::{EventSink, Founding, Node, NodeHandle, NodeSettings, Opened, SweepPace};
+use quorate::peer::{PeerSettings, Peers, PlainDial};
+use quorate_proto::entry::{self, Command, command::Op};
+use quorate_proto::state::Member;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+pub const CLUSTER: u64 = 0xc1;
+/// What a test waits for at most; far above what anything here takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How a test's members differ from the usual.
+#[derive(Clone, Copy)]
+pub struct Tuning {
+    pub catch_up_entries: u64,
+    pub freeze_bytes: usize,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self { catch_up_entries: 100_000, freeze_bytes: 4 << 20 }
+    }
+}
+
+/// What a member told its watchers.
+#[derive(Default)]
+pub struct Told {
+    pub published: i64,
+    pub resets: Vec<i64>,
+}
+
+struct Recorder(Arc<Mutex<Told>>);
+
+impl EventSink for Recorder {
+    fn publish(&self, events: Vec<RevisionEvents>) {
+        let mut told = self.0.lock().unwrap();
+        for e in &events {
+            assert_eq!(e.revision, told.published.max(1) + 1, "revisions are told without a gap");
+            told.published = e.revision;
+        }
+    }
+
+    fn compacted(&self, _: i64) {}
+}
+
+/// One running member.
+pub struct Running {
+    pub node: Node,
+    pub peers: Peers,
+    pub told: Arc<Mutex<Told>>,
+    stop: CancellationToken,
+    server: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Running {
+    pub fn handle(&self) -> &NodeHandle {
+        self.node.handle()
+    }
+
+    fn stop(mut self) {
+        self.stop.cancel();
+        if let Some(server) = self.server.take() {
+            server.join().expect("the listener's thread");
+        }
+        self.peers.stop();
+        self.node.stop();
+    }
+}
+
+pub struct Slot {
+    pub id: u64,
+    pub dir: TempDir,
+    address: SocketAddr,
+    /// Held while the member is down, so that nobody else takes its port.
+    reserved: Option<TcpListener>,
+    pub running: Option<Running>,
+}
+
+/// The members; all stop when it is dropped.
+pub struct Cluster {
+    pub slots: Vec<Slot>,
+    tuning: Tuning,
+}
+
+impl Cluster {
+    /// Founds and starts `size` members.
+    pub fn start(size: u64, tuning: Tuning) -> Self {
+        let slot = |id| {
+            let reserved = TcpListener::bind("127.0.0.1:0").expect("a port");
+            let address = reserved.local_addr().expect("its address");
+            Slot { id, dir: TempDir::new().expect("a folder"), address, reserved: Some(reserved), running: None }
+        };
+        let mut cluster = Self { slots: (1..=size).map(slot).collect(), tuning };
+        for at in 0..size as usize {
+            cluster.run(at);
+        }
+        cluster
+    }
+
+    fn founding(&self, member_id: u64) -> Founding {
+        let member = |s: &Slot| Member { id: s.id, peer_urls: vec![format!("http://{}", s.address)], ..Default::default() };
+        Founding { cluster_id: CLUSTER, member_id, members: self.slots.iter().map(member).collect() }
+    }
+
+    pub fn settings(&self, at: usize) -> NodeSettings {
+        NodeSettings {
+            data_dir: self.slots[at].dir.path().to_path_buf(),
+            wal_dir: None,
+            heartbeat: Duration::from_millis(50),
+            election: Duration::from_millis(500),
+            pre_vote: true,
+            request_timeout: Duration::from_secs(10),
+            catch_up_entries: self.tuning.catch_up_entries,
+            no_sync: false,
+            rocks: RocksOptions { block_cache: 8 << 20, write_buffer: 8 << 20, background_jobs: 1 },
+            delta: DeltaPolicy { freeze_bytes: self.tuning.freeze_bytes, inline: false },
+            entry_cache: 1 << 20,
+            sweep: SweepPace { rows: 1000, pause: Duration::from_millis(1) },
+            on_log_write: Box::new(|_, _| {}),
+            on_checkpoint: Box::new(|_| {}),
+        }
+    }
+
+    /// Starts a member that is down.
+    pub fn run(&mut self, at: usize) {
+        let founding = self.founding(self.slots[at].id);
+        let settings = self.settings(at);
+        let opened = Opened::open(settings, Some(&founding), RealFiles::shared()).expect("the member opens");
+        let told = Arc::new(Mutex::new(Told { published: opened.store().revision(), ..Default::default() }));
+        let peers = Peers::start(PeerSettings {
+            cluster_id: CLUSTER,
+            member_id: self.slots[at].id,
+            election: Duration::from_millis(500),
+            dial: Arc::new(PlainDial),
+        })
+        .expect("the peer room starts");
+        let node = opened.run(Arc::new(peers.clone()), Box::new(Recorder(told.clone()))).expect("the node starts");
+        peers.attach(node.handle().clone());
+        let listener = self.slots[at].reserved.take().expect("it is down");
+        let stop = CancellationToken::new();
+        let (service, stopped) = (peers.service(), stop.clone());
+        let server = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async move {
+                listener.set_nonblocking(true).expect("a socket");
+                let listener = tokio::net::TcpListener::from_std(listener).expect("a socket");
+                let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+                let serve = tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming);
+                tokio::select! {
+                    served = serve => served.expect("the listener serves"),
+                    () = stopped.cancelled() => {}
+                }
+            });
+        });
+        self.slots[at].running = Some(Running { node, peers, told, stop, server: Some(server) });
+    }
+
+    /// Stops a member; its port stays ours and refuses nobody, it only never answers.
+    pub fn stop(&mut self, at: usize) {
+        let slot = &mut self.slots[at];
+        slot.running.take().expect("it runs").stop();
+        slot.reserved = Some(bind_again(slot.address));
+    }
+
+    pub fn handle(&self, at: usize) -> &NodeHandle {
+        self.running(at).handle()
+    }
+
+    pub fn running(&self, at: usize) -> &Running {
+        self.slots[at].running.as_ref().expect("it runs")
+    }
+
+    pub fn up(&self) -> Vec<usize> {
+        (0..self.slots.len()).filter(|at| self.slots[*at].running.is_some()).collect()
+    }
+
+    /// The place of the member that leads, once all running members agree on it.
+    pub fn leader(&self) -> usize {
+        let mut found = 0;
+        eventually("a leader all agree on", || {
+            let leaders: Vec<u64> = self.up().iter().map(|at| self.handle(*at).status().leader).collect();
+            let at = self.slots.iter().position(|s| s.id == leaders[0] && s.running.is_some());
+            found = at.unwrap_or(usize::MAX);
+            leaders.windows(2).all(|w| w[0] == w[1]) && at.is_some_and(|at| self.handle(at).status().is_leader)
+        });
+        found
+    }
+
+    /// A running member that does not lead.
+    pub fn follower(&self) -> usize {
+        let leader = self.leader();
+        self.up().into_iter().find(|at| *at != leader).expect("another member runs")
+    }
+
+    /// Waits until all running members have applied the same, then compares their history's checksums.
+    pub fn agree(&self) {
+        eventually("every member applied the same", || {
+            let applied: Vec<_> = self.up().iter().map(|at| (self.handle(*at).status().applied_index, self.handle(*at).store().revision())).collect();
+            applied.windows(2).all(|w| w[0] == w[1])
+        });
+        let hashes: Vec<_> = self.up().iter().map(|at| self.handle(*at).store().hash_kv(0).expect("a hash").hash).collect();
+        assert!(hashes.windows(2).all(|w| w[0] == w[1]), "hashes differ: {hashes:x?}");
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for at in self.up() {
+            self.slots[at].running.take().expect("it runs").stop();
+        }
+    }
+}
+
+fn bind_again(address: SocketAddr) -> TcpListener {
+    let begun = Instant::now();
+    loop {
+        match TcpListener::bind(address) {
+            Ok(listener) => return listener,
+            Err(e) => assert!(begun.elapsed() < PATIENCE, "the port does not come free: {e}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Looks at a condition until it holds; ends the test when it never does.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < PATIENCE, "never came: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+pub fn put(key: &str, value: &[u8]) -> Command {
+    let put = entry::Put { key: key.as_bytes().to_vec().into(), value: value.to_vec().into(), ..Default::default() };
+    Command { op: Some(Op::Put(put)) }
+}
+
+/// The value of a key as the member at hand sees it.
+pub fn value(handle: &NodeHandle, key: &str) -> Option<Vec<u8>> {
+    let query = entry::Range { key: key.as_bytes().to_vec().into(), ..Default::default() };
+    let found = handle.store().range(&query).expect("a read");
+    found.kvs.first().map(|kv| kv.decode().expect("a pair").value.to_vec())
+}
+
+/// Proposes until it is applied: elections in between may cost attempts.
+pub async fn must(handle: &NodeHandle, command: Command) {
+    let begun = Instant::now();
+    loop {
+        match handle.propose(command.clone()).await {
+            Ok(answer) => {
+                answer.result.expect("the machine takes it");
+                return;
+            }
+            Err(e) => assert!(begun.elapsed() < PATIENCE, "never applied: {e}"),
+        }
+    }
+}

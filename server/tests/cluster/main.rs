@@ -1,0 +1,4 @@
+//! Real members in one process: files in temporary folders, gRPC over loopback.
+
+mod harness;
+mod replication;

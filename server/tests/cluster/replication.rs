@@ -1,0 +1,67 @@
+//! Three members over loopback: what one acknowledges all have.
+
+use crate::harness::{Cluster, Tuning, must, put, value};
+
+/// A write taken by any member is readable, by a linearizable read, on every other.
+#[tokio::test]
+async fn writes_and_reads_on_every_member() {
+    let cluster = Cluster::start(3, Tuning::default());
+    cluster.leader();
+    for writer in 0..3 {
+        let key = format!("from-{writer}");
+        must(cluster.handle(writer), put(&key, b"value")).await;
+        for reader in 0..3 {
+            let handle = cluster.handle(reader);
+            handle.read_barrier().await.expect("a read round");
+            assert_eq!(value(handle, &key).as_deref(), Some(&b"value"[..]), "written by {writer}, read by {reader}");
+        }
+    }
+    cluster.agree();
+    let leader = &cluster.running(cluster.leader()).peers;
+    assert_eq!(leader.connected().len(), 2);
+    let counts = leader.counts();
+    assert!(counts.iter().all(|(_, c)| c.sent_bytes() > 0 && c.received_bytes() > 0 && c.round_trips().0 > 0), "{counts:?}");
+}
+
+/// Leadership moves to the member it is handed to, and writes go on.
+#[tokio::test]
+async fn leadership_moves() {
+    let cluster = Cluster::start(3, Tuning::default());
+    let (from, to) = (cluster.leader(), cluster.follower());
+    must(cluster.handle(from), put("before", b"1")).await;
+    cluster.handle(from).transfer_leader(cluster.slots[to].id).await.expect("the transfer");
+    assert_eq!(cluster.leader(), to);
+    must(cluster.handle(from), put("after", b"2")).await;
+    cluster.agree();
+}
+
+/// A member that was down catches up from the log; the others went on without it.
+#[tokio::test]
+async fn a_stopped_follower_catches_up_from_the_log() {
+    let mut cluster = Cluster::start(3, Tuning::default());
+    let down = cluster.follower();
+    must(cluster.handle(down), put("early", b"1")).await;
+    cluster.stop(down);
+    let writer = cluster.leader();
+    for n in 0..200 {
+        must(cluster.handle(writer), put(&format!("key-{n}"), &[7; 1000])).await;
+    }
+    cluster.run(down);
+    cluster.agree();
+    assert!(value(cluster.handle(down), "key-199").is_some());
+}
+
+/// When the leader stops, the others elect one of them and writes go on; it comes back as a follower.
+#[tokio::test]
+async fn a_leader_that_stops_is_replaced() {
+    let mut cluster = Cluster::start(3, Tuning::default());
+    let first = cluster.leader();
+    must(cluster.handle(first), put("a", b"1")).await;
+    cluster.stop(first);
+    let second = cluster.leader();
+    assert_ne!(first, second);
+    must(cluster.handle(second), put("b", b"2")).await;
+    cluster.run(first);
+    must(cluster.handle(first), put("c", b"3")).await;
+    cluster.agree();
+}
