@@ -1,13 +1,13 @@
 //! Composition: builds the rooms, hands each its channels, opens the door, and takes everything down in order.
 
 use crate::api::{self, LeaseDesk, LeaseError, LeaseTimes};
-use crate::base::RocksOptions;
 use crate::config::{self, Config, FirstStart};
-use crate::door::{Address, ByteCounts, Door, Entrance, Http2, Listener, NetThreads, ServerTls, net_threads_for, tls};
+use crate::door::{Address, ClientTls, Door, Entrance, Http2, Listener, NetThreads, net_threads_for};
 use crate::env::files::RealFiles;
-use crate::mvcc::{DeltaPolicy, RevisionEvents};
-use crate::node::{EventSink, Founding, Node, NodeHandle, NodeSettings, Opened, PeerSink, ProposeError, StartError, SweepPace, read_identity};
-use crate::gateway::{self, Access, HealthSource, JsonCalls, Pages, ReadFuture, Versions};
+use crate::gateway::{self, Access, JsonCalls};
+use crate::mvcc::RevisionEvents;
+use crate::node::{EventSink, Founding, Node, NodeHandle, Opened, PeerSink, ProposeError, StartError, read_identity};
+use crate::peer::{LeaseForwarder, PeerSettings, Peers};
 use crate::state::Shared;
 use crate::telemetry::Metrics;
 use crate::watch::{Hub, HubOptions};
@@ -16,6 +16,7 @@ use quorate_proto::state::Member;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tonic::service::Routes;
 
 /// Why the server ended before it served, or could not start. The text is for the operator.
 #[derive(Debug)]
@@ -39,6 +40,35 @@ impl From<StartError> for Failure {
     }
 }
 
+mod budget;
+mod pages;
+mod tls;
+
+/// Leases asked of this member; the leader's answer counts.
+struct Desk(LeaseForwarder);
+
+fn lease_error(e: ProposeError) -> LeaseError {
+    match e {
+        ProposeError::NotLeader => LeaseError::NotPrimary,
+        ProposeError::NoLeader => LeaseError::NoLeader,
+        ProposeError::LeaderChanged => LeaseError::LeaderChanged,
+        ProposeError::Stopped => LeaseError::Stopped,
+        _ => LeaseError::TimedOut,
+    }
+}
+
+#[tonic::async_trait]
+impl LeaseDesk for Desk {
+    async fn renew(&self, id: i64) -> Result<i64, LeaseError> {
+        self.0.renew(id).await.map_err(lease_error)?.ok_or(LeaseError::NotFound)
+    }
+
+    async fn time_to_live(&self, id: i64, keys: bool) -> Result<LeaseTimes, LeaseError> {
+        let (view, keys) = self.0.time_to_live(id, keys).await.map_err(lease_error)?.ok_or(LeaseError::NotFound)?;
+        Ok(LeaseTimes { granted_ttl: view.granted, remaining_ttl: view.remaining, keys })
+    }
+}
+
 struct HubSink(Arc<Hub>);
 
 impl EventSink for HubSink {
@@ -48,82 +78,6 @@ impl EventSink for HubSink {
 
     fn compacted(&self, revision: i64) {
         self.0.compacted(revision);
-    }
-}
-
-/// Leases asked of this member: the leader answers by itself.
-struct Desk(NodeHandle);
-
-fn lease_error(e: ProposeError) -> LeaseError {
-    match e {
-        ProposeError::NotLeader => LeaseError::NotPrimary,
-        ProposeError::NoLeader => LeaseError::NoLeader,
-        ProposeError::Stopped => LeaseError::Stopped,
-        _ => LeaseError::TimedOut,
-    }
-}
-
-#[tonic::async_trait]
-impl LeaseDesk for Desk {
-    async fn renew(&self, id: i64) -> Result<i64, LeaseError> {
-        self.0.renew_here(id).map_err(lease_error)?.ok_or(LeaseError::NotFound)
-    }
-
-    async fn time_to_live(&self, id: i64, keys: bool) -> Result<LeaseTimes, LeaseError> {
-        let view = self.0.lease_here(id).map_err(lease_error)?.ok_or(LeaseError::NotFound)?;
-        let keys = if keys {
-            crate::lease::LeaseTable::keys(self.0.store(), id).map_err(|_| LeaseError::Stopped)?
-        } else {
-            Vec::new()
-        };
-        Ok(LeaseTimes { granted_ttl: view.granted, remaining_ttl: view.remaining, keys })
-    }
-}
-
-/// Bytes of memory this process may plan with: the flag, else the cgroup's limit, else the machine's memory.
-fn memory_limit(config: &Config) -> u64 {
-    let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok().filter(|v| *v < 1 << 50);
-    let machine = || {
-        let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-        let line = text.lines().find(|l| l.starts_with("MemTotal:"))?;
-        line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib << 10)
-    };
-    let cgroup = number("/sys/fs/cgroup/memory.max").or_else(|| number("/sys/fs/cgroup/memory/memory.limit_in_bytes"));
-    config.memory_limit_bytes.or(cgroup).or_else(machine).unwrap_or(1 << 30)
-}
-
-const MIB: u64 = 1 << 20;
-
-fn node_settings(config: &Config, metrics: &Arc<Metrics>) -> NodeSettings {
-    let memory = memory_limit(config);
-    let share = |part: u64, least: u64, most: u64| (memory / part).clamp(least * MIB, most * MIB) as usize;
-    let delta = share(64, 4, 32);
-    NodeSettings {
-        data_dir: config.data_dir.clone(),
-        wal_dir: config.wal_dir.clone(),
-        heartbeat: config.heartbeat_interval,
-        election: config.election_timeout,
-        pre_vote: config.pre_vote,
-        request_timeout: config.request_timeout(),
-        catch_up_entries: config.snapshot_catchup_entries,
-        no_sync: config.unsafe_no_fsync,
-        rocks: RocksOptions { block_cache: share(32, 8, 64), write_buffer: 2 * delta, background_jobs: 2 },
-        delta: DeltaPolicy { freeze_bytes: delta, inline: false },
-        entry_cache: share(64, 4, 32),
-        sweep: SweepPace { rows: config.compaction_batch_limit, pause: config.compaction_sleep_interval },
-        on_log_write: Box::new({
-            let metrics = metrics.clone();
-            move |bytes, synced| {
-                metrics.wal_bytes.add(bytes as f64);
-                if let Some(took) = synced {
-                    metrics.wal_fsync.observe_seconds(took);
-                }
-            }
-        }),
-        on_checkpoint: Box::new({
-            let metrics = metrics.clone();
-            move |took| metrics.backend_commit.observe_seconds(took)
-        }),
     }
 }
 
@@ -150,47 +104,6 @@ fn make_data_dir(dir: &Path) -> Result<(), Failure> {
     use std::os::unix::fs::DirBuilderExt;
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.map_err(|e| Failure::new(5, format!("the data directory {} cannot be made: {e}", dir.display())))
-}
-
-fn server_tls(config: &Config, side: &config::TlsSettings, hosts: &[config::ListenUrl], name: &str) -> Result<Option<Arc<ServerTls>>, Failure> {
-    if !side.is_on() {
-        return Ok(None);
-    }
-    let settings = tls_settings(config, side, hosts, name)?;
-    ServerTls::load(settings).map(Some).map_err(|e| Failure::new(1, e))
-}
-
-fn tls_settings(config: &Config, side: &config::TlsSettings, hosts: &[config::ListenUrl], name: &str) -> Result<tls::TlsSettings, Failure> {
-    let version = |v: config::TlsVersion| match v {
-        config::TlsVersion::Tls12 => tls::TlsVersion::Tls12,
-        config::TlsVersion::Tls13 => tls::TlsVersion::Tls13,
-    };
-    let mut out = tls::TlsSettings {
-        trusted_ca: side.trusted_ca.clone(),
-        client_cert_auth: side.require_client_cert,
-        crl: side.crl.clone(),
-        allowed_cns: side.allowed_cns.clone(),
-        allowed_hostnames: side.allowed_hostnames.clone(),
-        cipher_suites: config.tls.cipher_suites.iter().map(|s| s.name.to_string()).collect(),
-        min_version: Some(version(config.tls.min)),
-        max_version: Some(version(config.tls.max)),
-        check_address: name == "peer" && !side.skip_client_san_verification,
-        ..Default::default()
-    };
-    match &side.server {
-        Some(pair) => (out.cert, out.key) = (pair.cert.clone(), pair.key.clone()),
-        None => {
-            let mut names: Vec<String> = hosts.iter().filter_map(|u| u.url().host_port().map(|(h, _)| h.to_string())).collect();
-            names.dedup();
-            let dir = config.data_dir.join("fixtures").join(name);
-            let made = tls::self_signed(&dir, &names, config.tls.self_signed_years).map_err(|e| Failure::new(1, e))?;
-            (out.cert, out.key, out.self_signed) = (made.cert, made.key, true);
-        }
-    }
-    if let Some(pair) = &side.dial {
-        (out.client_cert, out.client_key) = (Some(pair.cert.clone()), Some(pair.key.clone()));
-    }
-    Ok(out)
 }
 
 fn bind(urls: &[config::ListenUrl]) -> Result<Vec<Listener>, Failure> {
@@ -258,6 +171,7 @@ fn cluster_version() -> String {
 /// A server that runs.
 pub struct Server {
     node: Node,
+    peers: Peers,
     hub: Arc<Hub>,
     door: Door,
     serving: tokio::sync::watch::Sender<bool>,
@@ -268,18 +182,32 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
     make_data_dir(&config.data_dir)?;
     // Ports first: a second server on the same address must not touch the data.
     let client_listeners = bind(&config.listen_client_urls)?;
-    let client_tls = server_tls(config, &config.client_tls, &config.listen_client_urls, "client")?;
+    let peer_listeners = bind(&config.listen_peer_urls)?;
+    let client_tls = tls::server_tls(config, &config.client_tls, &config.listen_client_urls, "client")?;
+    let peer_tls = tls::server_tls(config, &config.peer_tls, &config.listen_peer_urls, "peer")?;
+    let dial_tls = match &peer_tls {
+        Some(server) => Some(ClientTls::load(server.settings().clone()).map_err(|e| Failure::new(1, e))?),
+        None => None,
+    };
     let founding = founding(config)?;
     let metrics = Metrics::new(config.extensive_metrics);
     let metrics_listeners = bind(&config.listen_metrics_urls)?;
     let http_listeners = bind(&config.listen_client_http_urls)?;
-    let opened = Opened::open(node_settings(config, &metrics), founding.as_ref(), RealFiles::shared())?;
+    let opened = Opened::open(budget::node_settings(config, &metrics), founding.as_ref(), RealFiles::shared())?;
     let hub_options = HubOptions { progress_interval: config.watch_progress_notify_interval, ..Default::default() };
     let hub = Arc::new(Hub::start(opened.store().clone(), hub_options).map_err(|e| Failure::new(5, e))?);
-    let peers: Arc<dyn PeerSink> = Arc::new(());
     let identity = opened.identity();
-    let node = opened.run(peers, Box::new(HubSink(hub.clone())))?;
+    let settings = PeerSettings {
+        cluster_id: identity.cluster,
+        member_id: identity.member,
+        election: config.election_timeout,
+        dial: Arc::new(tls::PeerDial { tls: dial_tls }),
+    };
+    let peers = Peers::start(settings).map_err(|e| Failure::new(5, e))?;
+    let sink: Arc<dyn PeerSink> = Arc::new(peers.clone());
+    let node = opened.run(sink, Box::new(HubSink(hub.clone())))?;
     let handle = node.handle().clone();
+    peers.attach(handle.clone());
     tracing::info!(
         member_id = format!("{:016x}", identity.member),
         cluster_id = format!("{:016x}", identity.cluster),
@@ -300,7 +228,7 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
         store: handle.store().clone(),
         shared,
         hub: hub.clone(),
-        leases: Arc::new(Desk(handle.clone())),
+        leases: Arc::new(Desk(peers.leases(config.request_timeout()))),
         membership: Arc::new(api::StaticMembership),
         snapshots: Arc::new(NoSnapshots),
         serving: is_serving,
@@ -319,164 +247,43 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
         ping_after: config.keepalive.map_or(Duration::ZERO, |k| k.interval),
         ping_timeout: config.keepalive.map_or(Duration::from_secs(20), |k| k.timeout),
     };
-    observe(config, &metrics, &handle, &hub, &counters);
-    let pages = pages(&handle, &metrics);
+    pages::observe(config, &metrics, &handle, &hub, &counters, &peers);
+    let site = pages::pages(&handle, &metrics);
     let calls = match config.grpc_gateway {
         true => Some(JsonCalls::new(grpc.clone(), config.max_request_bytes).map_err(|e| Failure::new(1, e))?),
         false => None,
     };
-    let http = gateway::client_routes(&pages, calls, Access { origins: allow(&config.cors), hosts: allow(&config.host_whitelist) });
+    let http = gateway::client_routes(&site, calls, Access { origins: pages::allow(&config.cors), hosts: pages::allow(&config.host_whitelist) });
     let door = Door::new(net, max_connections());
-    let open = |listeners: Vec<Listener>, name, grpc: Option<axum::Router>, http: Option<axum::Router>, bytes: &Arc<ByteCounts>| {
+    let open = |listeners: Vec<Listener>, entrance: Entrance| {
         for listener in listeners {
             let address = listener.address().to_string();
-            let (grpc, http) = (grpc.clone(), http.clone());
-            let entrance = Entrance { name, tls: client_tls.clone(), grpc, http, http2, bytes: bytes.clone() };
-            door.open(listener, entrance).map_err(|e| Failure::new(1, e))?;
+            let name = entrance.name;
+            door.open(listener, entrance.clone()).map_err(|e| Failure::new(1, e))?;
             tracing::info!(address, "serving {name} traffic");
         }
         Ok::<(), Failure>(())
     };
+    let peer_grpc = Routes::new(peers.service()).prepare().into_axum_router();
+    let peer_http = gateway::peer_routes(pages::versions(&handle), pages::members(&handle));
+    open(
+        peer_listeners,
+        Entrance { name: "peer", tls: peer_tls, grpc: Some(peer_grpc), http: Some(peer_http), http2: Http2::default(), bytes: Arc::default() },
+    )?;
+    wait_leader(&handle).await;
+    let entrance = |name, grpc, http| Entrance { name, tls: client_tls.clone(), grpc, http, http2, bytes: metrics.client_bytes.clone() };
     let apart = !http_listeners.is_empty();
-    open(client_listeners, "client", Some(grpc.clone()), Some(http.clone()).filter(|_| !apart), &metrics.client_bytes)?;
-    open(http_listeners, "client http", None, Some(http), &metrics.client_bytes)?;
-    open(metrics_listeners, "metrics", None, Some(gateway::metrics_routes(&pages)), &Arc::default())?;
+    open(client_listeners, entrance("client", Some(grpc.clone()), Some(http.clone()).filter(|_| !apart)))?;
+    open(http_listeners, entrance("client http", None, Some(http)))?;
+    open(metrics_listeners, entrance("metrics", None, Some(gateway::metrics_routes(&site))))?;
 
     let urls = config.advertise_client_urls.iter().map(|u| u.to_string()).collect();
     tokio::spawn(publish(handle.clone(), config.name.clone(), urls));
     tokio::spawn(settle_version(handle.clone()));
     tokio::spawn(crate::compactor::run(handle.clone(), config.auto_compaction));
-    wait_ready(&handle).await;
     tracing::info!("ready to serve client requests");
     notify_ready();
-    Ok(Server { node, hub, door, serving })
-}
-
-fn allow(list: &config::AllowList) -> gateway::AllowList {
-    match list {
-        config::AllowList::All => gateway::AllowList::All,
-        config::AllowList::Only(words) => gateway::AllowList::Only(words.clone()),
-    }
-}
-
-/// What /health and its kin ask.
-struct Health(NodeHandle);
-
-impl HealthSource for Health {
-    fn alarms(&self) -> Vec<gateway::Alarm> {
-        let kind = |a: &crate::state::AlarmEntry| match a.kind {
-            entry::AlarmKind::Nospace => Some(gateway::Alarm::NoSpace),
-            entry::AlarmKind::Corrupt => Some(gateway::Alarm::Corrupt),
-            entry::AlarmKind::None => None,
-        };
-        self.0.shared().alarms().iter().filter_map(kind).collect()
-    }
-
-    fn has_leader(&self) -> bool {
-        self.0.has_leader()
-    }
-
-    fn is_learner(&self) -> bool {
-        self.0.status().is_learner
-    }
-
-    fn read(&self, linearizable: bool) -> ReadFuture<'_> {
-        Box::pin(async move {
-            if linearizable {
-                self.0.read_barrier().await.map_err(|e| format!("etcdserver: {e}"))?;
-            }
-            let probe = entry::Range { key: bytes::Bytes::from_static(b"health"), limit: 1, ..Default::default() };
-            self.0.store().range(&probe).map(|_| ()).map_err(|e| format!("etcdserver: mvcc: {e}"))
-        })
-    }
-}
-
-fn pages(node: &NodeHandle, metrics: &Arc<Metrics>) -> Pages {
-    let versions = {
-        let node = node.clone();
-        move || {
-            let cluster = Some(node.shared().cluster_version().to_string()).filter(|v| !v.is_empty());
-            Versions { server: config::ETCD_VERSION.to_string(), storage: cluster.clone(), cluster }
-        }
-    };
-    let live = {
-        let node = node.clone();
-        move || {
-            let (s, store) = (node.status(), node.store());
-            let sizes = store.sizes();
-            serde_json::json!({
-                "version": config::VERSION,
-                "member_id": format!("{:016x}", s.member_id),
-                "cluster_id": format!("{:016x}", s.cluster_id),
-                "leader": format!("{:016x}", s.leader),
-                "term": s.term,
-                "committed_index": s.raft_index,
-                "applied_index": s.applied_index,
-                "revision": store.revision(),
-                "compact_revision": store.compact_revision(),
-                "swept_revision": store.swept_revision(),
-                "bytes_on_disk": sizes.on_disk,
-                "bytes_in_use": sizes.in_use,
-                "quota_usage_bytes": sizes.quota_usage,
-                "leases": node.shared().leases().len(),
-                "members": node.shared().members().len(),
-                "pending_proposals": node.proposals().0,
-            })
-        }
-    };
-    Pages { health: Arc::new(Health(node.clone())), metrics: metrics.clone(), versions: Arc::new(versions), live: Arc::new(live) }
-}
-
-/// Lets the metrics page read the rooms' own numbers, at each request for it.
-fn observe(config: &Config, metrics: &Arc<Metrics>, node: &NodeHandle, hub: &Arc<Hub>, counters: &Arc<api::Counters>) {
-    use std::sync::atomic::Ordering::Relaxed;
-    let flag = |on: bool| if on { 1.0 } else { 0.0 };
-    let status = node.status();
-    Metrics::name(&metrics.server_id, &format!("{:x}", status.member_id));
-    Metrics::name(&metrics.server_version, config::ETCD_VERSION);
-    metrics.quota.set(config.quota_bytes.map_or(0.0, |q| q as f64));
-    let (node, watch, counters) = (node.clone(), hub.counters(), counters.clone());
-    let changes = node.leader_change_count();
-    metrics.sample_with(move |m| {
-        let (s, store) = (node.status(), node.store());
-        m.has_leader.set(flag(s.leader != 0));
-        m.is_leader.set(flag(s.is_leader));
-        m.is_learner.set(flag(s.is_learner));
-        m.leader_changes.set(changes.load(Relaxed));
-        m.proposals_committed.set(s.raft_index as f64);
-        m.proposals_applied.set(s.applied_index as f64);
-        let (pending, failed) = node.proposals();
-        m.proposals_pending.set(pending as f64);
-        m.proposals_failed.set(failed);
-        let version = node.shared().cluster_version();
-        if !version.is_empty() {
-            Metrics::name(&m.cluster_version, version.rsplit_once('.').map_or(version.as_str(), |(minor, _)| minor));
-        }
-        let sizes = store.sizes();
-        m.db_size.set(sizes.on_disk as f64);
-        m.db_in_use.set(sizes.in_use as f64);
-        m.compact_revision.set(store.compact_revision() as f64);
-        m.current_revision.set(store.revision() as f64);
-        m.puts.set(store.stats.puts.load(Relaxed));
-        m.deletes.set(store.stats.deletes.load(Relaxed));
-        m.ranges.set(store.stats.ranges.load(Relaxed));
-        m.txns.set(store.stats.txns.load(Relaxed));
-        m.compaction_keys.set(store.stats.compacted_rows.load(Relaxed));
-        m.watchers.set(watch.watchers() as f64);
-        m.watch_streams.set(watch.streams() as f64);
-        m.slow_watchers.set(watch.lagging() as f64);
-        m.events.set(watch.events());
-        for row in counters.read() {
-            let (service, method, kind) = row.method.labels();
-            let labels = [method, service, kind];
-            m.grpc_started.with(&labels).set(row.started);
-            m.grpc_received.with(&labels).set(row.received);
-            m.grpc_sent.with(&labels).set(row.sent);
-            for (code, count) in row.handled.iter().enumerate() {
-                m.grpc_handled.with(&[api::counters::CODE_NAMES[code], method, service, kind]).set(*count);
-            }
-        }
-    });
+    Ok(Server { node, peers, hub, door, serving })
 }
 
 struct NoSnapshots;
@@ -488,11 +295,10 @@ impl api::SnapshotSource for NoSnapshots {
     }
 }
 
-/// Waits until the cluster has a leader and this member has published itself.
-async fn wait_ready(node: &NodeHandle) {
+/// Waits until the cluster has a leader: before that there is nothing to serve clients with.
+async fn wait_leader(node: &NodeHandle) {
     let mut leader = node.leader_changes();
     let _ = leader.wait_for(|l| *l != 0).await;
-    let _ = node.read_barrier().await;
 }
 
 fn cores() -> usize {
@@ -518,6 +324,7 @@ impl Server {
         self.hand_over(&handle).await;
         self.hub.close();
         self.door.close(DRAIN).await;
+        self.peers.stop();
         let node = self.node;
         let stopped = tokio::task::spawn_blocking(move || node.stop()).await;
         if stopped.is_err() {

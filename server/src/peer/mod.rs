@@ -19,7 +19,7 @@ mod outbox;
 mod service;
 
 pub use counts::{PeerCount, PeerCounts};
-pub use dial::{Dial, PeerStream, PlainDial};
+pub use dial::{Dial, Dialing, PeerStream, PlainDial};
 pub use lease::LeaseForwarder;
 pub use service::Service;
 

@@ -1,0 +1,55 @@
+//! Memory budgets and the node's settings, from flags.
+
+use crate::base::RocksOptions;
+use crate::config::Config;
+use crate::mvcc::DeltaPolicy;
+use crate::node::{NodeSettings, SweepPace};
+use crate::telemetry::Metrics;
+use std::sync::Arc;
+
+/// Bytes of memory this process may plan with: the flag, else the cgroup's limit, else the machine's memory.
+fn memory_limit(config: &Config) -> u64 {
+    let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok().filter(|v| *v < 1 << 50);
+    let machine = || {
+        let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+        let line = text.lines().find(|l| l.starts_with("MemTotal:"))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib << 10)
+    };
+    let cgroup = number("/sys/fs/cgroup/memory.max").or_else(|| number("/sys/fs/cgroup/memory/memory.limit_in_bytes"));
+    config.memory_limit_bytes.or(cgroup).or_else(machine).unwrap_or(1 << 30)
+}
+
+const MIB: u64 = 1 << 20;
+
+pub(super) fn node_settings(config: &Config, metrics: &Arc<Metrics>) -> NodeSettings {
+    let memory = memory_limit(config);
+    let share = |part: u64, least: u64, most: u64| (memory / part).clamp(least * MIB, most * MIB) as usize;
+    let delta = share(64, 4, 32);
+    NodeSettings {
+        data_dir: config.data_dir.clone(),
+        wal_dir: config.wal_dir.clone(),
+        heartbeat: config.heartbeat_interval,
+        election: config.election_timeout,
+        pre_vote: config.pre_vote,
+        request_timeout: config.request_timeout(),
+        catch_up_entries: config.snapshot_catchup_entries,
+        no_sync: config.unsafe_no_fsync,
+        rocks: RocksOptions { block_cache: share(32, 8, 64), write_buffer: 2 * delta, background_jobs: 2 },
+        delta: DeltaPolicy { freeze_bytes: delta, inline: false },
+        entry_cache: share(64, 4, 32),
+        sweep: SweepPace { rows: config.compaction_batch_limit, pause: config.compaction_sleep_interval },
+        on_log_write: Box::new({
+            let metrics = metrics.clone();
+            move |bytes, synced| {
+                metrics.wal_bytes.add(bytes as f64);
+                if let Some(took) = synced {
+                    metrics.wal_fsync.observe_seconds(took);
+                }
+            }
+        }),
+        on_checkpoint: Box::new({
+            let metrics = metrics.clone();
+            move |took| metrics.backend_commit.observe_seconds(took)
+        }),
+    }
+}
