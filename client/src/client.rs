@@ -231,8 +231,9 @@ impl Client {
         matches!(self.shared.credentials, Some(Credentials::Password { .. }))
     }
 
-    /// Gets the first token, if there is a password to get it with.
-    pub(crate) async fn sign_in_first(&self) -> Result<()> {
+    /// Signs in, if there is a password and no token yet. Every call does this by itself; calling it first tells wrong passwords
+    /// from other errors. Waits for a server for ever.
+    pub async fn sign_in_first(&self) -> Result<()> {
         let known_open = self.shared.open_to_all.load(Ordering::Relaxed);
         if self.can_sign_in() && !known_open && self.shared.token.lock().is_none() {
             self.sign_in(None).await?;

@@ -68,6 +68,13 @@ impl From<Status> for Error {
     }
 }
 
+/// What the system said, without Rust's number behind it, in lower case like the errors of other clients.
+pub(crate) fn system_text(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    text.chars().take(1).flat_map(char::to_lowercase).chain(text.chars().skip(1)).collect()
+}
+
 /// The reason, when the status says that no connection came about, so that nothing was sent.
 pub(crate) fn not_connected(status: &Status) -> Option<String> {
     let mut next = std::error::Error::source(status);

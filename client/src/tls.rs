@@ -12,7 +12,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 use crate::config::{Pem, TlsConfig};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, system_text};
 use crate::roots;
 
 /// Reads the PEM sources and makes the configuration. Errors name the source that could not be used.
@@ -64,7 +64,7 @@ fn private_key(pem: &Pem) -> Result<PrivateKeyDer<'static>> {
 
 fn read(pem: &Pem) -> Result<Vec<u8>> {
     match pem {
-        Pem::File(path) => std::fs::read(path).map_err(|error| Error::Config(format!("open {}: {error}", path.display()))),
+        Pem::File(path) => std::fs::read(path).map_err(|error| Error::Config(format!("open {}: {}", path.display(), system_text(&error)))),
         Pem::Text(text) => Ok(text.clone()),
     }
 }

@@ -1,7 +1,7 @@
 //! What a command gets to work with: its words, its flags, a client, a printer.
 
 use bytes::Bytes;
-use quorate_client::{Client, Config};
+use quorate_client::{Client, Config, Error};
 
 use crate::failure::{self, Done};
 use crate::flags::Parsed;
@@ -37,19 +37,23 @@ impl Context {
     }
 
     /// A client whose calls end with `--command-timeout`, and the printer.
-    pub fn connect(&mut self) -> Done<(Client, Box<dyn Printer>)> {
+    pub async fn connect(&mut self) -> Done<(Client, Box<dyn Printer>)> {
         let (config, printer) = self.open()?;
-        Ok((client(config)?, printer))
+        Ok((client(config).await?, printer))
     }
 
     /// A client whose calls wait for as long as it takes, and the printer.
-    pub fn connect_patiently(&mut self) -> Done<(Client, Box<dyn Printer>)> {
-        let (client, printer) = self.connect()?;
+    pub async fn connect_patiently(&mut self) -> Done<(Client, Box<dyn Printer>)> {
+        let (client, printer) = self.connect().await?;
         Ok((client.timeout(None), printer))
     }
 }
 
-/// A client; wrong settings are wrong arguments.
-pub fn client(config: Config) -> Done<Client> {
-    Client::new(config).map_err(failure::bad_args)
+/// A client that has signed in, if it is to. Wrong settings are wrong arguments, a refused sign-in is a bad connection.
+pub async fn client(config: Config) -> Done<Client> {
+    let limit = config.dial_timeout;
+    let client = Client::new(config).map_err(failure::bad_args)?;
+    let signed_in = tokio::time::timeout(limit, client.sign_in_first()).await;
+    signed_in.unwrap_or(Err(Error::Timeout)).map_err(failure::bad_connection)?;
+    Ok(client)
 }

@@ -56,6 +56,13 @@ fn quote_char(c: char, out: &mut String) {
     out.push_str(escape);
 }
 
+/// What the system said, without the number behind it.
+pub fn system_text(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    text.chars().take(1).flat_map(char::to_lowercase).chain(text.chars().skip(1)).collect()
+}
+
 /// Reads a quoted string at the start of `text`: `"..."` with escapes, or `` `...` `` as it is. Gives the bytes meant, and the
 /// rest. `None` when there is no whole quoted string.
 pub fn unquote(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {

@@ -10,7 +10,7 @@ pub async fn list(mut cx: Context) -> Done {
     if !cx.args().is_empty() {
         return Err(failure::bad_args("alarm list command accepts no arguments"));
     }
-    let (client, printer) = cx.connect()?;
+    let (client, printer) = cx.connect().await?;
     printer.alarm(&client.alarm(AlarmRequest::default()).await?)
 }
 
@@ -19,7 +19,7 @@ pub async fn disarm(mut cx: Context) -> Done {
     if !cx.args().is_empty() {
         return Err(failure::bad_args("alarm disarm command accepts no arguments"));
     }
-    let (client, printer) = cx.connect()?;
+    let (client, printer) = cx.connect().await?;
     let raised = client.alarm(AlarmRequest::default()).await?;
     let mut cleared = AlarmResponse::default();
     for AlarmMember { member_id, alarm } in raised.alarms {

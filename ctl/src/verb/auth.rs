@@ -11,7 +11,7 @@ use crate::print;
 /// `auth enable`. Gives user root the role root first when that is all that is missing.
 pub async fn enable(mut cx: Context) -> Done {
     no_words(&cx, "enable")?;
-    let (client, _) = cx.connect()?;
+    let (client, _) = cx.connect().await?;
     match client.auth_enable(AuthEnableRequest {}).await {
         Err(error) if error.is_etcd("root user does not have root role") => {
             client.role_add(AuthRoleAddRequest { name: "root".to_string() }).await?;
@@ -26,7 +26,7 @@ pub async fn enable(mut cx: Context) -> Done {
 /// `auth disable`.
 pub async fn disable(mut cx: Context) -> Done {
     no_words(&cx, "disable")?;
-    let (client, _) = cx.connect()?;
+    let (client, _) = cx.connect().await?;
     client.auth_disable(AuthDisableRequest {}).await?;
     print::line("Authentication Disabled")
 }
@@ -34,7 +34,7 @@ pub async fn disable(mut cx: Context) -> Done {
 /// `auth status`.
 pub async fn status(mut cx: Context) -> Done {
     no_words(&cx, "status")?;
-    let (client, printer) = cx.connect()?;
+    let (client, printer) = cx.connect().await?;
     printer.auth_status(&client.auth_status(AuthStatusRequest {}).await?)
 }
 

@@ -65,7 +65,7 @@ pub async fn perf(mut cx: Context) -> Done {
     let load = load(name).ok_or_else(|| failure::bad_feature(format!("unknown load option {name}")))?;
     let prefix = Bytes::copy_from_slice(cx.flags.text("prefix").as_bytes());
     let (config, _) = cx.open()?;
-    let first = client(config.clone())?;
+    let first = client(config.clone()).await?;
     let range_end = Bytes::from(prefix_end(&prefix));
     let there = first
         .timeout(None)
@@ -87,7 +87,8 @@ pub async fn perf(mut cx: Context) -> Done {
     if cx.flags.bool("auto-defrag") {
         for endpoint in &config.endpoints {
             print::line(format!("Defragmenting {}", quote(endpoint.as_bytes())))?;
-            client(Config { endpoints: vec![endpoint.clone()], timeout: Some(CLEANUP), ..config.clone() })?
+            client(Config { endpoints: vec![endpoint.clone()], timeout: Some(CLEANUP), ..config.clone() })
+                .await?
                 .defragment(DefragmentRequest {})
                 .await?;
             print::line(format!("Defragmented {}", quote(endpoint.as_bytes())))?;
@@ -112,7 +113,7 @@ async fn measure(config: &Config, load: &Load, prefix: &Bytes) -> Done<Measured>
     let queue = Arc::new(Mutex::new(queue));
     let mut workers = JoinSet::new();
     for _ in 0..load.clients {
-        let client = client(Config { timeout: None, ..config.clone() })?;
+        let client = client(Config { timeout: None, ..config.clone() }).await?;
         workers.spawn(work(client, queue.clone()));
     }
     let start = Instant::now();

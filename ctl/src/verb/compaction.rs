@@ -17,7 +17,7 @@ pub async fn run(mut cx: Context) -> Done {
     }
     let revision = notation::parse_int(&cx.text(0), 10).map_err(failure::error)?;
     let physical = cx.flags.bool("physical");
-    let (client, _) = cx.connect()?;
+    let (client, _) = cx.connect().await?;
     client.compact(CompactionRequest { revision, physical }).await?;
     print::line(format!("compacted revision {revision}"))
 }

@@ -15,7 +15,7 @@ pub async fn run(mut cx: Context) -> Done {
     let (config, _) = cx.open()?;
     let mut failed = false;
     for endpoint in endpoint::endpoints(&cx, &config).await? {
-        let client = client(Config { endpoints: vec![endpoint.clone()], ..config.clone() })?;
+        let client = client(Config { endpoints: vec![endpoint.clone()], ..config.clone() }).await?;
         let start = Instant::now();
         let answer = client.defragment(DefragmentRequest {}).await;
         let took = notation::duration(start.elapsed());

@@ -21,7 +21,7 @@ pub const FLAGS: &[Flag] = &[
 /// Runs the command.
 pub async fn run(mut cx: Context) -> Done {
     let request = request(&cx.flags)?;
-    let (client, printer) = cx.connect()?;
+    let (client, printer) = cx.connect().await?;
     printer.del(&client.delete_range(request).await?)
 }
 

@@ -23,7 +23,7 @@ pub async fn cancel(cx: Context) -> Done {
 }
 
 async fn send(mut cx: Context, action: DowngradeAction, version: String, step: &str) -> Done {
-    let (client, printer) = cx.connect()?;
+    let (client, printer) = cx.connect().await?;
     printer.downgrade(&client.downgrade(DowngradeRequest { action: action as i32, version }).await?, step)
 }
 

@@ -24,7 +24,7 @@ pub async fn run(mut cx: Context) -> Done {
         (2, true) => return Err(failure::bad_args("proposal given but -l is set")),
         _ => return Err(failure::bad_args("elect takes one election name argument and an optional proposal argument")),
     }
-    let (client, printer) = cx.connect_patiently()?;
+    let (client, printer) = cx.connect_patiently().await?;
     match listen {
         true => observe(&cx, &client, printer.as_ref()).await,
         false => campaign(&cx, &client, printer.as_ref()).await,

@@ -5,7 +5,7 @@ use std::time::Instant;
 use quorate_client::proto::etcdserverpb::{
     AlarmRequest, AlarmType, HashKvRequest, MemberListRequest, RangeRequest, StatusRequest,
 };
-use quorate_client::{Client, Config};
+use quorate_client::Config;
 
 use crate::context::{Context, client};
 use crate::failure::{self, Done};
@@ -23,8 +23,7 @@ pub async fn health(mut cx: Context) -> Done {
     let (config, printer) = cx.open()?;
     let mut checks = tokio::task::JoinSet::new();
     for endpoint in endpoints(&cx, &config).await? {
-        let client = client(Config { endpoints: vec![endpoint.clone()], ..config.clone() })?;
-        checks.spawn(check(client, endpoint));
+        checks.spawn(check(Config { endpoints: vec![endpoint.clone()], ..config.clone() }, endpoint));
     }
     let answers = checks.join_all().await;
     printer.endpoint_health(&answers)?;
@@ -34,7 +33,13 @@ pub async fn health(mut cx: Context) -> Done {
     }
 }
 
-async fn check(client: Client, endpoint: String) -> Health {
+async fn check(config: Config, endpoint: String) -> Health {
+    let client = match client(config).await {
+        Ok(client) => client,
+        Err(failure) => {
+            return Health { endpoint, healthy: false, took: String::new(), error: failure.message.unwrap_or_default() };
+        }
+    };
     let start = Instant::now();
     let read = client.range(RangeRequest { key: "health".into(), ..RangeRequest::default() }).await;
     let took = notation::duration(start.elapsed());
@@ -62,7 +67,7 @@ pub async fn status(mut cx: Context) -> Done {
     let mut answers = Vec::new();
     let mut failed = false;
     for endpoint in endpoints(&cx, &config).await? {
-        let client = client(Config { endpoints: vec![endpoint.clone()], ..config.clone() })?;
+        let client = client(Config { endpoints: vec![endpoint.clone()], ..config.clone() }).await?;
         match client.status(StatusRequest {}).await {
             Ok(answer) => answers.push((endpoint, answer)),
             Err(error) => {
@@ -82,7 +87,7 @@ pub async fn hash_kv(mut cx: Context) -> Done {
     let mut answers = Vec::new();
     let mut failed = None;
     for endpoint in endpoints(&cx, &config).await? {
-        let client = client(Config { endpoints: vec![endpoint.clone()], ..config.clone() })?;
+        let client = client(Config { endpoints: vec![endpoint.clone()], ..config.clone() }).await?;
         match client.hash_kv(HashKvRequest { revision }).await {
             Ok(answer) => answers.push((endpoint, answer)),
             Err(error) => {
@@ -100,7 +105,8 @@ pub async fn endpoints(cx: &Context, config: &Config) -> Done<Vec<String>> {
     if !cx.flags.bool("cluster") {
         return Ok(config.endpoints.clone());
     }
-    let members = client(config.clone())?
+    let members = client(config.clone())
+        .await?
         .member_list(MemberListRequest { linearizable: true })
         .await
         .map_err(|error| failure::error(format!("failed to fetch endpoints from etcd cluster member list: {error}")))?;

@@ -31,7 +31,7 @@ pub const FLAGS: &[Flag] = &[
 /// Runs the command.
 pub async fn run(mut cx: Context) -> Done {
     let request = request(&cx.flags)?;
-    let (client, printer) = cx.connect()?;
+    let (client, printer) = cx.connect().await?;
     let answer = match cx.flags.bool("stream") {
         true => {
             let limit = cx.flags.duration("command-timeout");

@@ -19,7 +19,7 @@ pub async fn grant(mut cx: Context) -> Done {
         return Err(failure::bad_args("lease grant command needs TTL argument"));
     }
     let ttl = notation::parse_int(&cx.text(0), 10).map_err(|error| failure::bad_args(format!("bad TTL ({error})")))?;
-    let (client, printer) = cx.connect()?;
+    let (client, printer) = cx.connect().await?;
     let answer = client.lease_grant(LeaseGrantRequest { ttl, id: 0 }).await;
     printer.grant(&answer.map_err(|error| failure::error(format!("failed to grant lease ({error})")))?)
 }
@@ -27,7 +27,7 @@ pub async fn grant(mut cx: Context) -> Done {
 /// `lease revoke`.
 pub async fn revoke(mut cx: Context) -> Done {
     let id = id(&cx, "lease revoke command needs 1 argument")?;
-    let (client, printer) = cx.connect()?;
+    let (client, printer) = cx.connect().await?;
     let answer = client.lease_revoke(LeaseRevokeRequest { id }).await;
     printer.revoke(&answer.map_err(|error| failure::error(format!("failed to revoke lease ({error})")))?, id)
 }
@@ -36,14 +36,14 @@ pub async fn revoke(mut cx: Context) -> Done {
 pub async fn time_to_live(mut cx: Context) -> Done {
     let id = id(&cx, "lease timetolive command needs lease ID as argument")?;
     let keys = cx.flags.bool("keys");
-    let (client, printer) = cx.connect_patiently()?;
+    let (client, printer) = cx.connect_patiently().await?;
     let answer = client.lease_time_to_live(LeaseTimeToLiveRequest { id, keys }).await;
     printer.time_to_live(&answer.map_err(failure::bad_connection)?, keys)
 }
 
 /// `lease list`.
 pub async fn list(mut cx: Context) -> Done {
-    let (client, printer) = cx.connect_patiently()?;
+    let (client, printer) = cx.connect_patiently().await?;
     printer.leases(&client.lease_leases(LeaseLeasesRequest {}).await.map_err(failure::bad_connection)?)
 }
 
@@ -51,7 +51,7 @@ pub async fn list(mut cx: Context) -> Done {
 pub async fn keep_alive(mut cx: Context) -> Done {
     let id = id(&cx, "lease keep-alive command needs lease ID as argument")?;
     let once = cx.flags.bool("once");
-    let (client, printer) = cx.connect_patiently()?;
+    let (client, printer) = cx.connect_patiently().await?;
     if once {
         return printer.keep_alive(&client.keep_alive_once(id).await.map_err(failure::bad_connection)?);
     }

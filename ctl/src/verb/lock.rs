@@ -22,7 +22,7 @@ pub async fn run(mut cx: Context) -> Done {
     if cx.args().is_empty() {
         return Err(failure::bad_args("lock takes a lock name argument and an optional command to execute"));
     }
-    let (client, printer) = cx.connect_patiently()?;
+    let (client, printer) = cx.connect_patiently().await?;
     let session = Session::open(&client, cx.flags.int("ttl")).await?;
     let mutex = Mutex::new(&session, &cx.args()[0]);
     let won = tokio::select! {

@@ -70,8 +70,8 @@ pub async fn run(mut cx: Context) -> Done {
     let credentials = global::credentials(flags.text("dest-user"), flags.text("dest-password"), "", "Destination Password: ")?;
     let there = Config { endpoints: vec![cx.text(0)], tls, credentials, timeout: None, ..config.clone() };
     let mut mirror = Mirror {
-        from: client(Config { timeout: None, ..config })?,
-        to: client(there)?,
+        from: client(Config { timeout: None, ..config }).await?,
+        to: client(there).await?,
         prefix,
         target,
         copied: 0,

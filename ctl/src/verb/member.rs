@@ -39,7 +39,7 @@ pub async fn add(mut cx: Context) -> Done {
     let name = cx.text(0);
     let peer_urls = peer_urls(&cx.flags)?;
     let is_learner = cx.flags.bool("learner");
-    let (client, printer) = cx.connect()?;
+    let (client, printer) = cx.connect().await?;
     let answer = client.member_add(MemberAddRequest { peer_urls, is_learner }).await?;
     printer.member_add(&answer)?;
     if !printer.is_simple() {
@@ -65,7 +65,7 @@ pub async fn add(mut cx: Context) -> Done {
 /// `member remove`.
 pub async fn remove(mut cx: Context) -> Done {
     let id = id(&cx)?;
-    let (client, printer) = cx.connect()?;
+    let (client, printer) = cx.connect().await?;
     printer.member_remove(&client.member_remove(MemberRemoveRequest { id }).await?, id)
 }
 
@@ -73,21 +73,21 @@ pub async fn remove(mut cx: Context) -> Done {
 pub async fn update(mut cx: Context) -> Done {
     let id = id(&cx)?;
     let peer_urls = peer_urls(&cx.flags)?;
-    let (client, printer) = cx.connect()?;
+    let (client, printer) = cx.connect().await?;
     printer.member_update(&client.member_update(MemberUpdateRequest { id, peer_urls }).await?, id)
 }
 
 /// `member list`.
 pub async fn list(mut cx: Context) -> Done {
     let linearizable = !get::serializable(&cx.flags)?;
-    let (client, printer) = cx.connect()?;
+    let (client, printer) = cx.connect().await?;
     printer.member_list(&client.member_list(MemberListRequest { linearizable }).await?)
 }
 
 /// `member promote`.
 pub async fn promote(mut cx: Context) -> Done {
     let id = id(&cx)?;
-    let (client, printer) = cx.connect()?;
+    let (client, printer) = cx.connect().await?;
     printer.member_promote(&client.member_promote(MemberPromoteRequest { id }).await?, id)
 }
 
@@ -102,6 +102,26 @@ fn id(cx: &Context) -> Done<u64> {
 fn peer_urls(flags: &Parsed) -> Done<Vec<String>> {
     match flags.text("peer-urls") {
         "" => Err(failure::bad_args("member peer urls not provided")),
-        urls => Ok(urls.split(',').map(str::to_string).collect()),
+        urls => urls.split(',').map(|url| check_url(url.trim()).map(|()| url.trim().to_string())).collect(),
+    }
+}
+
+/// Finds the mistakes that users make before the server has to.
+fn check_url(url: &str) -> Done {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    match scheme {
+        "http" | "https" => {
+            let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+            let port = authority.rsplit_once(':').map(|(_, port)| port);
+            if port.is_none_or(|port| port.contains(']')) {
+                return Err(failure::error(format!("URL address does not have the form \"host:port\": {url}")));
+            }
+            if !path.is_empty() {
+                return Err(failure::error(format!("URL must not contain a path: {url}")));
+            }
+            Ok(())
+        }
+        "unix" | "unixs" => Ok(()),
+        _ => Err(failure::error(format!("URL scheme must be http, https, unix, or unixs: {url}"))),
     }
 }

@@ -15,7 +15,7 @@ pub async fn run(mut cx: Context) -> Done {
     let target_id = notation::parse_uint(&cx.text(0), 16).map_err(failure::bad_args)?;
     let (config, printer) = cx.open()?;
     for endpoint in &config.endpoints {
-        let client = client(Config { endpoints: vec![endpoint.clone()], ..config.clone() })?;
+        let client = client(Config { endpoints: vec![endpoint.clone()], ..config.clone() }).await?;
         let status = client.status(StatusRequest {}).await?;
         if status.header.is_some_and(|header| header.member_id == status.leader) {
             let answer = client.move_leader(MoveLeaderRequest { target_id }).await?;

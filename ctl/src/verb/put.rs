@@ -20,13 +20,13 @@ pub const FLAGS: &[Flag] = &[
 
 /// Runs the command.
 pub async fn run(mut cx: Context) -> Done {
-    let request = request(&cx.flags)?;
-    let (client, printer) = cx.connect()?;
+    let request = request(&cx.flags, std::io::stdin().lock())?;
+    let (client, printer) = cx.connect().await?;
     printer.put(&client.put(request).await?)
 }
 
-/// The request that the words and flags ask for. Reads standard input when the value is not among the words.
-pub fn request(flags: &Parsed) -> Done<PutRequest> {
+/// The request that the words and flags ask for. Reads `input` to its end when the value is not among the words.
+pub fn request(flags: &Parsed, mut input: impl Read) -> Done<PutRequest> {
     let missing = || failure::bad_args("put command needs 1 argument and input from stdin or 2 arguments");
     let key = flags.words.first().cloned().ok_or_else(missing)?;
     let ignore_value = flags.bool("ignore-value");
@@ -35,9 +35,9 @@ pub fn request(flags: &Parsed) -> Done<PutRequest> {
         Some(value) => value.clone(),
         None if ignore_value => Bytes::new(),
         None => {
-            let mut input = Vec::new();
-            std::io::stdin().lock().read_to_end(&mut input).map_err(|_| missing())?;
-            Some(input).filter(|input| !input.is_empty()).ok_or_else(missing)?.into()
+            let mut value = Vec::new();
+            input.read_to_end(&mut value).map_err(|_| missing())?;
+            Some(value).filter(|value| !value.is_empty()).ok_or_else(missing)?.into()
         }
     };
     let lease = notation::parse_int(flags.text("lease"), 16)

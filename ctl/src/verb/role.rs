@@ -21,21 +21,21 @@ pub const RANGE_FLAGS: &[Flag] = &[
 /// `role add`.
 pub async fn add(mut cx: Context) -> Done {
     let name = name(&cx, "role add command requires role name as its argument")?;
-    let (client, printer) = cx.connect_patiently()?;
+    let (client, printer) = cx.connect_patiently().await?;
     printer.role_add(&client.role_add(AuthRoleAddRequest { name: name.clone() }).await?, &name)
 }
 
 /// `role delete`.
 pub async fn delete(mut cx: Context) -> Done {
     let role = name(&cx, "role delete command requires role name as its argument")?;
-    let (client, printer) = cx.connect_patiently()?;
+    let (client, printer) = cx.connect_patiently().await?;
     printer.role_delete(&client.role_delete(AuthRoleDeleteRequest { role: role.clone() }).await?, &role)
 }
 
 /// `role get`.
 pub async fn get(mut cx: Context) -> Done {
     let role = name(&cx, "role get command requires role name as its argument")?;
-    let (client, printer) = cx.connect_patiently()?;
+    let (client, printer) = cx.connect_patiently().await?;
     printer.role_get(&client.role_get(AuthRoleGetRequest { role: role.clone() }).await?, &role)
 }
 
@@ -44,7 +44,7 @@ pub async fn list(mut cx: Context) -> Done {
     if !cx.args().is_empty() {
         return Err(failure::bad_args("role list command requires no arguments"));
     }
-    let (client, printer) = cx.connect_patiently()?;
+    let (client, printer) = cx.connect_patiently().await?;
     printer.role_list(&client.role_list(AuthRoleListRequest {}).await?)
 }
 
@@ -63,7 +63,7 @@ pub async fn grant_permission(mut cx: Context) -> Done {
         _ => return Err(failure::bad_args(format!("invalid permission type: {kind}"))),
     };
     let (key, range_end) = range(&cx.args()[2..], &cx.flags)?;
-    let (client, printer) = cx.connect_patiently()?;
+    let (client, printer) = cx.connect_patiently().await?;
     let perm = Some(Permission { perm_type: perm_type as i32, key, range_end });
     let request = AuthRoleGrantPermissionRequest { name: role.clone(), perm };
     printer.role_grant_permission(&client.role_grant_permission(request).await?, &role)
@@ -76,7 +76,7 @@ pub async fn revoke_permission(mut cx: Context) -> Done {
     }
     let role = cx.text(0);
     let (key, range_end) = range(&cx.args()[1..], &cx.flags)?;
-    let (client, printer) = cx.connect_patiently()?;
+    let (client, printer) = cx.connect_patiently().await?;
     let request = AuthRoleRevokePermissionRequest { role: role.clone(), key, range_end: range_end.clone() };
     let answer = client.role_revoke_permission(request).await?;
     printer.role_revoke_permission(&answer, &role, &cx.args()[1], &range_end)

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::context::{Context, client};
 use crate::failure::{self, Done};
+use crate::notation::system_text;
 use crate::print;
 
 /// Bytes of the checksum at the end.
@@ -29,7 +30,7 @@ pub async fn save(mut cx: Context) -> Done {
         let all = config.endpoints.join(" ");
         return Err(failure::interrupted(format!("snapshot must be requested to one selected node, not multiple [{all}]")));
     }
-    let client = client(config)?;
+    let client = client(config).await?;
     let part = PathBuf::from(format!("{path}.part"));
     let limit = cx.flags.given("command-timeout").then(|| cx.flags.duration("command-timeout"));
     let fetch = fetch(&client, &part);
@@ -61,7 +62,7 @@ async fn fetch(client: &Client, part: &Path) -> Result<String, String> {
         .truncate(true)
         .mode(0o600)
         .open(part)
-        .map_err(|error| format!("could not open {} ({error})", part.display()))?;
+        .map_err(|error| format!("could not open {} (open {}: {})", part.display(), part.display(), system_text(&error)))?;
     let mut stream = client.snapshot(SnapshotRequest {}).await.map_err(|error| error.to_string())?;
     let mut sum = Sha256::new();
     // The last bytes seen, which may be the checksum and so are not summed up yet.

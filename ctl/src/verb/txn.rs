@@ -24,7 +24,7 @@ pub async fn run(mut cx: Context) -> Done {
     if !cx.args().is_empty() {
         return Err(failure::bad_args("txn command does not accept argument"));
     }
-    let (client, printer) = cx.connect_patiently()?;
+    let (client, printer) = cx.connect_patiently().await?;
     let talk = cx.flags.bool("interactive");
     let say = |text: &str| if talk { print::line(text) } else { Ok(()) };
     let mut input = io::stdin().lock();
@@ -126,7 +126,8 @@ fn parse_operation(line: &[u8]) -> Done<RequestOp> {
         .ok_or_else(|| failure::invalid_input(format!("invalid txn request: {shown}")))?;
     let request = match words[0].as_ref() {
         b"get" => Request::RequestRange(get::request(&parsed)?),
-        b"put" => Request::RequestPut(put::request(&parsed)?),
+        // Standard input holds the transaction, so it holds no values.
+        b"put" => Request::RequestPut(put::request(&parsed, io::empty())?),
         _ => Request::RequestDeleteRange(del::request(&parsed)?),
     };
     Ok(RequestOp { request: Some(request) })

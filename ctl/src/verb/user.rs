@@ -38,7 +38,7 @@ pub async fn add(mut cx: Context) -> Done {
             (word, password)
         }
     };
-    let (client, printer) = cx.connect_patiently()?;
+    let (client, printer) = cx.connect_patiently().await?;
     let options = Some(UserAddOptions { no_password });
     let request = AuthUserAddRequest { name: name.clone(), password, options, hashed_password: String::new() };
     printer.user_add(&client.user_add(request).await?, &name)
@@ -48,7 +48,7 @@ pub async fn add(mut cx: Context) -> Done {
 pub async fn delete(mut cx: Context) -> Done {
     one_word(&cx, "user delete command requires user name as its argument")?;
     let name = cx.text(0);
-    let (client, printer) = cx.connect_patiently()?;
+    let (client, printer) = cx.connect_patiently().await?;
     printer.user_delete(&client.user_delete(AuthUserDeleteRequest { name: name.clone() }).await?, &name)
 }
 
@@ -56,7 +56,7 @@ pub async fn delete(mut cx: Context) -> Done {
 pub async fn get(mut cx: Context) -> Done {
     one_word(&cx, "user get command requires user name as its argument")?;
     let name = cx.text(0);
-    let (client, printer) = cx.connect_patiently()?;
+    let (client, printer) = cx.connect_patiently().await?;
     let answer = client.user_get(AuthUserGetRequest { name: name.clone() }).await?;
     if !cx.flags.bool("detail") {
         return printer.user_get(&answer, &name);
@@ -74,7 +74,7 @@ pub async fn list(mut cx: Context) -> Done {
     if !cx.args().is_empty() {
         return Err(failure::bad_args("user list command requires no arguments"));
     }
-    let (client, printer) = cx.connect_patiently()?;
+    let (client, printer) = cx.connect_patiently().await?;
     printer.user_list(&client.user_list(AuthUserListRequest {}).await?)
 }
 
@@ -83,7 +83,7 @@ pub async fn passwd(mut cx: Context) -> Done {
     one_word(&cx, "user passwd command requires user name as its argument")?;
     let name = cx.text(0);
     let password = new_password(&cx, &name)?;
-    let (client, printer) = cx.connect_patiently()?;
+    let (client, printer) = cx.connect_patiently().await?;
     let request = AuthUserChangePasswordRequest { name, password, hashed_password: String::new() };
     printer.user_change_password(&client.user_change_password(request).await?)
 }
@@ -94,7 +94,7 @@ pub async fn grant_role(mut cx: Context) -> Done {
         return Err(failure::bad_args("user grant command requires user name and role name as its argument"));
     }
     let (user, role) = (cx.text(0), cx.text(1));
-    let (client, printer) = cx.connect_patiently()?;
+    let (client, printer) = cx.connect_patiently().await?;
     let request = AuthUserGrantRoleRequest { user: user.clone(), role: role.clone() };
     printer.user_grant_role(&client.user_grant_role(request).await?, &user, &role)
 }
@@ -105,7 +105,7 @@ pub async fn revoke_role(mut cx: Context) -> Done {
         return Err(failure::bad_args("user revoke-role requires user name and role name as its argument"));
     }
     let (user, role) = (cx.text(0), cx.text(1));
-    let (client, printer) = cx.connect_patiently()?;
+    let (client, printer) = cx.connect_patiently().await?;
     let request = AuthUserRevokeRoleRequest { name: user.clone(), role: role.clone() };
     printer.user_revoke_role(&client.user_revoke_role(request).await?, &user, &role)
 }

@@ -43,11 +43,11 @@ pub async fn run(mut cx: Context) -> Done {
     }
     let environment: Vec<Bytes> = key.into_iter().chain(end).collect();
     if cx.flags.bool("interactive") {
-        let (client, printer) = cx.connect_patiently()?;
+        let (client, printer) = cx.connect_patiently().await?;
         return interactive(&client.require_leader(), printer.as_ref(), &environment).await;
     }
     let wanted = wanted(&cx.flags, &environment).map_err(failure::bad_args)?;
-    let (client, printer) = cx.connect_patiently()?;
+    let (client, printer) = cx.connect_patiently().await?;
     let mut watcher = client.require_leader().watcher(wanted.request);
     loop {
         match watcher.next().await {
