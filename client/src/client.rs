@@ -265,7 +265,7 @@ impl Client {
                     self.shared.open_to_all.store(true, Ordering::Relaxed);
                     return Ok(());
                 }
-                Err(status) if status.code() == Code::Unavailable => {
+                Err(status) if status.code() == Code::Unavailable || not_connected(&status).is_some() => {
                     *node.avoid_until.lock() = Some(Instant::now() + AVOID);
                     self.shared.turn.fetch_add(1, Ordering::Relaxed);
                     sleep(BACKOFF).await;

@@ -82,10 +82,22 @@ pub(crate) fn not_connected(status: &Status) -> Option<String> {
         if let Some(failure) = error.downcast_ref::<ConnectFailure>() {
             return Some(failure.to_string());
         }
+        // What hyper cancels never left its queue.
+        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled) {
+            return Some(format!("{UNHEARD}{error}"));
+        }
+        // Errors of a connection lose their type on the way through HTTP/2, but not their words.
+        let text = error.to_string();
+        if let Some(at) = text.find(UNHEARD) {
+            return Some(text[at..].to_string());
+        }
         next = error.source();
     }
     None
 }
+
+/// How failures begin that happen before the server has said anything.
+pub(crate) const UNHEARD: &str = "connection closed before the server answered: ";
 
 /// Marks errors of the connector, which happen before anything is sent.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -104,6 +104,33 @@ async fn watches_outlive_connections() {
     assert_eq!(*fake.state.watch_starts.lock(), [5, 7]);
 }
 
+/// A server whose one certificate signed itself is taken when that certificate is the authority, under its own name only.
+#[tokio::test]
+async fn self_signed_servers() {
+    let authority = fake::Authority::named("localhost");
+    let fake = Fake::start_self_signed(&authority).await;
+    let mut config = Config::new([fake.url()]);
+    let tls = TlsConfig { authorities: Some(Pem::Text(authority.pem().into_bytes())), ..TlsConfig::default() };
+    config.tls = Some(tls.clone());
+    Client::new(config.clone()).unwrap().put(put()).await.unwrap();
+
+    config.timeout = Some(Duration::from_millis(300));
+    config.tls = Some(TlsConfig { server_name: Some("elsewhere".to_string()), ..tls.clone() });
+    assert!(Client::new(config.clone()).unwrap().put(put()).await.is_err());
+    config.tls = Some(TlsConfig { authorities: Some(Pem::Text(fake::Authority::named("localhost").pem().into_bytes())), ..tls });
+    assert!(Client::new(config).unwrap().put(put()).await.is_err());
+    assert_eq!(fake.state.puts.load(Ordering::SeqCst), 1);
+}
+
+/// A server that hangs up before it says anything has got no request: a write goes on to the next endpoint.
+#[tokio::test]
+async fn hang_ups_lose_no_writes() {
+    let fake = Fake::start().await;
+    let client = Client::new(Config::new([fake::rude_address().await, fake.url()])).unwrap();
+    client.put(put()).await.unwrap();
+    assert_eq!(fake.state.puts.load(Ordering::SeqCst), 1);
+}
+
 /// TLS in both directions: the server is checked against the given authority, and the client shows its certificate. Without
 /// the authority, or under another name, nothing is sent.
 #[tokio::test]

@@ -4,7 +4,7 @@ use crate::command::{Command, Run};
 use crate::flags::Flag;
 use crate::global;
 use crate::verb::{
-    alarm, auth, check, compaction, defrag, del, downgrade, elect, endpoint, get, lease, lock, make_mirror, member, move_leader,
+    alarm, auth, check, compaction, completion, defrag, del, downgrade, elect, endpoint, get, lease, lock, make_mirror, member, move_leader,
     put, role, snapshot, txn, user, version, watch,
 };
 
@@ -72,6 +72,7 @@ const COMMANDS: &[Command] = &[
     noun("role", "Roles and what they may do", AUTHENTICATION, &[], ROLE),
     noun("user", "Users and their roles", AUTHENTICATION, &[], USER),
     noun("check", "Checks of a running cluster", UTILITY, &[], CHECK),
+    top("completion", "<bash|zsh|fish>", "Shows a script for completion in a shell", UTILITY, &[], run!(completion::run)),
     top(
         "make-mirror",
         "<destination>",

@@ -76,6 +76,14 @@ pub async fn dead_address() -> String {
     format!("http://{}", listener.local_addr().unwrap())
 }
 
+/// An address where connections are taken and dropped at once.
+pub async fn rude_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+    url
+}
+
 impl Fake {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -87,10 +95,18 @@ impl Fake {
 
     /// The same behind TLS, with a certificate for `localhost`, for clients with a certificate of the same authority.
     pub async fn start_tls(authority: &Authority) -> Self {
+        Self::accept_tls(authority.acceptor()).await
+    }
+
+    /// The same with the authority's own certificate, for anyone.
+    pub async fn start_self_signed(authority: &Authority) -> Self {
+        Self::accept_tls(authority.own_acceptor()).await
+    }
+
+    async fn accept_tls(acceptor: TlsAcceptor) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
         let state = Arc::new(State::default());
-        let acceptor = authority.acceptor();
         let (connections, accepted) = tokio::sync::mpsc::channel(4);
         tokio::spawn(async move {
             while let Ok((connection, _)) = listener.accept().await {
@@ -226,7 +242,12 @@ pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
     pub fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        Self::named("authority")
+    }
+
+    /// An authority whose own certificate is for a server of that name.
+    pub fn named(name: &str) -> Self {
+        let mut params = CertificateParams::new(vec![name.to_string()]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
@@ -241,6 +262,19 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let certificate = CertificateParams::new(vec![name.to_string()]).unwrap().signed_by(&key, &self.0).unwrap();
         (certificate.pem(), key.serialize_pem())
+    }
+
+    fn own_acceptor(&self) -> TlsAcceptor {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let key = PrivateKeyDer::from_pem_slice(self.0.key().serialize_pem().as_bytes()).unwrap();
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![self.0.der().clone()], key)
+            .unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        TlsAcceptor::from(Arc::new(config))
     }
 
     fn acceptor(&self) -> TlsAcceptor {
