@@ -1,8 +1,8 @@
 //! The client itself: endpoints, choice among them, sign-in, and the one loop that every unary call goes through.
 //!
 //! Invariants: a write is sent again only when its error proves that no connection came about; a read whenever a member was
-//! unavailable. A call that fails for want of a valid token signs in again once and is sent once more (the server checks the
-//! token before it does anything).
+//! unavailable. A call that is refused because its identity went stale signs in again and is sent once more, up to a limit
+//! (the server checks who asks before it does anything).
 
 use std::future::Future;
 use std::sync::Arc;
@@ -26,6 +26,8 @@ use crate::error::{Error, Result, not_connected};
 const KEEP_ALIVE_FLOOR: Duration = Duration::from_secs(10);
 /// Pause between attempts, give or take a tenth.
 const BACKOFF: Duration = Duration::from_millis(25);
+/// How often one call may be refused for an identity that went stale: users and roles may be changing all the time.
+const STALE: u32 = 20;
 /// How long a member that could not be reached is passed over while others are left.
 const AVOID: Duration = Duration::from_millis(500);
 
@@ -184,7 +186,7 @@ impl Client {
         R: Future<Output = Result<A, Status>>,
     {
         self.sign_in_first().await?;
-        let mut signed_in_again = false;
+        let mut stale = STALE;
         loop {
             let node = self.pick();
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -196,9 +198,12 @@ impl Client {
                 }
                 Err(status) => status,
             };
-            if wants_token(&status) && !signed_in_again && self.can_sign_in() {
-                signed_in_again = true;
-                self.sign_in(used.as_ref()).await?;
+            if stale > 0 && self.may_refresh(&status) {
+                stale -= 1;
+                match self.can_sign_in() {
+                    true => self.sign_in(used.as_ref()).await?,
+                    false => sleep(BACKOFF).await,
+                }
                 continue;
             }
             let unreachable = not_connected(&status).is_some();
@@ -225,6 +230,18 @@ impl Client {
         let at = |step: usize| &self.shared.nodes[self.chosen[(turn % count + step) % count]];
         let usable = |node: &&Node| node.avoid_until.lock().is_none_or(|until| until <= now);
         (0..count).map(at).find(usable).unwrap_or_else(|| at(0))
+    }
+
+    /// True for refusals that another try with a fresh identity may change; the server did nothing before them. Whoever is known
+    /// by certificate has nothing to refresh, but is looked at anew with each try.
+    fn may_refresh(&self, status: &Status) -> bool {
+        match status.message() {
+            "etcdserver: invalid auth token" | "etcdserver: revision of auth store is old" => {
+                !matches!(self.shared.credentials, Some(Credentials::Token(_)))
+            }
+            "etcdserver: user name is empty" => self.can_sign_in(),
+            _ => false,
+        }
     }
 
     fn can_sign_in(&self) -> bool {
@@ -281,14 +298,6 @@ impl std::fmt::Debug for Client {
         let endpoints: Vec<&str> = self.endpoints().collect();
         f.debug_struct("Client").field("endpoints", &endpoints).field("timeout", &self.timeout).finish_non_exhaustive()
     }
-}
-
-/// True for the three answers that a fresh token may change.
-fn wants_token(status: &Status) -> bool {
-    matches!(
-        status.message(),
-        "etcdserver: invalid auth token" | "etcdserver: revision of auth store is old" | "etcdserver: user name is empty"
-    )
 }
 
 fn ascii(token: &str) -> Result<MetadataValue<Ascii>> {
