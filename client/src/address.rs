@@ -58,7 +58,8 @@ impl Address {
             Target::Unix(PathBuf::from(rest))
         } else {
             let authority = rest.split('/').next().unwrap_or_default();
-            let (host, port) = host_and_port(authority).ok_or_else(|| Error::Config(format!("endpoint {text:?} is not host:port")))?;
+            let (host, port) =
+                host_and_port(authority).ok_or_else(|| Error::Config(format!("endpoint {text:?} is not host:port")))?;
             Target::Tcp { host, port }
         };
         Ok(Self { text: text.to_string(), scheme, target })

@@ -301,7 +301,8 @@ impl std::fmt::Debug for Client {
 }
 
 fn ascii(token: &str) -> Result<MetadataValue<Ascii>> {
-    MetadataValue::try_from(token).map_err(|_| Error::Config("the token holds characters that gRPC metadata cannot carry".to_string()))
+    MetadataValue::try_from(token)
+        .map_err(|_| Error::Config("the token holds characters that gRPC metadata cannot carry".to_string()))
 }
 
 fn endpoint(config: &Config, connector: &Connector) -> Result<Endpoint> {

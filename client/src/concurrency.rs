@@ -301,7 +301,9 @@ fn op(request: request_op::Request) -> RequestOp {
 
 fn pair_of(answer: Option<&ResponseOp>) -> Result<Option<KeyValue>> {
     match answer.and_then(|answer| answer.response.as_ref()) {
-        Some(response_op::Response::ResponseRange(range)) => range.kvs.first().map(|pair| pair.decode().map_err(broken)).transpose(),
+        Some(response_op::Response::ResponseRange(range)) => {
+            range.kvs.first().map(|pair| pair.decode().map_err(broken)).transpose()
+        }
         _ => Ok(None),
     }
 }

@@ -69,9 +69,10 @@ impl Connector {
         let name = settings.server_name.as_deref().unwrap_or_else(|| self.address.server_name());
         let name = ServerName::try_from(name.trim_end_matches('.').to_string())
             .map_err(|error| ConnectFailure(format!("server name {name:?}: {error}")))?;
-        let stream = TlsConnector::from(Arc::new(config)).connect(name, bare).await.map_err(|error| {
-            ConnectFailure(format!("authentication handshake failed with {}: {error}", self.address))
-        })?;
+        let stream = TlsConnector::from(Arc::new(config))
+            .connect(name, bare)
+            .await
+            .map_err(|error| ConnectFailure(format!("authentication handshake failed with {}: {error}", self.address)))?;
         Ok(self.stream(Box::new(stream)))
     }
 

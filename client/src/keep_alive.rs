@@ -89,10 +89,7 @@ impl Client {
         self.keep_alive(id).next().await
     }
 
-    async fn keep_alive_stream(
-        &self,
-        id: i64,
-    ) -> Result<(mpsc::Sender<LeaseKeepAliveRequest>, Streaming<LeaseKeepAliveResponse>)> {
+    async fn keep_alive_stream(&self, id: i64) -> Result<(mpsc::Sender<LeaseKeepAliveRequest>, Streaming<LeaseKeepAliveResponse>)> {
         self.open(|channel, limits| {
             let (sender, requests) = mpsc::channel(4);
             let queued = sender.try_send(LeaseKeepAliveRequest { id });

@@ -71,7 +71,9 @@ fn private_key(pem: &Pem) -> Result<PrivateKeyDer<'static>> {
 
 fn read(pem: &Pem) -> Result<Vec<u8>> {
     match pem {
-        Pem::File(path) => std::fs::read(path).map_err(|error| Error::Config(format!("open {}: {}", path.display(), system_text(&error)))),
+        Pem::File(path) => {
+            std::fs::read(path).map_err(|error| Error::Config(format!("open {}: {}", path.display(), system_text(&error))))
+        }
         Pem::Text(text) => Ok(text.clone()),
     }
 }

@@ -185,7 +185,8 @@ impl Parsed {
             Some(short) => format!("-{short}, --{}", flag.name),
             None => format!("--{}", flag.name),
         };
-        self.set(flag, value.clone()).map_err(|why| format!("invalid argument {} for \"{shown}\" flag: {why}", notation::quote(value.as_bytes())))
+        self.set(flag, value.clone())
+            .map_err(|why| format!("invalid argument {} for \"{shown}\" flag: {why}", notation::quote(value.as_bytes())))
     }
 
     /// Sets a flag as if it had been given. The error says what is wrong with the value.

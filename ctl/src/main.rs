@@ -57,7 +57,10 @@ fn run(program: &'static str, args: &[Bytes]) -> Done {
         _ => (args, false),
     };
     let found = find(&table::ROOT, args).map_err(|word| {
-        failure::error(format!("unknown command {} for \"{program}\"\nRun '{program} --help' for usage.", notation::quote(word.as_bytes())))
+        failure::error(format!(
+            "unknown command {} for \"{program}\"\nRun '{program} --help' for usage.",
+            notation::quote(word.as_bytes())
+        ))
     })?;
     let parsed = Parsed::read(&found.rest, &found.flags()).map_err(|why| misused(program, &found, &why))?;
     match found.command().run {

@@ -11,9 +11,7 @@ pub fn from_words(words: &[Bytes], flags: &Parsed) -> Done<(Bytes, Bytes)> {
     let (prefix, from_key) = (flags.bool("prefix"), flags.bool("from-key"));
     let key = words[0].clone();
     if words.len() > 1 && (prefix || from_key) {
-        return Err(failure::bad_args(
-            "too many arguments, only accept one argument when `--prefix` or `--from-key` is set",
-        ));
+        return Err(failure::bad_args("too many arguments, only accept one argument when `--prefix` or `--from-key` is set"));
     }
     Ok(match (prefix, from_key) {
         (true, _) | (_, true) if key.is_empty() => (Bytes::from_static(&[0]), Bytes::from_static(FROM_KEY_END)),

@@ -4,8 +4,8 @@ use crate::command::{Command, Run};
 use crate::flags::Flag;
 use crate::global;
 use crate::verb::{
-    alarm, auth, check, compaction, completion, defrag, del, downgrade, elect, endpoint, get, lease, lock, make_mirror, member, move_leader,
-    put, role, snapshot, txn, user, version, watch,
+    alarm, auth, check, compaction, completion, defrag, del, downgrade, elect, endpoint, get, lease, lock, make_mirror, member,
+    move_leader, put, role, snapshot, txn, user, version, watch,
 };
 
 /// The program itself.
@@ -32,7 +32,14 @@ macro_rules! run {
     };
 }
 
-const fn top(name: &'static str, usage: &'static str, short: &'static str, group: &'static str, flags: &'static [Flag], run: Option<Run>) -> Command {
+const fn top(
+    name: &'static str,
+    usage: &'static str,
+    short: &'static str,
+    group: &'static str,
+    flags: &'static [Flag],
+    run: Option<Run>,
+) -> Command {
     Command { name, usage, short, group, flags, children: &[], run }
 }
 
@@ -40,12 +47,25 @@ const fn sub(name: &'static str, usage: &'static str, short: &'static str, flags
     top(name, usage, short, "", flags, run)
 }
 
-const fn noun(name: &'static str, short: &'static str, group: &'static str, flags: &'static [Flag], children: &'static [Command]) -> Command {
+const fn noun(
+    name: &'static str,
+    short: &'static str,
+    group: &'static str,
+    flags: &'static [Flag],
+    children: &'static [Command],
+) -> Command {
     Command { name, usage: "", short, group, flags, children, run: None }
 }
 
 const COMMANDS: &[Command] = &[
-    top("compaction", "<revision>", "Forgets what was superseded before a revision", KEYS, compaction::FLAGS, run!(compaction::run)),
+    top(
+        "compaction",
+        "<revision>",
+        "Forgets what was superseded before a revision",
+        KEYS,
+        compaction::FLAGS,
+        run!(compaction::run),
+    ),
     top("del", "<key> [range_end]", "Deletes a key or a range of keys", KEYS, del::FLAGS, run!(del::run)),
     top("get", "<key> [range_end]", "Reads a key or a range of keys", KEYS, get::FLAGS, run!(get::run)),
     noun("lease", "Leases: keys that go when nobody renews them", KEYS, &[], LEASE),
@@ -130,7 +150,13 @@ const ROLE: &[Command] = &[
     sub("add", "<role>", "Adds a role", &[], run!(role::add)),
     sub("delete", "<role>", "Deletes a role", &[], run!(role::delete)),
     sub("get", "<role>", "Shows what a role may do", &[], run!(role::get)),
-    sub("grant-permission", "<role> <read|write|readwrite> <key> [end]", "Lets a role do more", role::RANGE_FLAGS, run!(role::grant_permission)),
+    sub(
+        "grant-permission",
+        "<role> <read|write|readwrite> <key> [end]",
+        "Lets a role do more",
+        role::RANGE_FLAGS,
+        run!(role::grant_permission),
+    ),
     sub("list", "", "Lists the roles", &[], run!(role::list)),
     sub("revoke-permission", "<role> <key> [end]", "Lets a role do less", role::RANGE_FLAGS, run!(role::revoke_permission)),
 ];

@@ -91,13 +91,7 @@ impl Message for RawKv {
     }
 
     /// Appends the field as it was sent; fields that no pair has are dropped, as a decoder of [`KeyValue`] would drop them.
-    fn merge_field(
-        &mut self,
-        tag: u32,
-        wire_type: WireType,
-        buf: &mut impl Buf,
-        ctx: DecodeContext,
-    ) -> Result<(), DecodeError> {
+    fn merge_field(&mut self, tag: u32, wire_type: WireType, buf: &mut impl Buf, ctx: DecodeContext) -> Result<(), DecodeError> {
         match tag {
             1 | 5 => {
                 let mut field = Bytes::new();

@@ -34,7 +34,6 @@ pub struct Health {
 /// One endpoint and its answer.
 pub type From<T> = (String, T);
 
-
 macro_rules! plain {
     ($( $name:ident($answer:ident $(, $extra:ident: $extra_type:ty)*); )*) => {
         $(

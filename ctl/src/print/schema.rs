@@ -98,10 +98,7 @@ impl Schema {
 }
 
 fn is_id(message: &str, field: &str) -> bool {
-    matches!(
-        (message, field),
-        ("etcdserverpb.ResponseHeader", "cluster_id" | "member_id") | ("etcdserverpb.Member", "ID")
-    )
+    matches!((message, field), ("etcdserverpb.ResponseHeader", "cluster_id" | "member_id") | ("etcdserverpb.Member", "ID"))
 }
 
 fn read(mut encoded: &[u8]) -> Option<HashMap<i32, Vec<Raw>>> {

@@ -231,7 +231,8 @@ impl Printer for Simple {
 
     fn role_get(&self, answer: &pb::AuthRoleGetResponse, role: &str) -> Done {
         let mut out = format!("Role {role}\n").into_bytes();
-        let everything = [authpb::Permission { perm_type: Type::Readwrite as i32, range_end: FROM_KEY_END.into(), ..Default::default() }];
+        let everything =
+            [authpb::Permission { perm_type: Type::Readwrite as i32, range_end: FROM_KEY_END.into(), ..Default::default() }];
         let permissions = if role == "root" && answer.perm.is_empty() { &everything[..] } else { &answer.perm[..] };
         for (heading, kind) in [("KV Read:\n", Type::Read), ("KV Write:\n", Type::Write)] {
             out.extend_from_slice(heading.as_bytes());

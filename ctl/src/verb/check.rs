@@ -9,9 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use quorate_client::proto::etcdserverpb::{
-    CompactionRequest, DefragmentRequest, DeleteRangeRequest, PutRequest, RangeRequest,
-};
+use quorate_client::proto::etcdserverpb::{CompactionRequest, DefragmentRequest, DeleteRangeRequest, PutRequest, RangeRequest};
 use quorate_client::{Client, Config, prefix_end};
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
@@ -74,7 +72,10 @@ pub async fn perf(mut cx: Context) -> Done {
     if !there.kvs.is_empty() {
         let text = String::from_utf8_lossy(&prefix).into_owned();
         let quoted = quote(&prefix);
-        return Err(failure::invalid_input(format!("prefix {quoted} has keys. Delete with '{} del --prefix {text}' first", cx.program)));
+        return Err(failure::invalid_input(format!(
+            "prefix {quoted} has keys. Delete with '{} del --prefix {text}' first",
+            cx.program
+        )));
     }
     let measured = tokio::select! {
         measured = measure(&config, &load, &prefix) => Some(measured?),

@@ -15,7 +15,9 @@ pub async fn run(cx: Context) -> Done {
     }
     match cx.text(0).as_str() {
         "bash" => print::write(bash(cx.program)),
-        "zsh" => print::write(format!("#compdef {0}\nautoload -U +X bashcompinit && bashcompinit\n{1}", cx.program, bash(cx.program))),
+        "zsh" => {
+            print::write(format!("#compdef {0}\nautoload -U +X bashcompinit && bashcompinit\n{1}", cx.program, bash(cx.program)))
+        }
         "fish" => print::write(fish(cx.program)),
         shell => Err(failure::bad_feature(format!("no completion for the shell {shell:?}: bash, zsh and fish have one"))),
     }
@@ -78,7 +80,8 @@ fn fish(program: &str) -> String {
             .expect("writing to a string");
         let seen = format!("__fish_seen_subcommand_from {}", command.name);
         for child in command.children {
-            writeln!(out, "complete -c {program} -n {seen:?} -f -a {} -d {:?}", child.name, child.short).expect("writing to a string");
+            writeln!(out, "complete -c {program} -n {seen:?} -f -a {} -d {:?}", child.name, child.short)
+                .expect("writing to a string");
         }
         for flag in command.flags.iter().chain(command.children.iter().flat_map(|child| child.flags)) {
             writeln!(out, "complete -c {program} -n {seen:?} -l {} -d {:?}", flag.name, flag.help).expect("writing to a string");

@@ -2,10 +2,8 @@
 
 use std::time::Instant;
 
-use quorate_client::proto::etcdserverpb::{
-    AlarmRequest, AlarmType, HashKvRequest, MemberListRequest, RangeRequest, StatusRequest,
-};
 use quorate_client::Config;
+use quorate_client::proto::etcdserverpb::{AlarmRequest, AlarmType, HashKvRequest, MemberListRequest, RangeRequest, StatusRequest};
 
 use crate::context::{Context, client};
 use crate::failure::{self, Done};

@@ -70,10 +70,7 @@ async fn execute(program: &[Bytes], won: &Won) -> Done {
         .map_err(|error| failure::error(format!("{}: {error}", String::from_utf8_lossy(&program[0]))))?;
     match status.code() {
         Some(0) => Ok(()),
-        Some(code) => Err(failure::Failure {
-            code: u8::try_from(code).unwrap_or(1),
-            message: Some(format!("exit status {code}")),
-        }),
+        Some(code) => Err(failure::Failure { code: u8::try_from(code).unwrap_or(1), message: Some(format!("exit status {code}")) }),
         None => Err(failure::error(status)),
     }
 }

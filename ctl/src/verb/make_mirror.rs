@@ -127,8 +127,7 @@ impl Mirror {
 
     async fn follow(&mut self, start_revision: i64) -> Done {
         let (key, range_end) = self.range();
-        let mut watcher =
-            self.from.watcher(WatchCreateRequest { key, range_end, start_revision, ..WatchCreateRequest::default() });
+        let mut watcher = self.from.watcher(WatchCreateRequest { key, range_end, start_revision, ..WatchCreateRequest::default() });
         let mut report = tokio::time::interval(REPORT);
         report.tick().await;
         loop {

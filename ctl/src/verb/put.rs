@@ -42,12 +42,5 @@ pub fn request(flags: &Parsed, mut input: impl Read) -> Done<PutRequest> {
     };
     let lease = notation::parse_int(flags.text("lease"), 16)
         .map_err(|error| failure::bad_args(format!("bad lease ID ({error}), expecting ID in Hex")))?;
-    Ok(PutRequest {
-        key,
-        value,
-        lease,
-        prev_kv: flags.bool("prev-kv"),
-        ignore_value,
-        ignore_lease: flags.bool("ignore-lease"),
-    })
+    Ok(PutRequest { key, value, lease, prev_kv: flags.bool("prev-kv"), ignore_value, ignore_lease: flags.bool("ignore-lease") })
 }

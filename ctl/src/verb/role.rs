@@ -51,9 +51,7 @@ pub async fn list(mut cx: Context) -> Done {
 /// `role grant-permission`.
 pub async fn grant_permission(mut cx: Context) -> Done {
     if cx.args().len() < 3 {
-        return Err(failure::bad_args(
-            "role grant command requires role name, permission type, and key [endkey] as its argument",
-        ));
+        return Err(failure::bad_args("role grant command requires role name, permission type, and key [endkey] as its argument"));
     }
     let (role, kind) = (cx.text(0), cx.text(1));
     let perm_type = match kind.to_uppercase().as_str() {
@@ -93,9 +91,7 @@ fn range(words: &[Bytes], flags: &Parsed) -> Done<(Bytes, Bytes)> {
     let key = words[0].clone();
     match words.get(1) {
         _ if prefix && from_key => Err(failure::bad_args("--from-key and --prefix flags are mutually exclusive")),
-        _ if key.is_empty() => {
-            Ok((Bytes::from_static(&[0]), if prefix || from_key { open_end } else { Bytes::new() }))
-        }
+        _ if key.is_empty() => Ok((Bytes::from_static(&[0]), if prefix || from_key { open_end } else { Bytes::new() })),
         Some(_) if prefix => Err(failure::bad_args("unexpected endkey argument with --prefix flag")),
         Some(_) if from_key => Err(failure::bad_args("unexpected endkey argument with --from-key flag")),
         Some(end) => Ok((key, end.clone())),

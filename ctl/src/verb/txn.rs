@@ -60,7 +60,7 @@ fn parse_compare(line: &[u8]) -> Done<Compare> {
     let target = String::from_utf8_lossy(&line[..open]).into_owned();
     let (key, op, value) = operands(&line[open + 1..]);
     let (Some(key), Some(op), Some(value)) = (&key, &op, &value) else {
-        let text = |part: &Option<Vec<u8>>| quote(part.as_deref().unwrap_or_default());
+        let text = |part: &Part| quote(part.as_deref().unwrap_or_default());
         let op = op.clone().unwrap_or_default();
         return Err(malformed(format!("; got {target}({}) {} {}", text(&key), String::from_utf8_lossy(&op), text(&value))));
     };
@@ -93,8 +93,11 @@ fn parse_compare(line: &[u8]) -> Done<Compare> {
     })
 }
 
+/// A part of a compare, where there is one.
+type Part = Option<Vec<u8>>;
+
 /// Key, operator and value of `"key") op "value"`, as far as they are there.
-fn operands(text: &[u8]) -> (Option<Vec<u8>>, Option<Vec<u8>>, Option<Vec<u8>>) {
+fn operands(text: &[u8]) -> (Part, Part, Part) {
     let Some((key, rest)) = notation::unquote(text.trim_ascii_start()) else {
         return (None, None, None);
     };
@@ -141,8 +144,7 @@ pub fn split(line: &[u8]) -> Done<Vec<Bytes>> {
         match first {
             b'"' => match quoted_end(rest) {
                 Some(end) => {
-                    let (word, _) = notation::unquote(&rest[..end])
-                        .ok_or_else(|| failure::invalid_input("invalid syntax"))?;
+                    let (word, _) = notation::unquote(&rest[..end]).ok_or_else(|| failure::invalid_input("invalid syntax"))?;
                     words.push(word.into());
                     rest = &rest[end..];
                 }
@@ -194,7 +196,10 @@ mod tests {
     #[test]
     fn compares() {
         let compare = parse_compare(br#"mod("a b") > "5""#).unwrap();
-        assert_eq!((compare.result(), compare.target(), &compare.key[..]), (CompareResult::Greater, CompareTarget::Mod, &b"a b"[..]));
+        assert_eq!(
+            (compare.result(), compare.target(), &compare.key[..]),
+            (CompareResult::Greater, CompareTarget::Mod, &b"a b"[..])
+        );
         assert_eq!(compare.target_union, Some(TargetUnion::ModRevision(5)));
         assert!(parse_compare(br#"lease("a") = "1f""#).is_ok_and(|compare| compare.target_union == Some(TargetUnion::Lease(0x1f))));
         for (line, message) in [

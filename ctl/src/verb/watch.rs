@@ -225,7 +225,8 @@ mod tests {
     use super::*;
 
     fn read(words: &[&'static str], environment: &[&'static str]) -> Result<(Bytes, Bytes, usize), String> {
-        let bytes = |words: &[&'static str]| -> Vec<Bytes> { words.iter().map(|word| Bytes::from_static(word.as_bytes())).collect() };
+        let bytes =
+            |words: &[&'static str]| -> Vec<Bytes> { words.iter().map(|word| Bytes::from_static(word.as_bytes())).collect() };
         let wanted = read_line(&bytes(words), &bytes(environment))?;
         Ok((wanted.request.key, wanted.request.range_end, wanted.program.len()))
     }
