@@ -76,3 +76,18 @@ pub use quorate::entry::v1 as entry;
 pub use quorate::peer::v1 as peer;
 /// Rows beside the key space.
 pub use quorate::state::v1 as state;
+
+#[cfg(test)]
+mod tests {
+    use super::DESCRIPTORS;
+
+    /// The descriptors keep etcd's spelling, which the JSON gateway shows, though the Rust fields read `peer_urls`.
+    #[test]
+    fn descriptors_keep_the_wire_names() {
+        let holds = |name: &str| DESCRIPTORS.windows(name.len()).any(|window| window == name.as_bytes());
+        for name in ["peerURLs", "clientURLs", "etcdserverpb", "RangeStream", "grpc.health.v1", "quorate.entry.v1"] {
+            assert!(holds(name), "{name}");
+        }
+        assert!(!super::state::Member::default().learner);
+    }
+}

@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# test.sh ci|full     the project's tests, in stages; every stage runs even when an earlier one failed.
+#
+# ci: unit tests and a fixed slice of each long suite, what CI runs. full: every suite whole.
+# A stage that needs what this machine lacks (root for namespaces, Go for foreign suites) says so and counts as skipped.
+# Logs of the stages are kept in target/test-logs. The last line is "stages: N passed, N failed, N skipped".
+set -uo pipefail
+cd "$(dirname "$0")/.."
+tier=${1:-ci}
+case $tier in ci|full) ;; *) echo "usage: test.sh ci|full" >&2; exit 2 ;; esac
+scripts/setup.sh jq || exit 1
+ROCKSDB_LIB_DIR=$(scripts/rocksdb.sh) || exit 1
+export ROCKSDB_LIB_DIR ROCKSDB_STATIC=1
+target=${CARGO_TARGET_DIR:-target}
+logs=$target/test-logs
+rm -rf "$logs"; mkdir -p "$logs"
+logs=$(realpath "$logs")
+passed=0 failed=0 skipped=0 failures=()
+
+# stage NAME COMMAND...: runs it, shows the end of what it printed, and its whole output when it failed.
+stage() {
+  local name=$1 began=$SECONDS; shift
+  echo "=== $name"
+  if "$@" >"$logs/$name.log" 2>&1; then
+    passed=$((passed + 1))
+    grep -E '^(test result:|[0-9]+ passed)' "$logs/$name.log" | tail -n 40
+    echo "--- $name passed in $((SECONDS - began)) s"
+  else
+    failed=$((failed + 1)); failures+=("$name")
+    tail -n 150 "$logs/$name.log"
+    echo "--- $name FAILED after $((SECONDS - began)) s"
+  fi
+}
+skip() { echo "=== $1: skipped: $2"; skipped=$((skipped + 1)); }
+
+stage build cargo build --release --workspace --bins
+server=$(realpath "$target/release/quorate")
+export QUORATE_BIN=$server
+stage unit cargo test --release --workspace --lib --bins --tests --exclude differential --exclude crash-tests
+[ -d tests/crash ] && stage crash cargo test --release -p crash-tests
+
+if ! command -v go >/dev/null; then
+  skip foreign "needs Go, to build other people's suites"
+elif [ "$(id -u)" != 0 ] || ! unshare --net true 2>/dev/null; then
+  skip foreign "needs root with CAP_SYS_ADMIN, for network namespaces"
+else
+  tests/setup.sh || exit 1
+  bins=$logs/bin
+  stage etcd tests/foreign/etcd.sh
+  etcd=$(tests/foreign/etcd.sh 2>/dev/null)
+  export ETCD_DIR=$etcd
+  if [ -x tests/differential/run.sh ]; then
+    stage differential tests/differential/run.sh "$tier"
+  fi
+  [ -x tests/ctl/compare.sh ] && stage ctl-compare tests/ctl/ci.sh
+  stage bin-dir tests/foreign/bin-dir.sh "$server" "$bins"
+  if [ "$tier" = full ]; then
+    stage common tests/foreign/etcd-suites.sh common --bin-dir "$bins"
+    stage e2e tests/foreign/etcd-suites.sh e2e --bin-dir "$bins"
+    stage apiserver-storage env ETCD_BIN="$server" tests/foreign/apiserver-storage.sh
+    stage objects env LAB_MEMBERS=3 LAB_TLS=1 LAB_SERVER="$server" tests/lab/objects.sh
+    stage smoke env LAB_SERVER="$server" tests/lab/smoke.sh
+  else
+    stage common tests/foreign/etcd-suites.sh common --bin-dir "$bins" --list tests/foreign/lists/ci-common.txt
+    stage apiserver-storage env ETCD_BIN="$server" tests/foreign/apiserver-storage.sh -run 'TestCreate|TestGet|TestListWithoutPaging|TestGuaranteedUpdate|TestWatch|TestCompact'
+  fi
+  stage kubernetes env LAB_SERVER="$server" tests/lab/apiserver.sh
+  stage kubernetes-tls-3 env LAB_MEMBERS=3 LAB_TLS=1 LAB_SERVER="$server" tests/lab/apiserver.sh
+fi
+[ ${#failures[@]} = 0 ] || echo "failed: ${failures[*]}; their logs are in $logs"
+echo "stages: $passed passed, $failed failed, $skipped skipped"
+[ "$failed" = 0 ]
