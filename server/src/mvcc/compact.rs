@@ -71,6 +71,9 @@ impl Store {
     /// sweep's target must have been checkpointed.
     pub(crate) fn sweep(&self, sweep: &mut Sweep, max: usize) -> Result<bool, BaseError> {
         let target = sweep.target;
+        if sweep.from.is_empty() {
+            self.keep_hash(target, self.swept_revision())?;
+        }
         let mut batch = Batch::default();
         let mut freed = Vec::new();
         let mut seen = 0;

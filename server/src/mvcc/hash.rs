@@ -4,7 +4,7 @@
 //! compaction revision only those count that are still the newest of their key at the hashed revision and are not deletions.
 
 use super::{ReadError, Store};
-use crate::base::Family;
+use crate::base::{BaseError, Family};
 use crate::base::kind::log;
 use crate::types::Revision;
 use bytes::Bytes;
@@ -22,6 +22,10 @@ pub struct HashKv {
 
 /// KeyValue bytes of the history handled at once.
 const SLICE: usize = 1 << 20;
+/// Hashes of compactions that are remembered; etcd's number.
+const KEPT_HASHES: usize = 10;
+/// Logical bytes of history up to which a compaction takes the time to hash it.
+const KEPT_HASH_BYTES: u64 = 256 << 20;
 
 impl Store {
     /// Hashes the history up to `rev`; 0 means the newest revision.
@@ -33,24 +37,51 @@ impl Store {
         if rev > 0 && rev < compacted {
             return Err(ReadError::Compacted);
         }
+        if let Some(kept) = self.hashes.lock().iter().find(|h| h.hash_revision == rev) {
+            return Ok(HashKv { current_revision: current, ..*kept });
+        }
         let upto = if rev <= 0 { current } else { rev };
+        let hash = self.hash_rows(upto, compacted)?;
+        if rev > 0 && rev < self.compact_revision() {
+            return Err(ReadError::Compacted);
+        }
+        Ok(HashKv { hash, hash_revision: upto, compact_revision: compacted, current_revision: current })
+    }
+
+    /// Keeps the hash at a compaction's revision as it is before the compaction removes anything, so that members that have and have
+    /// not compacted can be compared; as etcd does. A history larger than [`KEPT_HASH_BYTES`] is not walked for it.
+    pub(super) fn keep_hash(&self, target: i64, swept: i64) -> Result<(), BaseError> {
+        if self.quota_usage() > KEPT_HASH_BYTES {
+            return Ok(());
+        }
+        let hash = match self.hash_rows(target, swept) {
+            Ok(hash) => hash,
+            Err(ReadError::Corrupt(text)) => return Err(BaseError::Corrupt(text)),
+            Err(e) => return Err(BaseError::Io(e.to_string())),
+        };
+        let mut hashes = self.hashes.lock();
+        hashes.push_back(HashKv { hash, hash_revision: target, compact_revision: swept, current_revision: 0 });
+        if hashes.len() > KEPT_HASHES {
+            hashes.pop_front();
+        }
+        Ok(())
+    }
+
+    fn hash_rows(&self, upto: i64, compacted: i64) -> Result<u32, ReadError> {
         let mut crc = crc32c::crc32c(b"key");
         self.each_row(i64::MIN, upto, |rev, tombstone, kv| {
-            if rev.main <= compacted && !self.counts_below(rev, tombstone, kv, upto, compacted)? {
+            if rev.main <= compacted && !self.counts_below(rev, tombstone, kv, upto)? {
                 return Ok(());
             }
             crc = crc32c::crc32c_append(crc, &log::key(rev, tombstone));
             crc = crc32c::crc32c_append(crc, kv);
             Ok(())
         })?;
-        if rev > 0 && rev < self.compact_revision() {
-            return Err(ReadError::Compacted);
-        }
-        Ok(HashKv { hash: crc, hash_revision: upto, compact_revision: compacted, current_revision: current })
+        Ok(crc)
     }
 
     /// Whether a row at or before the compaction revision is part of the hash.
-    fn counts_below(&self, rev: Revision, tombstone: bool, kv: &Bytes, upto: i64, _compacted: i64) -> Result<bool, ReadError> {
+    fn counts_below(&self, rev: Revision, tombstone: bool, kv: &Bytes, upto: i64) -> Result<bool, ReadError> {
         if tombstone {
             return Ok(false);
         }

@@ -118,6 +118,8 @@ pub struct Store {
     frozen_changed: Condvar,
     frozen_gate: Mutex<()>,
     counts: Mutex<range::CountCache>,
+    /// Newest last.
+    hashes: Mutex<std::collections::VecDeque<HashKv>>,
     pub stats: Stats,
 }
 
@@ -164,6 +166,7 @@ impl Store {
             frozen_changed: Condvar::new(),
             frozen_gate: Mutex::new(()),
             counts: Mutex::default(),
+            hashes: Mutex::default(),
             stats: Stats::default(),
         })
     }
