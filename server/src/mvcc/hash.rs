@@ -3,7 +3,7 @@
 //! It is CRC-32C over the word "key", then each row's revision bytes and value in revision order. Of the rows at or before the
 //! compaction revision only those count that are still the newest of their key at the hashed revision and are not deletions.
 
-use super::{ReadError, Store};
+use super::{ReadError, Rows};
 use crate::base::Family;
 use crate::base::kind::log;
 use crate::types::Revision;
@@ -23,7 +23,7 @@ pub struct HashKv {
 /// KeyValue bytes of the history handled at once.
 const SLICE: usize = 1 << 20;
 
-impl Store {
+impl Rows {
     /// Hashes the history up to `rev`; 0 means the newest revision.
     pub fn hash_kv(&self, rev: i64) -> Result<HashKv, ReadError> {
         let (current, compacted) = (self.revision(), self.compact_revision());
