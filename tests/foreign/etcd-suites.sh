@@ -96,8 +96,8 @@ one_test() {
 
 # first_words LOG: the first assertion, panic or refusal in it, shortened.
 first_words() {
-  grep -aE -A 3 '^\s+Error:|^panic: |no tests to run|delayed over|ended by the time limit|_test\.go:[0-9]+: [^ G]|unknown flag|unexpected argument' "$1" |
-    grep -avE '^--$|Error Trace:|Got watch response|Before logger|Spawning|Process done' | head -n 6 | cut -c 1-240 | sed 's/^\s*/    /'
+  grep -aE -A 3 '^\s+Error:|^panic: |no tests to run|delayed over|ended by the time limit|^ +[a-z0-9_]+\.go:[0-9]+: [^ ]|unknown flag|unexpected argument' "$1" |
+    grep -avE '^--$|Error Trace:|logger\.go:|testing\.go:|Got watch response|Before logger|Spawning|Process done' | head -n 6 | cut -c 1-240 | sed 's/^\s*/    /'
 }
 
 export -f one_test
