@@ -69,7 +69,7 @@ one_test() {
   temp=$(mktemp -d "/tmp/etcd-test.XXXXXX")
   # A few tests look for an address other than loopback and a default route; this pair of interfaces has both and leads nowhere.
   # Some leave files where they stand, so each stands in an empty folder that only it sees.
-  TMPDIR=$temp timeout -s KILL "$seconds" unshare --net --pid --fork --kill-child --mount-proc sh -c '
+  TMPDIR=$temp timeout --foreground -s KILL "$seconds" unshare --net --pid --fork --kill-child --mount-proc sh -c '
     set -e
     ip link set lo up
     ip link add lan0 type veth peer name lan1
