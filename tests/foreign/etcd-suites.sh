@@ -3,8 +3,9 @@
 #
 # Runs etcd's own end-to-end suites (go.etcd.io/etcd/tests/v3, version in etcd-suites/go.mod) against the programs in DIR, which
 # bin-dir.sh makes (default: a real etcd). Each test has a process, a network namespace and a time limit of its own, because a
-# failing one leaves servers and ports behind. FILE names a test per line, a `#` begins a remark, and a number after the name is
-# that test's own time limit (default list: lists/full-SUITE.txt; default limit 240 s).
+# failing one leaves servers and ports behind. FILE names a test per line and a `#` begins a remark; after the name may stand the
+# test's own time limit in seconds and `without=REGEXP`, sub-tests that are not asked (default list: lists/full-SUITE.txt; default
+# limit 240 s).
 # --jobs is 1 or 2 (default 2): the tests' inner time limits are meant for a machine that is not crowded.
 # Prints a line per test (verdict, seconds, name), then what the failures said first, then "N passed, N failed, N skipped".
 set -euo pipefail
@@ -62,9 +63,16 @@ else
 fi
 [ -n "$plan" ] || die "$list names no test"
 
-# one_test NAME [SECONDS]: runs it, keeps its output in $logs/NAME.log and prints its line.
+# one_test NAME [SECONDS] [without=REGEXP]: runs it, keeps its output in $logs/NAME.log and prints its line.
 one_test() {
-  local name=$1 seconds=${2:-$limit} log=$logs/$1.log began verdict=fail temp status=0
+  local name=$1 seconds=$limit log=$logs/$1.log without=() word began verdict=fail temp status=0
+  shift
+  for word in "$@"; do
+    case $word in
+    without=*) without=(-test.skip "^$name\$/${word#without=}") ;;
+    *) seconds=$word ;;
+    esac
+  done
   began=$(date +%s)
   temp=$(mktemp -d "/tmp/etcd-test.XXXXXX")
   # A few tests look for an address other than loopback and a default route; this pair of interfaces has both and leads nowhere.
@@ -80,7 +88,7 @@ one_test() {
     mount -t tmpfs tmpfs "$1"
     cd "$1"
     shift
-    exec "$@"' sh "$built/tests/$suite" "$built/$suite.test" -test.v -test.run "^$name\$" -test.timeout 0 -bin-dir "$bin_dir" \
+    exec "$@"' sh "$built/tests/$suite" "$built/$suite.test" -test.v -test.run "^$name\$" "${without[@]}" -test.timeout 0 -bin-dir "$bin_dir" \
     >"$log" 2>&1 || status=$?
   rm -rf "$temp"
   # The test's own verdict counts, not the exit status: the suite also fails when its client goroutines end late on a busy machine.
