@@ -7,7 +7,7 @@
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/check.sh"
-export LAB_CONTROLLERS=0 LAB_RUN=${LAB_RUN:-/var/tmp/quorate-apiserver}
+export LAB_CONTROLLERS=0 LAB_RUN=${LAB_RUN:-$(mktemp -d /var/tmp/quorate-apiserver.XXXXXX)}
 lab() { "$here/lab.sh" "$@"; }
 k() { lab exec kubectl "$@"; }
 work=$(mktemp -d)
@@ -162,4 +162,5 @@ if [ -z "${LAB_ENDPOINTS:-}${LAB_STORE:-}" ] && [ "${LAB_MEMBERS:-1}" = 1 ]; the
 fi
 check "the API server restarts" lab program kube-apiserver restart
 check "  what was written is there" within 60 is b field configmap applied .data.a
-verdict
+# The logs of a run without failures are of no use; those of another are named.
+if verdict; then lab down && rm -rf --one-file-system "$LAB_RUN"; else echo "logs: $LAB_RUN/log" && exit 1; fi

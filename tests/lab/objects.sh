@@ -8,7 +8,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/../lib.sh"
-export LAB_CONTROLLERS=0 LAB_MEMBERS=3 LAB_RUN=${LAB_RUN:-/var/tmp/quorate-objects}
+export LAB_CONTROLLERS=0 LAB_MEMBERS=3 LAB_RUN=${LAB_RUN:-$(mktemp -d /var/tmp/quorate-objects.XXXXXX)}
 # Without the cache every list and watch reaches the store, whose history outlives a restart of the API server.
 export LAB_API_FLAGS="--watch-cache-sizes=configmaps#0 ${LAB_API_FLAGS:-}"
 unset LAB_STORE LAB_ENDPOINTS
@@ -42,3 +42,5 @@ while :; do
   sleep 0.5
 done
 echo "each of the three members holds $a objects"
+lab down
+rm -rf --one-file-system "$LAB_RUN"

@@ -6,7 +6,7 @@
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/check.sh"
-export LAB_NODES=${LAB_NODES:-3} LAB_RUN=${LAB_RUN:-/var/tmp/quorate-smoke}
+export LAB_NODES=${LAB_NODES:-3} LAB_RUN=${LAB_RUN:-$(mktemp -d /var/tmp/quorate-smoke.XXXXXX)}
 LAB_BIN=${LAB_BIN:-$("$here/build.sh")} || exit 1
 export LAB_BIN
 lab() { "$here/lab.sh" "$@"; }
@@ -119,4 +119,5 @@ if [ "$LAB_NODES" -ge 1 ]; then
   check "claims deleted: volumes and folders gone" volumes_reclaimed
 fi
 check "down leaves no process and no cgroup" nothing_left
-verdict
+# The logs of a run without failures are of no use; those of another are named.
+if verdict; then lab down && rm -rf --one-file-system "$LAB_RUN"; else echo "logs: $LAB_RUN/log" && exit 1; fi
