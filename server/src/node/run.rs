@@ -7,6 +7,7 @@
 use super::apply::ApplyTask;
 use super::driver::{Driver, Effects};
 use super::handle::{Inner, ProposeError, Reply};
+use crate::env::failpoint;
 use crate::state::Position;
 use crate::types::MemberId;
 use crate::wal::{Group, SnapshotMark, WalTask, WalWriter};
@@ -450,6 +451,7 @@ impl Loop {
         let conf = self.driver.conf_state().encode_to_vec().into();
         let group = Group { snapshot: Some(SnapshotMark { index, term, conf }), ..Default::default() };
         self.log(group, Vec::new());
+        failpoint::visit(failpoint::Place::AfterMark);
         self.wal.purge(index);
         self.driver.store().compact(index, term);
     }

@@ -11,6 +11,7 @@ use super::log_store::{LogStore, from_log};
 use super::port::Ports;
 use super::run::{Input, Loop, PeerSink};
 use crate::base::{Base, BaseError, RocksBase, RocksOptions};
+use crate::env::failpoint::{self, Place};
 use crate::env::files::Files;
 use crate::lease::LeaseClock;
 use crate::mvcc::{DeltaPolicy, Store};
@@ -191,6 +192,7 @@ fn found(settings: &NodeSettings, founding: &Founding, files: &Arc<dyn Files>) -
     };
     wal.append(&[group])?;
     wal.close()?;
+    failpoint::visit(Place::FoundLog);
     let store = open_rows(&new.db(), settings)?;
     let mut machine = Machine::open(store.clone())?;
     machine.put_configuration(&configuration(&conf));
@@ -203,7 +205,9 @@ fn found(settings: &NodeSettings, founding: &Founding, files: &Arc<dyn Files>) -
     sync(&new.identity())?;
     sync(&new.dir)?;
     let real = Paths::of(settings, "member");
+    failpoint::visit(Place::FoundBeforeRename);
     std::fs::rename(&new.dir, &real.dir).map_err(io(&real.dir))?;
+    failpoint::visit(Place::FoundAfterRename);
     sync(&settings.data_dir)
 }
 
@@ -249,6 +253,7 @@ impl Opened {
         if let Some(torn) = &replay.torn {
             tracing::warn!(file = %torn.file.display(), offset = torn.offset, reason = %torn.reason, "cut an unfinished write off the log");
         }
+        failpoint::visit(Place::OpenedLog);
         let store = open_rows(&paths.db(), &settings)?;
         let machine = Machine::open(store.clone())?;
         let position = machine.position();
@@ -291,6 +296,7 @@ impl Opened {
         };
         let logger = slog::Logger::root(LogDrain, slog::o!());
         let driver = Driver::new(&driver_settings, log, &logger).map_err(|e| StartError::Raft(e.to_string()))?;
+        failpoint::visit(Place::Opened);
         Ok(Self { settings, identity, machine, store, wal, driver })
     }
 
