@@ -716,7 +716,11 @@ fn start_segment(
     ))
 }
 
-fn take_lock(dir: &Path, files: &dyn Files) -> Result<Box<dyn FileLock>, WalError> {
+/// Takes the lock of the log in `dir`.
+///
+/// # Errors
+/// `Locked` when another process has it, `Read` when the system says something else.
+pub fn take_lock(dir: &Path, files: &dyn Files) -> Result<Box<dyn FileLock>, WalError> {
     let path = dir.join(LOCK_NAME);
     files.lock(&path).map_err(|source| match source.kind() {
         io::ErrorKind::WouldBlock => WalError::Locked {
