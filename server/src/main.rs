@@ -1,6 +1,7 @@
 //! The server program.
 
 use quorate::config::{self, Config, Parsed};
+use quorate::env::failpoint;
 use quorate::serve;
 use std::process::ExitCode;
 
@@ -8,6 +9,10 @@ use std::process::ExitCode;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
+    if let Err(e) = failpoint::arm_from_env() {
+        eprintln!("quorate: {e}");
+        return ExitCode::FAILURE;
+    }
     let parsed = Config::from_env_and_args(std::env::args_os().skip(1), std::env::vars_os(), |path| std::fs::read_to_string(path));
     let (config, warnings) = match parsed {
         Ok(Parsed::Run(config, warnings)) => (config, warnings),

@@ -107,8 +107,17 @@ fn founding(config: &Config) -> Result<Option<Founding>, Failure> {
 
 fn make_data_dir(dir: &Path) -> Result<(), Failure> {
     use std::os::unix::fs::DirBuilderExt;
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.map_err(|e| Failure::new(5, format!("the data directory {} cannot be made: {e}", dir.display())))
+    let missing: Vec<&Path> = dir.ancestors().take_while(|d| !d.as_os_str().is_empty() && !d.exists()).collect();
+    let make = || {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        // A folder whose name is not durable takes everything in it along when the power goes.
+        for made in &missing {
+            let parent = made.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            std::fs::File::open(parent)?.sync_all()?;
+        }
+        Ok(())
+    };
+    make().map_err(|e: std::io::Error| Failure::new(5, format!("the data directory {} cannot be made: {e}", dir.display())))
 }
 
 fn bind(urls: &[config::ListenUrl]) -> Result<Vec<Listener>, Failure> {

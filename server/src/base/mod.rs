@@ -49,6 +49,9 @@ pub enum BaseError {
     /// The disk refused; the process must not go on writing.
     #[error("storage failed: {0}")]
     Io(String),
+    /// The disk is full; what was asked may be asked again once there is space.
+    #[error("the disk is full: {0}")]
+    NoSpace(String),
     /// Another process holds the folder.
     #[error("{0}")]
     Locked(String),

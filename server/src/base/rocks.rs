@@ -53,6 +53,7 @@ fn fail(e: rocksdb::Error) -> BaseError {
     let text = e.to_string();
     match e.kind() {
         rocksdb::ErrorKind::Corruption => BaseError::Corrupt(text),
+        _ if text.contains("No space left on device") => BaseError::NoSpace(text),
         _ if text.contains("lock") && text.contains("LOCK") => BaseError::Locked(text),
         _ => BaseError::Io(text),
     }
@@ -104,7 +105,52 @@ fn family_options(family: Family, o: &RocksOptions, cache: &Cache) -> Options {
     opts
 }
 
+/// Row bytes that a start reads and checks at most. What is beyond is checked when it is read: RocksDB keeps a checksum of each block
+/// and gives an error, never the bytes.
+const VERIFY_MOST: u64 = 1 << 30;
+
 impl RocksBase {
+    /// Reads the folder without changing a byte of it: the catalogue of files, the size of each, and the rows themselves, those every
+    /// start needs first, up to `VERIFY_MOST` bytes.
+    ///
+    /// # Errors
+    /// `Corrupt` with the file and the offset as RocksDB found them.
+    pub fn verify(dir: &Path, o: RocksOptions) -> Result<(), BaseError> {
+        let in_dir = |e: rocksdb::Error| match fail(e) {
+            BaseError::Corrupt(text) if !text.contains(&*dir.to_string_lossy()) => BaseError::Corrupt(format!("{}: {text}", dir.display())),
+            other => other,
+        };
+        if !dir.join("CURRENT").exists() {
+            return Err(BaseError::Corrupt(format!("{} is missing", dir.join("CURRENT").display())));
+        }
+        let mut options = Options::default();
+        options.set_max_open_files(512);
+        options.set_paranoid_checks(true);
+        let cache = Cache::new_lru_cache(o.block_cache);
+        let families = Family::ALL.iter().map(|f| ColumnFamilyDescriptor::new(f.name(), family_options(*f, &o, &cache)));
+        let db = DB::open_cf_descriptors_read_only(&options, dir, families, false).map_err(in_dir)?;
+        let mut left = VERIFY_MOST;
+        for family in [Family::Sys, Family::Latest, Family::Hist, Family::Log] {
+            let mut read = ReadOptions::default();
+            read.fill_cache(false);
+            read.set_readahead_size(1 << 20);
+            let cf = db.cf_handle(family.name()).expect("every family was opened");
+            let mut rows = db.raw_iterator_cf_opt(cf, read);
+            rows.seek_to_first();
+            while let Some((key, value)) = rows.item() {
+                let bytes = (key.len() + value.len()) as u64;
+                if bytes > left {
+                    tracing::info!(checked_bytes = VERIFY_MOST, family = family.name(), "the rows beyond are checked when they are read");
+                    return Ok(());
+                }
+                left -= bytes;
+                rows.next();
+            }
+            rows.status().map_err(in_dir)?;
+        }
+        Ok(())
+    }
+
     /// Opens the folder, making it when it is not there.
     pub fn open(dir: &Path, o: RocksOptions) -> Result<Self, BaseError> {
         let mut db = Options::default();

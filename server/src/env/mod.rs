@@ -3,5 +3,6 @@
 //! Rooms name these traits instead of `std::fs`, so the same code runs over a disk that can be crashed, filled and
 //! corrupted by a seed.
 
+pub mod failpoint;
 pub mod files;
 pub mod files_sim;

@@ -9,6 +9,7 @@ use super::{Rows, row_usage};
 use crate::base::kind::latest::Latest;
 use crate::base::kind::{hist, log, sys};
 use crate::base::{Base, BaseError, Batch, Family};
+use crate::env::failpoint::{self, Place};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -31,6 +32,16 @@ impl Pen<'_> {
         let batch = std::mem::take(&mut self.batch);
         if batch.is_empty() { Ok(()) } else { self.base.write(batch) }
     }
+
+    /// Passes a fail point. Only where one is armed are the rows so far made durable, as a flush of RocksDB's own might do.
+    fn reach(&mut self, place: Place) -> Result<(), BaseError> {
+        if failpoint::is_armed(place) {
+            self.write()?;
+            self.base.flush()?;
+            failpoint::visit(place);
+        }
+        Ok(())
+    }
 }
 
 impl Rows {
@@ -41,9 +52,12 @@ impl Rows {
         let Some(delta) = self.layers.read().frozen.first().cloned() else {
             return Ok(None);
         };
+        failpoint::visit(Place::CheckpointBegin);
         self.write_rows(&delta)?;
+        failpoint::visit(Place::CheckpointWritten);
         if flush {
             self.base.flush()?;
+            failpoint::visit(Place::CheckpointFlushed);
         }
         {
             let mut layers = self.layers.write();
@@ -63,17 +77,20 @@ impl Rows {
         for row in rows {
             pen.put(Family::Log, log::key(row.rev, row.tombstone), row.kv.clone())?;
         }
+        pen.reach(Place::CheckpointLog)?;
         // In key order, as the families sort.
         let mut superseded: Vec<_> = rows.iter().filter_map(|r| r.prev.map(|p| (&r.key, p, r.rev))).collect();
         superseded.sort_unstable_by(|a, b| a.0.cmp(b.0).then(b.1.0.cmp(&a.1.0)));
         for (key, (rev, tombstone), next) in superseded {
             pen.put(Family::Hist, hist::key(key, rev), hist::value(tombstone, next))?;
         }
+        pen.reach(Place::CheckpointHist)?;
         for row in delta.newest_rows() {
             let latest = Latest { rev: row.rev, tombstone: row.tombstone, create: row.create, version: row.version, lease: row.lease };
             pen.put(Family::Latest, row.key.clone(), latest.encode().into())?;
         }
         pen.write()?;
+        pen.reach(Place::CheckpointLatest)?;
         let mut last = Batch::default();
         for (key, value) in delta.sys() {
             match value {
@@ -93,6 +110,7 @@ impl Rows {
         batch.put(Family::Sys, sys::single(sys::USAGE), Bytes::copy_from_slice(&usage.to_be_bytes()));
         self.base.write(batch)?;
         self.base_usage.store(usage, Ordering::Relaxed);
+        failpoint::visit(Place::Sweep);
         self.stats.compacted_rows.fetch_add(freed.len() as u64, Ordering::Relaxed);
         Ok(())
     }

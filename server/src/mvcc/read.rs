@@ -39,6 +39,9 @@ impl Rows {
 
     /// The version at or before `at`, given the newest durable one.
     pub(super) fn resolve(&self, key: &[u8], row: Latest, at: i64) -> Result<Option<Found>, BaseError> {
+        // After a crash the durable rows may be ahead of the revision that the replayed log has reached. A request must not see what
+        // it is about to write as what was there before it.
+        let at = at.min(self.revision());
         if row.rev.main <= at {
             let numbers = Some((row.create, row.version, row.lease));
             return Ok(Some(Found { rev: row.rev, tombstone: row.tombstone, numbers, kv: None }));

@@ -2,12 +2,15 @@
 
 use super::apply::ApplyTask;
 use super::run::Input;
+use crate::base::BaseError;
 use crate::mvcc::Store;
 use crate::state::Position;
 use crate::base::{Base, RocksBase, RocksOptions};
 use crate::snapshot::{SnapshotError, View, folder};
 use crossbeam_channel::{Receiver, Sender};
 use std::path::PathBuf;
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -49,13 +52,18 @@ pub(super) struct Keeper {
     /// The member's folder, where folders of rows are.
     pub member: PathBuf,
     pub rocks: RocksOptions,
+    /// Tasks met while the disk was full.
+    pub held: RefCell<VecDeque<KeeperTask>>,
 }
+
+/// Pause before a full disk is tried again.
+const FULL_PAUSE: Duration = Duration::from_secs(1);
 
 impl Keeper {
     /// Runs until told to stop.
     pub fn run(self) {
         let mut durable = self.store.revision_at_open();
-        while let Ok(task) = self.tasks.recv() {
+        while let Some(task) = self.next() {
             match task {
                 KeeperTask::Checkpoint(position) => self.checkpoint(position, &mut durable),
                 KeeperTask::Sweep => self.sweep(&mut durable),
@@ -71,13 +79,38 @@ impl Keeper {
         std::process::abort();
     }
 
+    fn next(&self) -> Option<KeeperTask> {
+        let held = self.held.borrow_mut().pop_front();
+        held.or_else(|| self.tasks.recv().ok())
+    }
+
+    /// Waits a while for space; false when the keeper is to stop, which loses nothing: the log has what is not in the rows.
+    fn wait_for_space(&self, e: &BaseError) -> bool {
+        tracing::error!(error = %e, "the disk is full; the durable rows wait until there is space");
+        let until = Instant::now() + FULL_PAUSE;
+        while let Ok(task) = self.tasks.recv_deadline(until) {
+            let stop = matches!(task, KeeperTask::Stop);
+            self.held.borrow_mut().push_back(task);
+            if stop {
+                return false;
+            }
+        }
+        true
+    }
+
     fn checkpoint(&self, position: Position, durable: &mut i64) {
         let started = Instant::now();
         let flush = !self.store.policy().inline;
-        match self.store.checkpoint(flush) {
-            Ok(Some(revision)) => *durable = revision,
-            Ok(None) => return,
-            Err(e) => Self::fail(e),
+        loop {
+            match self.store.checkpoint(flush) {
+                Ok(Some(revision)) => *durable = revision,
+                Ok(None) => return,
+                // Rows that were written already are written again, the same.
+                Err(e @ BaseError::NoSpace(_)) if self.wait_for_space(&e) => continue,
+                Err(BaseError::NoSpace(_)) => return,
+                Err(e) => Self::fail(e),
+            }
+            break;
         }
         (self.on_checkpoint)(started.elapsed());
         if flush {
@@ -127,12 +160,12 @@ impl Keeper {
         if *durable < target {
             let _ = self.apply.send(ApplyTask::Freeze);
             while *durable < target {
-                match self.tasks.recv() {
-                    Ok(KeeperTask::Checkpoint(position)) => self.checkpoint(position, durable),
-                    Ok(KeeperTask::Sweep) => {}
-                    Ok(KeeperTask::View(whom)) => self.view(whom),
-                    Ok(KeeperTask::Install { index, done }) => return self.install(index, &done, durable),
-                    Ok(KeeperTask::Stop) | Err(_) => return,
+                match self.next() {
+                    Some(KeeperTask::Checkpoint(position)) => self.checkpoint(position, durable),
+                    Some(KeeperTask::Sweep) => {}
+                    Some(KeeperTask::View(whom)) => self.view(whom),
+                    Some(KeeperTask::Install { index, done }) => return self.install(index, &done, durable),
+                    Some(KeeperTask::Stop) | None => return,
                 }
             }
         }
@@ -142,6 +175,12 @@ impl Keeper {
             match self.store.sweep(&mut sweep, self.pace.rows) {
                 Ok(true) => break,
                 Ok(false) => {}
+                Err(e @ BaseError::NoSpace(_)) => {
+                    // The sweep starts over from its durable mark.
+                    self.wait_for_space(&e);
+                    self.held.borrow_mut().push_back(KeeperTask::Sweep);
+                    return;
+                }
                 Err(e) => Self::fail(e),
             }
             match self.tasks.recv_timeout(self.pace.pause) {

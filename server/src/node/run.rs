@@ -9,6 +9,7 @@ use super::driver::{Driver, Effects};
 use super::handle::{Inner, ProposeError, Reply};
 use super::keeper::ViewFor;
 use crate::snapshot::{SnapshotError, View};
+use crate::env::failpoint;
 use crate::state::Position;
 use crate::types::MemberId;
 use crate::wal::{Group, SnapshotMark, WalTask, WalWriter};
@@ -577,6 +578,7 @@ impl Loop {
         let number = self.driver.handed();
         let group = Group { number, snapshot: Some(SnapshotMark { index, term, conf }), ..Default::default() };
         self.log(group, Vec::new());
+        failpoint::visit(failpoint::Place::AfterMark);
         self.wal.purge(index);
         self.driver.store().compact(index, term);
     }

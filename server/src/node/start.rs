@@ -11,12 +11,13 @@ use super::log_store::{LogStore, from_log};
 use super::port::Ports;
 use super::run::{Input, Loop, PeerSink, conf_state};
 use crate::base::{Base, BaseError, RocksBase, RocksOptions};
+use crate::env::failpoint::{self, Place};
 use crate::env::files::Files;
 use crate::lease::LeaseClock;
 use crate::mvcc::{DeltaPolicy, Store};
 use crate::snapshot::{Receiver, RestoreOptions, SnapshotError, folder};
 use crate::state::Machine;
-use crate::wal::{Durable, Group, HardState as LogHardState, Hooks, Identity, SnapshotMark, Verdict, Wal, WalError, WalWriter};
+use crate::wal::{Durable, Group, HardState as LogHardState, Hooks, Identity, SnapshotMark, Verdict, Wal, WalError, WalWriter, take_lock};
 use arc_swap::ArcSwap;
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
@@ -71,6 +72,8 @@ pub enum StartError {
     Io { path: PathBuf, error: std::io::Error },
     #[error("{path} is not a member's identity: {why}; a foreign folder is never touched")]
     BadIdentity { path: PathBuf, why: String },
+    #[error("the data directory {} holds {name}, which is not this program's; it is left untouched: name an empty directory", path.display())]
+    Foreign { path: PathBuf, name: String },
     #[error(
         "this member has lost data it had acknowledged: its rows stand at entry {applied}, its log ends at {last}. It would break the \
          cluster's promises and does not start: remove it from the cluster and add it again, with an empty data directory"
@@ -88,7 +91,7 @@ impl StartError {
         match self {
             StartError::Wal(WalError::Locked { .. }) | StartError::Base(BaseError::Locked(_)) => 3,
             StartError::Wal(WalError::Corrupt { .. } | WalError::Foreign { .. } | WalError::Version { .. }) => 4,
-            StartError::Base(BaseError::Corrupt(_)) | StartError::BadIdentity { .. } | StartError::LostData { .. } => 4,
+            StartError::Base(BaseError::Corrupt(_)) | StartError::BadIdentity { .. } | StartError::Foreign { .. } | StartError::LostData { .. } => 4,
             _ => 5,
         }
     }
@@ -167,6 +170,30 @@ fn open_rows(path: &Path, settings: &NodeSettings) -> Result<Arc<Store>, StartEr
     Ok(Arc::new(Store::open(base, settings.delta)?))
 }
 
+/// Names that a data folder may hold before a member lives there: what a file system or a volume puts there, certificates that we
+/// made ourselves, what a start left that was cut short, and the log of this very process.
+fn may_precede(name: &str) -> bool {
+    ["lost+found", "fixtures", "member.new"].contains(&name) || name.starts_with('.') || name.ends_with(".log")
+}
+
+/// Refuses to make a member among another program's files.
+fn refuse_foreign(settings: &NodeSettings) -> Result<(), StartError> {
+    let dir = &settings.data_dir;
+    let entries = match std::fs::read_dir(dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(io(dir))?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(io(dir))?;
+        let is_log = settings.wal_dir.as_ref().is_some_and(|wal| wal.starts_with(entry.path()));
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !may_precede(&name) && !is_log {
+            return Err(StartError::Foreign { path: dir.clone(), name });
+        }
+    }
+    Ok(())
+}
+
 /// Makes a member of a new cluster whose store is that of a snapshot file. Each founding member does this from the same file.
 ///
 /// # Errors
@@ -193,14 +220,24 @@ fn found(
         _ => {}
     }
     std::fs::create_dir_all(&new.dir).map_err(io(&new.dir))?;
-    std::fs::create_dir_all(&new.wal).map_err(io(&new.wal))?;
     let conf = ConfState {
         voters: founding.members.iter().filter(|m| !m.learner).map(|m| m.id).collect(),
         learners: founding.members.iter().filter(|m| m.learner).map(|m| m.id).collect(),
         ..Default::default()
     };
     let identity = Identity { cluster: founding.cluster_id, member: founding.member_id };
-    let mut wal = Wal::create(&new.wal, identity, files.clone())?;
+    let mut wal = match settings.wal_dir {
+        // A log in a folder of its own is not under the name that comes last: one without entries was left by a start cut short.
+        Some(_) if Wal::exists(&new.wal, files).map_err(io(&new.wal))? => {
+            let (wal, replay) = Wal::open(&new.wal, identity, files.clone())?;
+            if !replay.entries.is_empty() {
+                let why = "it holds the log of a member whose data directory is gone".into();
+                return Err(StartError::BadIdentity { path: new.wal.clone(), why });
+            }
+            wal
+        }
+        _ => Wal::create(&new.wal, identity, files.clone())?,
+    };
     // The cluster's log begins after a snapshot that every founding member makes for itself, so that one that starts empty later
     // can only join by a real snapshot.
     let group = Group {
@@ -212,6 +249,7 @@ fn found(
     wal.append(&[group])?;
     wal.close()?;
     rows(&new.db())?;
+    failpoint::visit(Place::FoundLog);
     let store = open_rows(&new.db(), settings)?;
     let mut machine = Machine::open(store.clone())?;
     machine.put_configuration(&configuration(&conf));
@@ -224,7 +262,9 @@ fn found(
     sync(&new.identity())?;
     sync(&new.dir)?;
     let real = Paths::of(settings, "member");
+    failpoint::visit(Place::FoundBeforeRename);
     std::fs::rename(&new.dir, &real.dir).map_err(io(&real.dir))?;
+    failpoint::visit(Place::FoundAfterRename);
     sync(&settings.data_dir)
 }
 
@@ -262,14 +302,20 @@ impl Opened {
             let Some(founding) = founding else {
                 return Err(StartError::Raft("the data directory is empty and no cluster was named to found".into()));
             };
+            refuse_foreign(&settings)?;
             found(&settings, founding, &files, |_| Ok(()))?;
         }
         let identity = read_identity(&settings.data_dir)?.expect("found or made above");
         let paths = Paths::of(&settings, "member");
+        // Whatever is damaged is found before anything is changed, the log's torn tail included. The log takes its lock for good below;
+        // here it only tells a folder in use from a damaged one.
+        drop(take_lock(&paths.wal, files.as_ref())?);
+        RocksBase::verify(&folder::current(&paths.dir)?, settings.rocks)?;
         let (wal, replay) = Wal::open(&paths.wal, identity, files)?;
         if let Some(torn) = &replay.torn {
             tracing::warn!(file = %torn.file.display(), offset = torn.offset, reason = %torn.reason, "cut an unfinished write off the log");
         }
+        failpoint::visit(Place::OpenedLog);
         let mark = replay.snapshot.clone().unwrap_or_default();
         let mut store = open_rows(&folder::current(&paths.dir)?, &settings)?;
         let mut machine = Machine::open(store.clone())?;
@@ -314,6 +360,7 @@ impl Opened {
         };
         let logger = slog::Logger::root(LogDrain, slog::o!());
         let driver = Driver::new(&driver_settings, log, &logger).map_err(|e| StartError::Raft(e.to_string()))?;
+        failpoint::visit(Place::Opened);
         Ok(Self { settings, identity, machine, store, wal, driver })
     }
 
@@ -367,6 +414,7 @@ impl Opened {
             on_checkpoint: settings.on_checkpoint,
             member: member.clone(),
             rocks: settings.rocks,
+            held: Default::default(),
         };
         let last_time_ms = self.machine.position().time_ms;
         let apply_thread = ApplyThread { machine: self.machine, inner: inner.clone(), tasks: apply_tasks, keeper, sink };

@@ -2,6 +2,7 @@
 
 use crate::base::RocksOptions;
 use crate::config::Config;
+use crate::env::failpoint;
 use crate::mvcc::DeltaPolicy;
 use crate::node::{NodeSettings, SweepPace};
 use crate::telemetry::Metrics;
@@ -24,7 +25,7 @@ const MIB: u64 = 1 << 20;
 pub(super) fn node_settings(config: &Config, metrics: &Arc<Metrics>) -> NodeSettings {
     let memory = memory_limit(config);
     let share = |part: u64, least: u64, most: u64| (memory / part).clamp(least * MIB, most * MIB) as usize;
-    let delta = share(64, 4, 32);
+    let delta = failpoint::delta_bytes().map_or_else(|| share(64, 4, 32), |bytes| bytes as usize);
     NodeSettings {
         data_dir: config.data_dir.clone(),
         wal_dir: config.wal_dir.clone(),
@@ -34,7 +35,7 @@ pub(super) fn node_settings(config: &Config, metrics: &Arc<Metrics>) -> NodeSett
         request_timeout: config.request_timeout(),
         catch_up_entries: config.snapshot_catchup_entries,
         no_sync: config.unsafe_no_fsync,
-        rocks: RocksOptions { block_cache: share(32, 8, 64), write_buffer: 2 * delta, background_jobs: 2 },
+        rocks: RocksOptions { block_cache: share(32, 8, 64), write_buffer: (2 * delta).max(MIB as usize), background_jobs: 2 },
         delta: DeltaPolicy { freeze_bytes: delta, inline: false },
         entry_cache: share(64, 4, 32),
         sweep: SweepPace { rows: config.compaction_batch_limit, pause: config.compaction_sleep_interval },

@@ -24,6 +24,7 @@ use super::recover::{self, Live, Recovered, Replay};
 use super::segment::{FileName, HEADER_SIZE, Header};
 use super::shape::{MarkEffect, Shape};
 use super::{Group, Identity, WalError};
+use crate::env::failpoint::{self, Place as FailPlace};
 use crate::env::files::{FileLock, Files};
 
 /// Largest append, in bytes on disk: offsets in the index are 32 bits wide.
@@ -56,7 +57,7 @@ impl Default for Options {
     /// 4 MiB growing to 64 MiB; a random salt.
     fn default() -> Self {
         Options {
-            segment_first: 4 << 20,
+            segment_first: failpoint::segment_bytes().unwrap_or(4 << 20),
             segment_most: 64 << 20,
             salt: rand::random(),
         }
@@ -358,12 +359,14 @@ impl Wal {
         }
         let (places, checksum) = self.lay_out(groups, &effects);
         let bytes = places.last().map_or(0, |(_, end)| end - self.end);
+        failpoint::visit(FailPlace::WalBeforeWrite);
         let written = self.active.file.write_at(&self.buffer, self.end);
         if self.buffer.capacity() > BUFFER_KEPT {
             self.buffer = Vec::new();
         }
         // A full disk leaves the end where it was: the next append overwrites what did get through.
         written.map_err(|source| self.failed("write", source))?;
+        failpoint::visit(FailPlace::WalAfterWrite);
         self.shape = shape;
         self.checksum = checksum;
         self.publish(groups, &effects, &places);
@@ -390,6 +393,7 @@ impl Wal {
                 });
             }
             self.durable = self.end;
+            failpoint::visit(FailPlace::WalAfterSync);
         }
         Ok(())
     }
@@ -423,6 +427,7 @@ impl Wal {
                 .sequence;
             self.index.write().drop_segments_before(first_kept);
             self.shape.forget(limit);
+            failpoint::visit(FailPlace::WalBeforePurge);
         }
         for segment in self.sealed.drain(..count) {
             let given = self.pool.give_back(
@@ -439,6 +444,10 @@ impl Wal {
                     source,
                 });
             }
+            failpoint::visit(FailPlace::WalDuringPurge);
+        }
+        if count > 0 {
+            failpoint::visit(FailPlace::WalAfterPurge);
         }
         // A spare must not be written while a crash could still give it its old name back.
         let settled = self.pool.trim(self.target).and_then(|trimmed| {
@@ -607,6 +616,7 @@ impl Wal {
             previous_end: self.end,
             previous_checksum: self.checksum,
         };
+        failpoint::visit(FailPlace::WalBeforeRotate);
         let started = start_segment(
             &self.files,
             &self.dir,
@@ -617,6 +627,7 @@ impl Wal {
         );
         let (active, end, checksum) =
             started.inspect_err(|error| self.poisoned |= error.is_fatal())?;
+        failpoint::visit(FailPlace::WalAfterRotate);
         self.index.write().add_segment(sequence, handle(&active));
         self.sealed
             .push_back(std::mem::replace(&mut self.active, active));
@@ -705,7 +716,11 @@ fn start_segment(
     ))
 }
 
-fn take_lock(dir: &Path, files: &dyn Files) -> Result<Box<dyn FileLock>, WalError> {
+/// Takes the lock of the log in `dir`.
+///
+/// # Errors
+/// `Locked` when another process has it, `Read` when the system says something else.
+pub fn take_lock(dir: &Path, files: &dyn Files) -> Result<Box<dyn FileLock>, WalError> {
     let path = dir.join(LOCK_NAME);
     files.lock(&path).map_err(|source| match source.kind() {
         io::ErrorKind::WouldBlock => WalError::Locked {

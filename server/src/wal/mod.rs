@@ -29,7 +29,7 @@ mod tests;
 use bytes::Bytes;
 
 pub use error::WalError;
-pub use log::{Appended, Options, Wal};
+pub use log::{Appended, Options, Wal, take_lock};
 pub use reader::{ReadError, WalReader};
 pub use recover::{Replay, TornTail};
 pub use writer::{Durable, Hooks, Verdict, WalTask, WalWriter};
