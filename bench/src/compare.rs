@@ -29,10 +29,10 @@ pub struct Options {
     /// Results are appended here, a JSON line each
     #[arg(long, default_value = "bench.jsonl")]
     pub results: PathBuf,
-    /// Pairs of runs for each workload
-    #[arg(long, default_value_t = 5)]
-    pub pairs: usize,
-    /// Two pairs, a quarter of the operations, 100,000 keys instead of 1,000,000
+    /// Pairs of runs for each workload (default 5; with --quick 2)
+    #[arg(long)]
+    pub pairs: Option<usize>,
+    /// Two pairs unless told, a quarter of the operations, 100,000 keys instead of 1,000,000
     #[arg(long)]
     pub quick: bool,
     /// Only rows whose name contains one of these, comma separated
@@ -69,7 +69,7 @@ struct Runner {
 pub fn run(options: &Options) -> Result<(), Failure> {
     let options = Options {
         data: std::path::absolute(&options.data)?,
-        pairs: if options.quick { options.pairs.min(2) } else { options.pairs },
+        pairs: options.pairs.or(Some(if options.quick { 2 } else { 5 })),
         only: options.only.clone(),
         etcd: options.etcd.clone(),
         quorate: options.quorate.clone(),
@@ -89,6 +89,10 @@ pub fn run(options: &Options) -> Result<(), Failure> {
 }
 
 impl Runner {
+    fn pairs(&self) -> usize {
+        self.options.pairs.unwrap_or(1)
+    }
+
     fn wants(&self, stage: &str, row: &str) -> bool {
         let name = format!("{stage}: {row}");
         self.options.only.is_empty() || self.options.only.iter().any(|o| name.contains(o.as_str()))

@@ -133,7 +133,7 @@ impl Runner {
         if !self.wants(stage, row) {
             return;
         }
-        for _ in 0..self.options.pairs {
+        for _ in 0..self.pairs() {
             for which in 0..2 {
                 let program = self.programs[which].clone();
                 let result = (|| {
@@ -181,7 +181,7 @@ impl Runner {
             clusters.push(started);
         }
         for r in &rows {
-            for pair in 0..self.options.pairs {
+            for pair in 0..self.pairs() {
                 for which in 0..2 {
                     let Ok(cluster) = &clusters[which] else { continue };
                     let mut plan = member::plan(r.workload, cluster.link());
@@ -189,7 +189,7 @@ impl Runner {
                     if self.options.quick {
                         plan.ops /= 4;
                     }
-                    plan.seed = pair as u64 + 1 + self.options.pairs as u64 * (1 + rows.iter().position(|x| x.name == r.name).unwrap_or(0) as u64);
+                    plan.seed = pair as u64 + 1 + self.pairs() as u64 * (1 + rows.iter().position(|x| x.name == r.name).unwrap_or(0) as u64);
                     let result = measure(cluster, &plan);
                     self.record(stage, r.name, &self.programs[which].name.clone(), result);
                 }
@@ -238,7 +238,7 @@ impl Runner {
                 Err(e) => self.record(stage, "fill", &program.name, Err(e)),
             }
         }
-        let pairs = self.options.pairs;
+        let pairs = self.pairs();
         for _ in 0..pairs {
             for (program, cluster) in &clusters {
                 let plan = Plan { clients: 1, connections: 1, ops: if self.options.quick { 20 } else { 40 }, ..member::plan(Workload::Page, cluster.link()) };
