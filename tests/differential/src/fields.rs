@@ -19,10 +19,6 @@ impl Fields {
         self.0.push((path.into(), value.to_string()));
     }
 
-    pub fn one(path: &str, value: impl ToString) -> Self {
-        Self(vec![(path.to_string(), value.to_string())])
-    }
-
     /// Code and text of a refusal.
     pub fn refusal(status: &Status) -> Self {
         Self(vec![("error.code".into(), format!("{:?}", status.code())), ("error.message".into(), status.message().into())])

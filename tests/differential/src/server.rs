@@ -91,12 +91,14 @@ impl Server {
         self.dir.join("log")
     }
 
-    /// The last lines the server wrote, for a report.
+    /// The last lines the server wrote, or those from its last panic on, for a report.
     pub fn log_tail(&self) -> String {
         let text = std::fs::read(self.log_path()).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(15)..].join("\n")
+        let panic = lines.iter().rposition(|l| l.contains("panic"));
+        let from = panic.unwrap_or(lines.len().saturating_sub(15));
+        lines[from..lines.len().min(from + 15)].join("\n")
     }
 
     /// Waits for the first linearizable answer; the channel that gave it.

@@ -66,9 +66,16 @@ impl Side {
         self.everything.log().history = kept;
         let all = pb::WatchCreateRequest { key: "\0".into(), range_end: "\0".into(), prev_kv: true, ..Default::default() };
         self.everything.send(pb::watch_request::RequestUnion::CreateRequest(all)).await;
-        let members = ClusterClient::new(self.channel.clone()).member_list(pb::MemberListRequest::default()).await;
-        self.member = members.map_err(|e| e.to_string())?.into_inner().members.first().map_or(0, |m| m.id);
         let deadline = Instant::now() + OPERATION_PATIENCE;
+        self.member = loop {
+            let members = ClusterClient::new(self.channel.clone()).member_list(pb::MemberListRequest::default()).await;
+            match members.map_err(|e| e.to_string())?.into_inner().members.first() {
+                // A member tells its name a while after it serves.
+                Some(m) if !m.name.is_empty() => break m.id,
+                _ if Instant::now() > deadline => return Err("the member did not tell its name".into()),
+                _ => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        };
         if self.everything.wait(deadline, |log| log.created.len() == 1).await { Ok(()) } else { Err("a watch was not created".into()) }
     }
 
@@ -195,7 +202,7 @@ impl Side {
                 errors.sort();
                 f.set("errors", format!("{errors:?}"));
                 f.set("is_learner", r.is_learner);
-                f.set("storage_version", r.storage_version);
+                // The storage version is left out: etcd writes it some time after its start.
                 f.set("db_size_quota", r.db_size_quota);
                 f.set("downgrade_info", format!("{:?}", r.downgrade_info));
                 f.set("applied beyond committed", r.raft_applied_index > r.raft_index);
