@@ -33,8 +33,12 @@ impl Store {
         if rev > 0 && rev < compacted {
             return Err(ReadError::Compacted);
         }
-        let upto = if rev <= 0 { current } else { rev };
         let mut crc = crc32c::crc32c(b"key");
+        if rev < 0 {
+            // No row is that old. etcd hashes the nothing that there is and names the revision asked for.
+            return Ok(HashKv { hash: crc, hash_revision: rev, compact_revision: compacted, current_revision: current });
+        }
+        let upto = if rev == 0 { current } else { rev };
         self.each_row(i64::MIN, upto, |rev, tombstone, kv| {
             if rev.main <= compacted && !self.counts_below(rev, tombstone, kv, upto, compacted)? {
                 return Ok(());

@@ -102,7 +102,8 @@ impl Rev {
     pub fn resolve(self, at: Known) -> i64 {
         match self {
             Self::At(n) => n,
-            Self::Now(d) => at.now + d,
+            // Early in a script a revision before the first would be asked for too often.
+            Self::Now(d) => (at.now + d).max(1),
             Self::Floor(d) => at.floor + d,
         }
     }

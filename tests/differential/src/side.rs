@@ -52,7 +52,9 @@ impl Side {
 
     pub async fn restart(&mut self, kill: bool) -> Result<(), String> {
         let streams = self.streams.len();
+        // etcd waits seconds for open streams when it is asked to end.
         self.streams.clear();
+        self.everything.close();
         self.server.stop(kill).await?;
         self.server.restart()?;
         self.channel = self.server.ready().await?;

@@ -146,6 +146,11 @@ impl Stream {
         Self { log, news, requests, reader }
     }
 
+    /// Ends the stream; what was recorded stays.
+    pub fn close(&self) {
+        self.reader.abort();
+    }
+
     pub async fn send(&self, request: RequestUnion) {
         // A closed stream shows itself as `ended` in the log.
         let _ = self.requests.send(pb::WatchRequest { request_union: Some(request) }).await;
