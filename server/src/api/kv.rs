@@ -151,7 +151,8 @@ fn op_response(outcome: TxnOpOutcome) -> pb::response_op::Response {
             deleted,
             prev_kvs: prev,
         }),
-        TxnOpOutcome::Txn(outcome, revision) => R::ResponseTxn(txn_response(outcome, inner_header(revision))),
+        // The header of a nested transaction is there and says nothing.
+        TxnOpOutcome::Txn(outcome, _) => R::ResponseTxn(txn_response(outcome, inner_header(0))),
     }
 }
 

@@ -142,7 +142,7 @@ impl Rows {
         let limit = if q.limit > 0 { q.limit as usize } else { usize::MAX };
         // etcd sorts by a target other than the key even when no order is asked for, ascending and after the limit's cut.
         let sorted = plan.sorted || q.sort_target() != entry::SortTarget::Key;
-        let by_value = sorted && q.sort_target() == entry::SortTarget::Value;
+        let by_value = q.sort_target() == entry::SortTarget::Value;
         if q.keys_only && !by_value && found.iter().all(|f| f.numbers.is_some()) && !keys.is_empty() {
             let rows = keys.iter().zip(&found).map(|(key, f)| {
                 let (create, version, _) = f.numbers.expect("checked above");
@@ -255,7 +255,11 @@ fn cut(q: &entry::Range, sorted: bool, filtered: bool, mut rows: Vec<KeyValue>, 
     rows.truncate(limit);
     let kvs = rows.into_iter().map(|mut kv| {
         if q.keys_only {
-            (kv.value, kv.lease) = (Bytes::new(), 0);
+            kv.value = Bytes::new();
+            // etcd answers keys only out of its index, which has no lease; to sort by value it must read the rows, lease and all.
+            if q.sort_target() != entry::SortTarget::Value {
+                kv.lease = 0;
+            }
         }
         RawKv(kv.encode_to_vec().into())
     });

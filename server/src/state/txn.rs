@@ -121,7 +121,10 @@ fn read_branch(store: &Store, txn: &entry::Txn, path: &Path, at: i64) -> Result<
     let mut ops = Vec::new();
     for op in branch(txn, path.succeeded) {
         ops.push(match &op.op {
-            Some(Op::Range(q)) => TxnOpOutcome::Range(store.range_at(q, at)?),
+            Some(Op::Range(q)) => {
+                check_range(store, q, at)?;
+                TxnOpOutcome::Range(store.range_at(q, at)?)
+            }
             Some(Op::Txn(inner)) => {
                 let path = nested.next().expect("a path for each nested transaction");
                 TxnOpOutcome::Txn(read_branch(store, inner, path, at)?, at)
@@ -134,13 +137,23 @@ fn read_branch(store: &Store, txn: &entry::Txn, path: &Path, at: i64) -> Result<
 
 /// What a put needs to hold before it may run.
 pub(super) fn check_put(store: &Store, leases: &LeaseTable, put: &entry::Put, at: i64) -> Result<(), Refusal> {
-    if (put.ignore_value || put.ignore_lease) && !store.get_at(&put.key, at)?.is_some_and(|f| !f.tombstone) {
-        return Err(ApplyError::KeyNotFound.into());
-    }
     if put.lease != 0 && leases.get(put.lease).is_none() {
         return Err(ApplyError::LeaseNotFound.into());
     }
+    if (put.ignore_value || put.ignore_lease) && !store.get_at(&put.key, at)?.is_some_and(|f| !f.tombstone) {
+        return Err(ApplyError::KeyNotFound.into());
+    }
     Ok(())
+}
+
+/// Inside a transaction a negative revision is one below the compacted one, not the newest as it is outside.
+fn check_range(store: &Store, q: &entry::Range, at: i64) -> Result<(), ReadError> {
+    match q.revision {
+        0 => Ok(()),
+        revision if revision > at => Err(ReadError::FutureRevision),
+        revision if revision < store.compact_revision() => Err(ReadError::Compacted),
+        _ => Ok(()),
+    }
 }
 
 fn check_branch(store: &Store, leases: &LeaseTable, txn: &entry::Txn, path: &Path, at: i64) -> Result<(), Refusal> {
@@ -148,10 +161,7 @@ fn check_branch(store: &Store, leases: &LeaseTable, txn: &entry::Txn, path: &Pat
     for op in branch(txn, path.succeeded) {
         match &op.op {
             Some(Op::Put(put)) => check_put(store, leases, put, at)?,
-            Some(Op::Range(q)) if q.revision > at => return Err(ApplyError::FutureRevision.into()),
-            Some(Op::Range(q)) if q.revision > 0 && q.revision < store.compact_revision() => {
-                return Err(ApplyError::Compacted.into());
-            }
+            Some(Op::Range(q)) => check_range(store, q, at)?,
             Some(Op::Txn(inner)) => {
                 check_branch(store, leases, inner, nested.next().expect("a path for each nested transaction"), at)?;
             }

@@ -1,0 +1,97 @@
+//! Offline commands on snapshot files: `quorate snapshot status FILE` and `quorate snapshot restore FILE ...`.
+//!
+//! Restore takes the server's own flags for where and as whom the member is made (`--data-dir`, `--name`, `--initial-cluster`,
+//! `--initial-cluster-token`, `--initial-advertise-peer-urls`), and etcdutl's `--bump-revision`, `--mark-compacted`,
+//! `--skip-hash-check`.
+
+use crate::config::{Config, FirstStart, Parsed};
+use crate::env::files::RealFiles;
+use crate::node;
+use crate::serve::{self, Failure};
+use crate::snapshot::{self, RestoreOptions};
+use crate::telemetry::Metrics;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+const USAGE: &str = "usage: quorate snapshot status FILE\n       quorate snapshot restore FILE --data-dir DIR [--name NAME] [--initial-cluster LIST] \
+                     [--initial-cluster-token TOKEN] [--initial-advertise-peer-urls URLS] [--bump-revision N --mark-compacted] [--skip-hash-check]";
+
+fn usage(why: &str) -> Failure {
+    Failure { text: format!("{why}\n{USAGE}"), code: 2 }
+}
+
+/// Runs the command in `args`, which follow the word `snapshot`; what it says goes to standard output.
+///
+/// # Errors
+/// A command line that cannot be read (code 2), a damaged file (4), a folder that is in use or not empty, a failing disk (5).
+pub fn snapshot(args: Vec<OsString>) -> Result<String, Failure> {
+    let mut args = args.into_iter();
+    let verb = args.next().unwrap_or_default();
+    match verb.to_str() {
+        Some("status") => {
+            let file = args.next().ok_or_else(|| usage("snapshot status needs a file"))?;
+            status(Path::new(&file))
+        }
+        Some("restore") => restore(args.collect()),
+        _ => Err(usage("snapshot knows status and restore")),
+    }
+}
+
+fn damaged(file: &Path, e: impl std::fmt::Display) -> Failure {
+    Failure { text: format!("{}: {e}", file.display()), code: 4 }
+}
+
+fn status(file: &Path) -> Result<String, Failure> {
+    let s = snapshot::status(file).map_err(|e| damaged(file, e))?;
+    let page = serde_json::json!({
+        "hash": s.hash, "revision": s.revision, "totalKey": s.total_keys, "totalSize": s.total_size, "version": s.made_by,
+    });
+    Ok(page.to_string())
+}
+
+fn restore(args: Vec<OsString>) -> Result<String, Failure> {
+    let mut options = RestoreOptions::default();
+    let mut file: Option<PathBuf> = None;
+    let mut rest = Vec::new();
+    let mut args = args.into_iter().peekable();
+    while let Some(arg) = args.next() {
+        let text = arg.to_string_lossy().into_owned();
+        let (flag, value) = text.split_once('=').map_or((text.as_str(), None), |(f, v)| (f, Some(v.to_string())));
+        match flag {
+            "--bump-revision" => {
+                let value = value.or_else(|| args.next().map(|v| v.to_string_lossy().into_owned())).unwrap_or_default();
+                options.bump_revision = value.parse().map_err(|_| usage(&format!("--bump-revision: {value:?} is not a number")))?;
+            }
+            "--mark-compacted" => options.mark_compacted = value.as_deref() != Some("false"),
+            "--skip-hash-check" => options.skip_hash = value.as_deref() != Some("false"),
+            _ if text.starts_with('-') => {
+                rest.push(arg);
+                if value.is_none() {
+                    rest.extend(args.next());
+                }
+            }
+            _ => file = Some(arg.into()),
+        }
+    }
+    let file = file.ok_or_else(|| usage("snapshot restore needs a file"))?;
+    if options.mark_compacted != (options.bump_revision > 0) {
+        return Err(usage("--mark-compacted and --bump-revision go together"));
+    }
+    let parsed = Config::from_env_and_args(rest.into_iter(), std::iter::empty(), |path| std::fs::read_to_string(path));
+    let config = match parsed {
+        Ok(Parsed::Run(config, _)) => config,
+        Ok(_) => return Err(usage("snapshot restore")),
+        Err(e) => return Err(Failure { text: e.to_string(), code: i32::from(e.exit_code()) }),
+    };
+    let FirstStart::Form(_) = config.first_start().map_err(|e| Failure { text: e.to_string(), code: 1 })? else {
+        return Err(usage("a restored member founds a cluster: --initial-cluster-state=new"));
+    };
+    serve::make_data_dir(&config.data_dir)?;
+    let founding = serve::founding(&config)?.ok_or_else(|| Failure {
+        text: format!("a member lives in {} already; restore into an empty data directory", config.data_dir.display()),
+        code: 5,
+    })?;
+    let settings = serve::node_settings(&config, &Metrics::new(false));
+    node::restore(&file, &settings, &founding, &options, &RealFiles::shared())?;
+    Ok(format!("restored {} into {}", file.display(), config.data_dir.display()))
+}
