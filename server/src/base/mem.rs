@@ -1,7 +1,7 @@
 //! The in-memory twin of the durable rows, for tests and simulation: same order, same atomicity, and a `crash` that forgets what
 //! was not flushed.
 
-use super::{Base, BaseError, BaseSizes, Batch, Cursor, Family};
+use super::{Base, BaseError, BaseSizes, Batch, Cursor, Family, Pinned};
 use bytes::Bytes;
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
@@ -76,6 +76,19 @@ impl Cursor for MemCursor {
     }
 }
 
+struct PinnedMem([Rows; 4]);
+
+impl Pinned for PinnedMem {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, BaseError> {
+        Ok(self.0[family as usize].get(key).cloned())
+    }
+
+    fn cursor<'a>(&'a self, family: Family, lower: &[u8]) -> Result<Box<dyn Cursor + 'a>, BaseError> {
+        let range = self.0[family as usize].range::<[u8], _>((Bound::Included(lower), Bound::Unbounded));
+        Ok(Box::new(MemCursor { rows: range.map(|(k, v)| (k.clone(), v.clone())).collect(), at: 0 }))
+    }
+}
+
 impl Base for MemBase {
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, BaseError> {
         Ok(self.inner.read().families[family as usize].get(key).cloned())
@@ -112,6 +125,11 @@ impl Base for MemBase {
             apply(&mut inner.durable, batch);
         }
         Ok(())
+    }
+
+    fn pinned(&self, work: &mut dyn FnMut(&dyn Pinned)) {
+        let families = self.inner.read().families.clone();
+        work(&PinnedMem(families));
     }
 
     fn sizes(&self) -> BaseSizes {

@@ -93,6 +93,13 @@ pub trait Cursor {
     fn seek(&mut self, key: &[u8]) -> Result<(), BaseError>;
 }
 
+/// The rows as they were at one moment.
+pub trait Pinned {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, BaseError>;
+    /// A cursor at the first row at or after `lower`.
+    fn cursor<'a>(&'a self, family: Family, lower: &[u8]) -> Result<Box<dyn Cursor + 'a>, BaseError>;
+}
+
 /// Bytes on disk and an estimate of those that still matter.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct BaseSizes {
@@ -111,4 +118,8 @@ pub trait Base: Send + Sync + 'static {
     /// Makes every batch written so far durable.
     fn flush(&self) -> Result<(), BaseError>;
     fn sizes(&self) -> BaseSizes;
+    /// Calls `work` with the rows as they are now; nothing that is written meanwhile shows there.
+    fn pinned(&self, work: &mut dyn FnMut(&dyn Pinned));
+    /// Other rows took the place of these: their files go when the last owner lets go.
+    fn retire(&self) {}
 }

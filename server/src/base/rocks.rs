@@ -1,13 +1,14 @@
 //! The durable rows in RocksDB: its own write-ahead log is off (raft's log is the only one), flushes are atomic over all families,
 //! so that what is on disk is always a prefix of the batches written.
 
-use super::{Base, BaseError, BaseSizes, Batch, Cursor, Family};
+use super::{Base, BaseError, BaseSizes, Batch, Cursor, Family, Pinned};
 use bytes::Bytes;
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
     DBRawIteratorWithThreadMode, FlushOptions, Options, ReadOptions, SliceTransform, WriteBatch, WriteOptions,
 };
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Budgets, in bytes, all scaled by the caller from the memory limit.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +29,24 @@ impl Default for RocksOptions {
 /// Rows in a RocksDB folder.
 pub struct RocksBase {
     db: DB,
+    // After the database: a folder is removed only when it is closed.
+    folder: Folder,
+}
+
+/// The folder, removed with its owner once it is retired.
+struct Folder {
+    path: PathBuf,
+    retired: AtomicBool,
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if self.retired.load(Ordering::Acquire)
+            && let Err(e) = std::fs::remove_dir_all(&self.path)
+        {
+            tracing::warn!(folder = %self.path.display(), error = %e, "superseded rows could not be removed; the next start tries again");
+        }
+    }
 }
 
 fn fail(e: rocksdb::Error) -> BaseError {
@@ -107,7 +126,7 @@ impl RocksBase {
         let mut families = vec![ColumnFamilyDescriptor::new("default", Options::default())];
         families.extend(Family::ALL.iter().map(|f| ColumnFamilyDescriptor::new(f.name(), family_options(*f, &o, &cache))));
         let db = DB::open_cf_descriptors(&db, dir, families).map_err(fail)?;
-        Ok(Self { db })
+        Ok(Self { db, folder: Folder { path: dir.to_path_buf(), retired: AtomicBool::new(false) } })
     }
 
     fn cf(&self, family: Family) -> &ColumnFamily {
@@ -142,6 +161,32 @@ impl Cursor for RocksCursor<'_> {
     fn seek(&mut self, key: &[u8]) -> Result<(), BaseError> {
         self.it.seek(key);
         self.check()
+    }
+}
+
+struct PinnedRocks<'a> {
+    base: &'a RocksBase,
+    snapshot: rocksdb::Snapshot<'a>,
+}
+
+/// Bytes read ahead of a long walk.
+const READ_AHEAD: usize = 2 << 20;
+
+impl Pinned for PinnedRocks<'_> {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, BaseError> {
+        Ok(self.snapshot.get_cf(self.base.cf(family), key).map_err(fail)?.map(Bytes::from))
+    }
+
+    fn cursor<'a>(&'a self, family: Family, lower: &[u8]) -> Result<Box<dyn Cursor + 'a>, BaseError> {
+        let mut read = ReadOptions::default();
+        // A walk over everything must not push out what clients read.
+        read.fill_cache(false);
+        read.set_readahead_size(READ_AHEAD);
+        let mut it = self.snapshot.raw_iterator_cf_opt(self.base.cf(family), read);
+        it.seek(lower);
+        let cursor = RocksCursor { it };
+        cursor.check()?;
+        Ok(Box::new(cursor))
     }
 }
 
@@ -188,6 +233,14 @@ impl Base for RocksBase {
         opts.set_wait(true);
         let families: Vec<_> = Family::ALL.iter().map(|f| self.cf(*f)).collect();
         self.db.flush_cfs_opt(&families, &opts).map_err(fail)
+    }
+
+    fn pinned(&self, work: &mut dyn FnMut(&dyn Pinned)) {
+        work(&PinnedRocks { base: self, snapshot: self.db.snapshot() });
+    }
+
+    fn retire(&self) {
+        self.folder.retired.store(true, Ordering::Release);
     }
 
     fn sizes(&self) -> BaseSizes {

@@ -5,7 +5,7 @@
 //! a crash, replaying from the durable applied position reads around the newer rows and writes the same bytes again.
 
 use super::delta::Delta;
-use super::{Store, row_usage};
+use super::{Rows, row_usage};
 use crate::base::kind::latest::Latest;
 use crate::base::kind::{hist, log, sys};
 use crate::base::{Base, BaseError, Batch, Family};
@@ -33,7 +33,7 @@ impl Pen<'_> {
     }
 }
 
-impl Store {
+impl Rows {
     /// Writes the oldest frozen delta to the durable rows and returns the revision they now reach; `None` when there is no delta.
     /// With `flush` it is durable on return.
     /// Only one thread may call this and the compaction's steps.

@@ -5,7 +5,7 @@
 //! checkpoint thread, the only writer of the durable rows, over rows a checkpoint has made durable; it is safe to cut short and
 //! start again.
 
-use super::{ReadError, Store};
+use super::{ReadError, Rows};
 use crate::base::kind::latest::Latest;
 use crate::base::kind::{hist, log, sys};
 use crate::base::{BaseError, Batch, Family};
@@ -26,7 +26,7 @@ impl Sweep {
     }
 }
 
-impl Store {
+impl Rows {
     /// Marks history below `rev` as gone. The deterministic half: readers refuse from here on.
     pub(crate) fn compact(&self, rev: i64) -> Result<(), ReadError> {
         if rev <= self.compact_revision() {
@@ -50,15 +50,25 @@ impl Store {
         *self.swept.lock()
     }
 
-    /// Waits until rows superseded at or before `rev` have been removed.
-    pub async fn compaction_done(&self, rev: i64) {
+    /// Waits until rows superseded at or before `rev` have been removed; false when other rows took the place of these first.
+    pub async fn compaction_done(&self, rev: i64) -> bool {
         loop {
             let notified = self.swept_notify.notified();
             if self.swept_revision() >= rev {
-                return;
+                return true;
+            }
+            if self.retired.load(Ordering::Acquire) {
+                return false;
             }
             notified.await;
         }
+    }
+
+    /// Other rows took the place of these: whoever waits here looks again, and the files go once nobody reads them.
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+        self.swept_notify.notify_waiters();
+        self.base.retire();
     }
 
     /// A sweep to run, when the mark is ahead of the rows.

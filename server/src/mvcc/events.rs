@@ -1,7 +1,7 @@
 //! The history as events, for watchers.
 
 use super::delta::Row;
-use super::{ReadError, Store, encode};
+use super::{ReadError, Rows, encode};
 use crate::base::kind::log;
 use crate::base::Family;
 use crate::types::{LeaseId, Revision};
@@ -20,7 +20,7 @@ pub struct Event {
     /// The key did not exist before.
     pub create: bool,
     pub revision: Revision,
-    /// The KeyValue before the change, when it was in memory; else ask [`Store::previous`].
+    /// The KeyValue before the change, when it was in memory; else ask [`super::Store::previous`].
     pub prev: Option<RawKv>,
     /// False: there surely is no previous KeyValue.
     pub has_prev: bool,
@@ -71,7 +71,7 @@ fn add(out: &mut Vec<RevisionEvents>, event: Event) {
     }
 }
 
-impl Store {
+impl Rows {
     /// The events of revisions `from..=to`, whole revisions in order, stopping after about `max_bytes` of KeyValues. A watch may
     /// start at the compacted revision itself: the newest versions at it are kept.
     pub fn events(&self, from: i64, to: i64, max_bytes: usize) -> Result<Vec<RevisionEvents>, ReadError> {

@@ -3,7 +3,7 @@
 //! It is CRC-32C over the word "key", then each row's revision bytes and value in revision order. Of the rows at or before the
 //! compaction revision only those count that are still the newest of their key at the hashed revision and are not deletions.
 
-use super::{ReadError, Store};
+use super::{ReadError, Rows};
 use crate::base::{BaseError, Family};
 use crate::base::kind::log;
 use crate::types::Revision;
@@ -27,7 +27,7 @@ const KEPT_HASHES: usize = 10;
 /// Logical bytes of history up to which a compaction takes the time to hash it.
 const KEPT_HASH_BYTES: u64 = 256 << 20;
 
-impl Store {
+impl Rows {
     /// Hashes the history up to `rev`; 0 means the newest revision.
     pub fn hash_kv(&self, rev: i64) -> Result<HashKv, ReadError> {
         let (current, compacted) = (self.revision(), self.compact_revision());

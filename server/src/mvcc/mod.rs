@@ -5,7 +5,7 @@
 //! before R, wherever it lives: deltas are always newer than the durable rows, and a durable row may be newer than R (a checkpoint
 //! that was cut short leaves such rows), so the durable rows too are read as of R, through `hist`.
 //!
-//! [`checkpoint`] moves frozen deltas to the durable rows; [`compact`] forgets superseded versions; [`hash`] is etcd's HashKV.
+//! [`store`] is the front that stays when a snapshot puts other durable rows in place. [`checkpoint`] moves frozen deltas to the durable rows; [`compact`] forgets superseded versions; [`hash`] is etcd's HashKV.
 
 mod checkpoint;
 mod compact;
@@ -16,11 +16,13 @@ mod hash;
 mod range;
 mod read;
 mod scan;
+mod store;
 mod write;
 
 pub use events::{Event, RevisionEvents};
 pub use hash::HashKv;
 pub use range::{Page, RangeResult};
+pub use store::Store;
 pub use write::{Attachment, WriteTxn};
 
 use crate::base::kind::sys;
@@ -30,7 +32,7 @@ use bytes::Bytes;
 use delta::Delta;
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 /// Why a read gave nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -102,8 +104,8 @@ pub struct Sizes {
     pub quota_usage: u64,
 }
 
-/// The store of revisions.
-pub struct Store {
+/// The revisions over one set of durable rows.
+pub(crate) struct Rows {
     base: Arc<dyn Base>,
     layers: RwLock<Layers>,
     policy: DeltaPolicy,
@@ -120,7 +122,9 @@ pub struct Store {
     counts: Mutex<range::CountCache>,
     /// Newest last.
     hashes: Mutex<std::collections::VecDeque<HashKv>>,
-    pub stats: Stats,
+    stats: Arc<Stats>,
+    /// Other rows took the place of these.
+    retired: AtomicBool,
 }
 
 /// Counters for the metrics page.
@@ -134,9 +138,9 @@ pub struct Stats {
     pub compacted_rows: AtomicU64,
 }
 
-impl Store {
+impl Rows {
     /// Opens the store over its durable rows; the history goes on from where they end.
-    pub fn open(base: Arc<dyn Base>, policy: DeltaPolicy) -> Result<Self, BaseError> {
+    pub fn open(base: Arc<dyn Base>, policy: DeltaPolicy, stats: Arc<Stats>) -> Result<Self, BaseError> {
         let applied = base.get(Family::Sys, &sys::single(sys::APPLIED))?;
         let revision = match applied {
             Some(row) => {
@@ -167,7 +171,8 @@ impl Store {
             frozen_gate: Mutex::new(()),
             counts: Mutex::default(),
             hashes: Mutex::default(),
-            stats: Stats::default(),
+            stats,
+            retired: AtomicBool::new(false),
         })
     }
 

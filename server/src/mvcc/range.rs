@@ -1,7 +1,7 @@
 //! Range: etcd's one read, with its options, and pages for streams.
 
 use super::scan::Scan;
-use super::{Found, ReadError, Store};
+use super::{Found, ReadError, Rows};
 use crate::types::KeyRange;
 use bytes::Bytes;
 use prost::Message;
@@ -66,7 +66,7 @@ impl Plan {
     }
 }
 
-impl Store {
+impl Rows {
     /// Executes a range against the published revisions.
     pub fn range(&self, q: &entry::Range) -> Result<RangeResult, ReadError> {
         self.stats.ranges.fetch_add(1, Ordering::Relaxed);

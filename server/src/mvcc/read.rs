@@ -1,6 +1,6 @@
 //! Point reads: one key as of a revision, and rows of the `sys` family.
 
-use super::{Found, ReadError, Store};
+use super::{Found, ReadError, Rows};
 use crate::base::kind::{hist, latest::Latest, log};
 use crate::base::{BaseError, Family};
 use crate::types::Revision;
@@ -12,7 +12,7 @@ pub(super) fn corrupt(what: &str, key: &[u8]) -> BaseError {
     BaseError::Corrupt(format!("{what} row of key {:?}", String::from_utf8_lossy(key)))
 }
 
-impl Store {
+impl Rows {
     /// The newest version of `key` at or before `at`, a deletion included.
     pub(crate) fn get_at(&self, key: &[u8], at: i64) -> Result<Option<Found>, BaseError> {
         {

@@ -4,7 +4,7 @@
 //! sees the rows as they were when it was made; when a delta was dropped since (its rows are durable now), the cursor is made anew.
 
 use super::read::corrupt;
-use super::{Found, Store};
+use super::{Found, Rows};
 use crate::base::kind::latest::Latest;
 use crate::base::{BaseError, Cursor, Family};
 use crate::types::KeyRange;
@@ -15,7 +15,7 @@ const FIRST_CHUNK: usize = 64;
 const LARGEST_CHUNK: usize = 4096;
 
 pub(super) struct Scan<'a> {
-    store: &'a Store,
+    store: &'a Rows,
     at: i64,
     /// Every key before this one has been given out.
     from: Vec<u8>,
@@ -28,12 +28,12 @@ pub(super) struct Scan<'a> {
 }
 
 impl<'a> Scan<'a> {
-    pub fn new(store: &'a Store, range: &KeyRange, at: i64) -> Self {
+    pub fn new(store: &'a Rows, range: &KeyRange, at: i64) -> Self {
         Self::from(store, range, at, &range.start)
     }
 
     /// A walk over the part of `range` that starts at `from`.
-    pub fn from(store: &'a Store, range: &KeyRange, at: i64, from: &[u8]) -> Self {
+    pub fn from(store: &'a Rows, range: &KeyRange, at: i64, from: &[u8]) -> Self {
         Self {
             store,
             at,

@@ -2,7 +2,7 @@
 
 use super::delta::Row;
 use super::scan::Scan;
-use super::{DeltaPolicy, Event, Found, MAX_FROZEN, RevisionEvents, Store, encode};
+use super::{DeltaPolicy, Event, Found, MAX_FROZEN, RevisionEvents, Rows, encode};
 use crate::base::BaseError;
 use crate::types::{KeyRange, LeaseId, Revision};
 use bytes::Bytes;
@@ -19,17 +19,17 @@ pub struct Attachment {
 }
 
 /// The changes of one request. Only the apply thread makes one; nothing of it is visible to readers before [`WriteTxn::finish`].
-pub struct WriteTxn<'a> {
-    store: &'a Store,
+pub struct WriteTxn {
+    store: Arc<Rows>,
     main: i64,
     events: Vec<Event>,
     attachments: Vec<Attachment>,
 }
 
-impl Store {
+impl Rows {
     /// Starts the changes that follow the newest published revision. The caller is the only writer.
-    pub(crate) fn write(&self) -> WriteTxn<'_> {
-        WriteTxn { store: self, main: self.revision() + 1, events: Vec::new(), attachments: Vec::new() }
+    pub(crate) fn write(self: &Arc<Self>) -> WriteTxn {
+        WriteTxn { store: self.clone(), main: self.revision() + 1, events: Vec::new(), attachments: Vec::new() }
     }
 
     /// Writes or deletes a row of the `sys` family; durable with the next checkpoint, together with the applied position.
@@ -62,7 +62,7 @@ impl Store {
     }
 }
 
-impl WriteTxn<'_> {
+impl WriteTxn {
     /// The newest revision this transaction's reads see.
     pub fn revision(&self) -> i64 {
         if self.events.is_empty() { self.main - 1 } else { self.main }
@@ -123,7 +123,7 @@ impl WriteTxn<'_> {
         if range.is_single() {
             doomed.extend(self.current(&range.start)?.map(|f| (range.start.clone(), f)));
         } else {
-            Scan::new(self.store, range, self.main).each(|key, found| {
+            Scan::new(&self.store, range, self.main).each(|key, found| {
                 doomed.push((Bytes::copy_from_slice(key), found));
                 true
             })?;

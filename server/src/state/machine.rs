@@ -96,7 +96,16 @@ pub struct Machine {
 impl Machine {
     /// Takes up the machine where the durable rows left it.
     pub fn open(store: Arc<Store>) -> Result<Self, BaseError> {
-        let position = match store.sys_get(&sys::single(sys::APPLIED))? {
+        let shared = Arc::new(Shared::default());
+        let mut machine = Self { store, shared, members: Members::default(), position: Position::default() };
+        machine.reload()?;
+        Ok(machine)
+    }
+
+    /// Takes everything from the store again: a snapshot has put other rows there.
+    pub fn reload(&mut self) -> Result<(), BaseError> {
+        let store = self.store.clone();
+        self.position = match store.sys_get(&sys::single(sys::APPLIED))? {
             Some(row) => {
                 let row = rows::Applied::decode(row).map_err(|e| BaseError::Corrupt(format!("applied position: {e}")))?;
                 let digest = row.digest.as_ref().try_into().map(u128::from_be_bytes).unwrap_or_default();
@@ -104,17 +113,15 @@ impl Machine {
             }
             None => Position::default(),
         };
-        let members = Members::load(&store)?;
-        let shared = Arc::new(Shared::default());
-        *shared.leases.write() = LeaseTable::load(&store)?;
-        shared.applied.store(position.index, Ordering::Release);
+        self.members = Members::load(&store)?;
+        *self.shared.leases.write() = LeaseTable::load(&store)?;
         if let Some(version) = store.sys_get(&sys::single(sys::CLUSTER_VERSION))? {
-            shared.cluster_version.store(Arc::new(String::from_utf8_lossy(&version).into_owned()));
+            self.shared.cluster_version.store(Arc::new(String::from_utf8_lossy(&version).into_owned()));
         }
-        let machine = Self { store, shared, members, position };
-        machine.publish_members();
-        machine.publish_alarms()?;
-        Ok(machine)
+        self.publish_members();
+        self.publish_alarms()?;
+        self.shared.applied.store(self.position.index, Ordering::Release);
+        Ok(())
     }
 
     pub fn shared(&self) -> Arc<Shared> {

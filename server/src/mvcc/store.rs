@@ -1,0 +1,182 @@
+//! The store as everyone holds it: a front that stays while a snapshot may put other rows behind it.
+//!
+//! Each call works on the rows that were there when it began, to its end: a reader never sees half of one state and half of another.
+//! Both are states of the same history, the newer one further along.
+
+use super::compact::Sweep;
+use super::{DeltaPolicy, Found, HashKv, Page, RangeResult, ReadError, RevisionEvents, Rows, Sizes, Stats, WriteTxn};
+use crate::base::{Base, BaseError};
+use crate::types::KeyRange;
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use quorate_proto::RawKv;
+use quorate_proto::entry;
+use std::sync::Arc;
+
+/// The store of revisions.
+pub struct Store {
+    rows: ArcSwap<Rows>,
+    policy: DeltaPolicy,
+    pub stats: Arc<Stats>,
+}
+
+impl Store {
+    /// Opens the store over its durable rows; the history goes on from where they end.
+    pub fn open(base: Arc<dyn Base>, policy: DeltaPolicy) -> Result<Self, BaseError> {
+        let stats = Arc::<Stats>::default();
+        let rows = Rows::open(base, policy, stats.clone())?;
+        Ok(Self { rows: ArcSwap::from_pointee(rows), policy, stats })
+    }
+
+    /// Puts other durable rows in place of all there is, memory included. Only the thread that writes the durable rows may call
+    /// this, while the machine stands still. The old rows' files go when their last reader is done.
+    pub(crate) fn replace(&self, base: Arc<dyn Base>) -> Result<(), BaseError> {
+        let new = Rows::open(base, self.policy, self.stats.clone())?;
+        self.rows.swap(Arc::new(new)).retire();
+        Ok(())
+    }
+
+    /// The durable rows.
+    pub(crate) fn base(&self) -> Arc<dyn Base> {
+        self.rows.load().base.clone()
+    }
+
+    // === reads ===
+
+    /// The newest published revision; 1 in a fresh store.
+    pub fn revision(&self) -> i64 {
+        self.rows.load().revision()
+    }
+
+    /// The revision below which history is gone; below 1 when nothing was ever compacted.
+    pub fn compact_revision(&self) -> i64 {
+        self.rows.load().compact_revision()
+    }
+
+    /// The revision up to which superseded rows have been removed.
+    pub fn swept_revision(&self) -> i64 {
+        self.rows.load().swept_revision()
+    }
+
+    /// Waits until rows superseded at or before `rev` have been removed.
+    pub async fn compaction_done(&self, rev: i64) {
+        loop {
+            let rows = self.rows.load_full();
+            if rows.compaction_done(rev).await {
+                return;
+            }
+        }
+    }
+
+    /// Logical bytes of the kept history, for the quota.
+    pub fn quota_usage(&self) -> u64 {
+        self.rows.load().quota_usage()
+    }
+
+    pub fn sizes(&self) -> Sizes {
+        self.rows.load().sizes()
+    }
+
+    /// Executes a range against the published revisions.
+    pub fn range(&self, q: &entry::Range) -> Result<RangeResult, ReadError> {
+        self.rows.load_full().range(q)
+    }
+
+    /// Executes a range as seen by a transaction whose newest revision is `current`.
+    pub(crate) fn range_at(&self, q: &entry::Range, current: i64) -> Result<RangeResult, ReadError> {
+        self.rows.load_full().range_at(q, current)
+    }
+
+    /// One page of the interval at a revision, from its start: at most `max_keys` keys and about `max_bytes`.
+    pub fn page(&self, range: &KeyRange, at: i64, max_keys: usize, max_bytes: usize, keys_only: bool) -> Result<Page, ReadError> {
+        self.rows.load_full().page(range, at, max_keys, max_bytes, keys_only)
+    }
+
+    /// Live keys of the interval at a revision.
+    pub fn count(&self, range: &KeyRange, at: i64) -> Result<i64, ReadError> {
+        self.rows.load_full().count(range, at)
+    }
+
+    /// The version of `key` just before main revision `before`; `None` when there was none, it was a deletion, or it is compacted.
+    pub fn previous(&self, key: &[u8], before: i64) -> Result<Option<RawKv>, ReadError> {
+        self.rows.load_full().previous(key, before)
+    }
+
+    /// The events of revisions `from..=to`, whole revisions in order, stopping after about `max_bytes` of KeyValues. A watch may
+    /// start at the compacted revision itself: the newest versions at it are kept.
+    pub fn events(&self, from: i64, to: i64, max_bytes: usize) -> Result<Vec<RevisionEvents>, ReadError> {
+        self.rows.load_full().events(from, to, max_bytes)
+    }
+
+    /// Hashes the history up to `rev`; 0 means the newest revision.
+    pub fn hash_kv(&self, rev: i64) -> Result<HashKv, ReadError> {
+        self.rows.load_full().hash_kv(rev)
+    }
+
+    pub(crate) fn get_at(&self, key: &[u8], at: i64) -> Result<Option<Found>, BaseError> {
+        self.rows.load().get_at(key, at)
+    }
+
+    pub(crate) fn sys_get(&self, key: &[u8]) -> Result<Option<Bytes>, BaseError> {
+        self.rows.load().sys_get(key)
+    }
+
+    /// Rows of `[lower, upper)` in order, at most `max`.
+    pub(crate) fn sys_scan(&self, lower: &Bytes, upper: &Bytes, max: usize) -> Result<Vec<(Bytes, Bytes)>, BaseError> {
+        self.rows.load_full().sys_scan(lower, upper, max)
+    }
+
+    // === the apply thread ===
+
+    /// Starts the changes that follow the newest published revision. The caller is the only writer.
+    pub(crate) fn write(&self) -> WriteTxn {
+        self.rows.load_full().write()
+    }
+
+    /// Writes or deletes a row of the `sys` family; durable with the next checkpoint, together with the applied position.
+    pub(crate) fn put_sys(&self, key: Bytes, value: Option<Bytes>) {
+        self.rows.load().put_sys(key, value);
+    }
+
+    /// Marks history below `rev` as gone. The deterministic half: readers refuse from here on.
+    pub(crate) fn compact(&self, rev: i64) -> Result<(), ReadError> {
+        self.rows.load().compact(rev)
+    }
+
+    /// True when the active delta has reached its size.
+    pub(crate) fn wants_freeze(&self) -> bool {
+        self.rows.load().wants_freeze()
+    }
+
+    /// Freezes the active delta, which must already hold the applied position. Waits while too many await their checkpoint.
+    pub(crate) fn freeze(&self) {
+        self.rows.load_full().freeze();
+    }
+
+    // === the keeper ===
+
+    pub(crate) fn policy(&self) -> DeltaPolicy {
+        self.policy
+    }
+
+    /// The revision the durable rows held when they were opened.
+    pub(crate) fn revision_at_open(&self) -> i64 {
+        self.rows.load().revision_at_open()
+    }
+
+    /// Writes the oldest frozen delta to the durable rows and returns the revision they now reach; `None` when there is no delta.
+    /// With `flush` it is durable on return.
+    pub(crate) fn checkpoint(&self, flush: bool) -> Result<Option<i64>, BaseError> {
+        self.rows.load_full().checkpoint(flush)
+    }
+
+    /// A sweep to run, when the compaction mark is ahead of the rows.
+    pub(crate) fn next_sweep(&self) -> Option<Sweep> {
+        self.rows.load().next_sweep()
+    }
+
+    /// Removes dead rows among the next `max` rows of `hist`; true when the sweep has ended.
+    pub(crate) fn sweep(&self, sweep: &mut Sweep, max: usize) -> Result<bool, BaseError> {
+        self.rows.load_full().sweep(sweep, max)
+    }
+}
