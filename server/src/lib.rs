@@ -14,6 +14,7 @@ pub mod mvcc;
 pub mod node;
 pub mod peer;
 pub mod serve;
+pub mod snapshot;
 pub mod state;
 pub mod telemetry;
 pub mod types;

@@ -79,6 +79,10 @@ impl EventSink for HubSink {
     fn compacted(&self, revision: i64) {
         self.0.compacted(revision);
     }
+
+    fn reset(&self, revision: i64) {
+        self.0.reset(revision);
+    }
 }
 
 fn founding(config: &Config) -> Result<Option<Founding>, Failure> {

@@ -44,6 +44,10 @@ impl EventSink for Sink {
     fn compacted(&self, revision: i64) {
         self.0.compacted(revision);
     }
+
+    fn reset(&self, revision: i64) {
+        self.0.reset(revision);
+    }
 }
 
 /// Leases whose time stands still, so that a test knows what is left of it.

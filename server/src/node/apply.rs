@@ -1,7 +1,7 @@
 //! The apply thread: runs the machine over committed entries, answers those who wait, tells the watchers.
 
 use super::handle::{Inner, Reply};
-use super::keeper::KeeperTask;
+use super::keeper::{KeeperTask, ViewFor};
 use super::run::Input;
 use crate::base::BaseError;
 use crate::mvcc::RevisionEvents;
@@ -16,11 +16,14 @@ use std::sync::Arc;
 pub trait EventSink: Send {
     fn publish(&self, events: Vec<RevisionEvents>);
     fn compacted(&self, revision: i64);
+    /// A snapshot put other rows in place: everything up to this revision is there, and was not published one by one.
+    fn reset(&self, revision: i64);
 }
 
 impl EventSink for () {
     fn publish(&self, _: Vec<RevisionEvents>) {}
     fn compacted(&self, _: i64) {}
+    fn reset(&self, _: i64) {}
 }
 
 pub(super) enum ApplyTask {
@@ -28,6 +31,8 @@ pub(super) enum ApplyTask {
     Install(Snapshot),
     /// Freeze now: a physical compaction waits for its checkpoint.
     Freeze,
+    /// Make everything applied so far durable, then pin it.
+    View(ViewFor),
     Stop,
 }
 
@@ -66,11 +71,12 @@ impl ApplyThread {
                     }
                     self.settle(false);
                 }
-                ApplyTask::Install(_) => {
-                    tracing::error!("a snapshot arrived that this member did not ask for; stopping");
-                    std::process::abort();
-                }
+                ApplyTask::Install(snapshot) => self.install(&snapshot),
                 ApplyTask::Freeze => self.settle(true),
+                ApplyTask::View(whom) => {
+                    self.settle(true);
+                    let _ = self.keeper.send(KeeperTask::View(whom));
+                }
                 ApplyTask::Stop => {
                     self.settle(true);
                     let _ = self.keeper.send(KeeperTask::Stop);
@@ -84,6 +90,27 @@ impl ApplyThread {
         if self.machine.settle(force) {
             let _ = self.keeper.send(KeeperTask::Checkpoint(self.machine.position()));
         }
+    }
+
+    /// Goes on from a snapshot whose rows wait in their folder and whose mark the log holds.
+    fn install(&mut self, snapshot: &Snapshot) {
+        let index = snapshot.get_metadata().index;
+        let (done, is_done) = crossbeam_channel::bounded(1);
+        let _ = self.keeper.send(KeeperTask::Install { index, done });
+        if is_done.recv().is_err() {
+            return;
+        }
+        if let Err(e) = self.machine.reload() {
+            tracing::error!(error = %e, "the rows of a snapshot cannot be read; this member stops");
+            std::process::abort();
+        }
+        let found = self.machine.position().index;
+        assert!(found == index, "a snapshot at entry {index} holds the rows of entry {found}");
+        let revision = self.machine.store().revision();
+        tracing::info!(index, revision, "installed a snapshot");
+        self.sink.reset(revision);
+        let _ = self.keeper.send(KeeperTask::Sweep);
+        let _ = self.inner.inbox.send(Input::Applied(index));
     }
 
     fn entries(&mut self, entries: Vec<Entry>) -> Result<(), BaseError> {

@@ -4,6 +4,7 @@ use super::port::Ports;
 use super::run::Input;
 use crate::lease::LeaseClock;
 use crate::mvcc::Store;
+use crate::snapshot::{Receiver, SnapshotError, View};
 use crate::state::{Answer, Shared};
 use crate::types::{LeaseId, MemberId};
 use arc_swap::ArcSwap;
@@ -16,7 +17,7 @@ use quorate_proto::state::MemberChange;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 /// Why a request got no answer from the machine. All but `TooManyRequests`, `TooLarge` and the leadership ones leave open whether a
 /// write happened.
@@ -112,6 +113,10 @@ pub(super) struct Inner {
     pub started: Instant,
     pub leader_changes: watch::Sender<u64>,
     pub leader_lost: ArcSwap<Option<Instant>>,
+    /// What followers that are too far behind are sent.
+    pub view: Mutex<Option<Arc<View>>>,
+    /// Where a snapshot's rows are received.
+    pub receiver: Receiver,
     pub limits: RequestLimits,
 }
 
@@ -282,6 +287,40 @@ impl NodeHandle {
 
     pub fn report_snapshot(&self, id: MemberId, ok: bool) {
         let _ = self.send(Input::SnapshotStatus { id, ok });
+    }
+
+    // === snapshots ===
+
+    /// The view that was announced to a follower as a snapshot at this index, while it is kept.
+    pub(crate) fn announced_view(&self, index: u64) -> Option<Arc<View>> {
+        self.0.view.lock().clone().filter(|v| v.applied.index == index)
+    }
+
+    /// Pins everything applied so far, made durable first. The view costs disk space for as long as it is held: rows that are
+    /// compacted meanwhile stay.
+    ///
+    /// # Errors
+    /// When the rows cannot be read or the member stops.
+    pub async fn pin(&self) -> Result<Arc<View>, SnapshotError> {
+        let (answer, answered) = oneshot::channel();
+        let stopped = || SnapshotError::Refused(ProposeError::Stopped.to_string());
+        self.send(Input::Pin(answer)).map_err(|e| SnapshotError::Refused(e.to_string()))?;
+        answered.await.map_err(|_| stopped())?
+    }
+
+    /// Where a snapshot's rows are received.
+    pub(crate) fn receiver(&self) -> &Receiver {
+        &self.0.receiver
+    }
+
+    /// Hands raft a snapshot whose rows are complete in their folder; true when it takes it, and the folder with it.
+    ///
+    /// # Errors
+    /// When the member stops or is overwhelmed.
+    pub(crate) async fn offer_snapshot(&self, message: raft::eraftpb::Message) -> Result<bool, ProposeError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Input::Snapshot { message, answer })?;
+        answered.await.map_err(|_| ProposeError::Stopped)
     }
 
     // === leases: only the leader's answers count ===

@@ -4,16 +4,31 @@ use super::apply::ApplyTask;
 use super::run::Input;
 use crate::mvcc::Store;
 use crate::state::Position;
+use crate::base::{Base, RocksBase, RocksOptions};
+use crate::snapshot::{SnapshotError, View, folder};
 use crossbeam_channel::{Receiver, Sender};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
 
 pub(super) enum KeeperTask {
     /// A delta is frozen; after it is durable the log up to this position may go.
     Checkpoint(Position),
     /// The compaction mark moved.
     Sweep,
+    /// Pin the rows as they are: everything asked for before is durable by then.
+    View(ViewFor),
+    /// Take up the complete folder of rows of a snapshot at this index; answers when the store reads them.
+    Install { index: u64, done: Sender<()> },
     Stop,
+}
+
+/// Who wants a view.
+pub(super) enum ViewFor {
+    /// Raft, for followers that are too far behind.
+    Followers,
+    Reader(oneshot::Sender<Result<Arc<View>, SnapshotError>>),
 }
 
 /// Rows looked at in one slice of a sweep, and the pause after it: a sweep never takes more than a share of the disk.
@@ -31,6 +46,9 @@ pub(super) struct Keeper {
     pub pace: SweepPace,
     /// Told how long each checkpoint took.
     pub on_checkpoint: Box<dyn Fn(Duration) + Send>,
+    /// The member's folder, where folders of rows are.
+    pub member: PathBuf,
+    pub rocks: RocksOptions,
 }
 
 impl Keeper {
@@ -41,6 +59,8 @@ impl Keeper {
             match task {
                 KeeperTask::Checkpoint(position) => self.checkpoint(position, &mut durable),
                 KeeperTask::Sweep => self.sweep(&mut durable),
+                KeeperTask::View(whom) => self.view(whom),
+                KeeperTask::Install { index, done } => self.install(index, &done, &mut durable),
                 KeeperTask::Stop => return,
             }
         }
@@ -65,6 +85,41 @@ impl Keeper {
         }
     }
 
+    fn view(&self, whom: ViewFor) {
+        let base = self.store.base();
+        let flushed = if self.store.policy().inline { base.flush() } else { Ok(()) };
+        if let Err(e) = flushed {
+            Self::fail(e);
+        }
+        let view = View::open(base);
+        match whom {
+            ViewFor::Followers => match view {
+                Ok(view) => drop(self.node.send(Input::ViewReady(Some(view)))),
+                Err(e) => {
+                    tracing::warn!(error = %e, "the rows could not be pinned for a snapshot");
+                    let _ = self.node.send(Input::ViewReady(None));
+                }
+            },
+            ViewFor::Reader(answer) => drop(answer.send(view)),
+        }
+    }
+
+    /// The log says already that the rows are those of the snapshot: there is no way back, and a crash here is made good at start.
+    fn install(&self, index: u64, done: &Sender<()>, durable: &mut i64) {
+        let take_up = || -> Result<(), SnapshotError> {
+            let none = || SnapshotError::Damaged(format!("no complete snapshot at entry {index} is there"));
+            let name = folder::staged(&self.member, index)?.ok_or_else(none)?;
+            folder::switch(&self.member, &name)?;
+            let base: Arc<dyn Base> = Arc::new(RocksBase::open(&self.member.join(name), self.rocks)?);
+            Ok(self.store.replace(base)?)
+        };
+        if let Err(e) = take_up() {
+            Self::fail(e);
+        }
+        *durable = self.store.revision_at_open();
+        let _ = done.send(());
+    }
+
     fn sweep(&self, durable: &mut i64) {
         let Some(mut sweep) = self.store.next_sweep() else { return };
         let target = sweep.target();
@@ -75,6 +130,8 @@ impl Keeper {
                 match self.tasks.recv() {
                     Ok(KeeperTask::Checkpoint(position)) => self.checkpoint(position, durable),
                     Ok(KeeperTask::Sweep) => {}
+                    Ok(KeeperTask::View(whom)) => self.view(whom),
+                    Ok(KeeperTask::Install { index, done }) => return self.install(index, &done, durable),
                     Ok(KeeperTask::Stop) | Err(_) => return,
                 }
             }
@@ -90,6 +147,9 @@ impl Keeper {
             match self.tasks.recv_timeout(self.pace.pause) {
                 Ok(KeeperTask::Checkpoint(position)) => self.checkpoint(position, durable),
                 Ok(KeeperTask::Sweep) => again = true,
+                Ok(KeeperTask::View(whom)) => self.view(whom),
+                // The rows under the sweep are gone; the apply thread asks for a new one.
+                Ok(KeeperTask::Install { index, done }) => return self.install(index, &done, durable),
                 Ok(KeeperTask::Stop) => return,
                 Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
                 Err(crossbeam_channel::RecvTimeoutError::Disconnected) => return,

@@ -7,6 +7,8 @@
 use super::apply::ApplyTask;
 use super::driver::{Driver, Effects};
 use super::handle::{Inner, ProposeError, Reply};
+use super::keeper::ViewFor;
+use crate::snapshot::{SnapshotError, View};
 use crate::state::Position;
 use crate::types::MemberId;
 use crate::wal::{Group, SnapshotMark, WalTask, WalWriter};
@@ -15,12 +17,13 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use prost::Message as _;
 use prost::encoding::{encode_key, encode_varint, WireType};
 use quorate_proto::entry::{self, Command, Proposal, command::Op};
-use quorate_proto::state::{MemberChange, MemberChangeKind};
-use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState, Message};
+use quorate_proto::state::{Configuration, MemberChange, MemberChangeKind};
+use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState, Entry, Message, MessageType, Snapshot};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
 
 /// Raft messages to one peer.
 pub struct PeerMessage {
@@ -33,6 +36,18 @@ pub trait PeerSink: Send + Sync {
     fn send(&self, messages: Vec<Message>);
     /// Hands encoded proposals of our clients to the leader.
     fn forward(&self, leader: MemberId, proposals: Vec<Bytes>);
+}
+
+/// Raft's configuration as the rows keep it.
+pub(super) fn conf_state(c: Configuration) -> ConfState {
+    ConfState {
+        voters: c.voters,
+        learners: c.learners,
+        voters_outgoing: c.voters_outgoing,
+        learners_next: c.learners_next,
+        auto_leave: c.auto_leave,
+        ..Default::default()
+    }
 }
 
 /// A lone member has nobody to talk to.
@@ -57,6 +72,12 @@ pub(super) enum Input {
     Checkpointed(Position),
     Unreachable(MemberId),
     SnapshotStatus { id: MemberId, ok: bool },
+    /// The view that was asked for on behalf of followers; `None` when it could not be made.
+    ViewReady(Option<Arc<View>>),
+    /// Somebody wants a view of their own.
+    Pin(oneshot::Sender<Result<Arc<View>, SnapshotError>>),
+    /// A snapshot whose rows are complete; told whether raft takes it.
+    Snapshot { message: Message, answer: oneshot::Sender<bool> },
     Stop,
 }
 
@@ -72,6 +93,18 @@ const MAX_INPUTS: usize = 1024;
 const READ_RETRY: Duration = Duration::from_millis(500);
 /// Leases revoked in one entry.
 const MAX_EXPIRED: usize = 256;
+
+/// A view that nobody reads any more is kept for this long: a transfer that broke goes on with it.
+const VIEW_KEPT: Duration = Duration::from_secs(60);
+
+/// A snapshot that raft took: installed once its mark in the log is durable, and nothing later is applied before.
+struct Installing {
+    number: u64,
+    /// Gone when the apply thread has it.
+    snapshot: Option<Snapshot>,
+    index: u64,
+    held: Vec<Entry>,
+}
 
 struct Round {
     context: u64,
@@ -100,6 +133,11 @@ pub(super) struct Loop {
     transfer: Option<(MemberId, u64)>,
     changes: VecDeque<MemberChange>,
     last_time_ms: i64,
+    /// A view was asked for and has not come.
+    view_asked: bool,
+    /// When the view for followers was last in use.
+    view_used: Instant,
+    installing: Option<Installing>,
 }
 
 impl Loop {
@@ -135,6 +173,9 @@ impl Loop {
             transfer: None,
             changes: VecDeque::new(),
             last_time_ms,
+            view_asked: false,
+            view_used: Instant::now(),
+            installing: None,
         }
     }
 
@@ -166,6 +207,7 @@ impl Loop {
                 self.driver.tick();
                 self.retry_reads(now);
                 self.expire_leases();
+                self.drop_old_view(now);
                 // Time lost to a pause is not made up for by a burst of ticks.
                 next_tick = (next_tick + self.tick).max(now);
             }
@@ -186,9 +228,23 @@ impl Loop {
             Input::ChangeMembers(change) => self.changes.push_back(change),
             Input::Read(sequence) => self.readers.push(sequence),
             Input::Transfer { to, sequence } => self.start_transfer(to, sequence),
-            Input::Peer(messages) => messages.into_iter().for_each(|m| self.driver.step(m)),
-            Input::Persisted(number) => self.driver.persisted(number),
+            Input::Peer(messages) => {
+                for message in messages {
+                    // A snapshot counts only with its rows, and those come another way.
+                    if message.get_msg_type() != MessageType::MsgSnapshot {
+                        self.driver.step(message);
+                    }
+                }
+            }
+            Input::Persisted(number) => {
+                self.driver.persisted(number);
+                self.install(number);
+            }
+            Input::ViewReady(view) => self.view_ready(view),
+            Input::Pin(answer) => drop(self.apply.send(ApplyTask::View(ViewFor::Reader(answer)))),
+            Input::Snapshot { message, answer } => drop(answer.send(self.take_snapshot(message))),
             Input::Applied(index) => {
+                self.installed(index);
                 self.driver.applied(index);
                 self.release_reads(index);
             }
@@ -215,7 +271,69 @@ impl Loop {
         self.start_round();
         let effects = self.driver.ready();
         self.carry_out(effects);
+        if !self.view_asked && std::mem::take(&mut self.driver.store().snapshot_state().wanted) {
+            self.view_asked = true;
+            let _ = self.apply.send(ApplyTask::View(ViewFor::Followers));
+        }
         self.publish();
+    }
+
+    // === snapshots ===
+
+    fn view_ready(&mut self, view: Option<Arc<View>>) {
+        self.view_asked = false;
+        let Some(view) = view else { return };
+        let mut snapshot = Snapshot::default();
+        let meta = snapshot.mut_metadata();
+        (meta.index, meta.term) = (view.applied.index, view.applied.term);
+        meta.set_conf_state(conf_state(view.configuration.clone()));
+        self.driver.store().snapshot_state().ready = Some(snapshot);
+        *self.inner.view.lock() = Some(view);
+        self.view_used = Instant::now();
+    }
+
+    /// Lets go of a view nobody reads, or that the log has left behind.
+    fn drop_old_view(&mut self, now: Instant) {
+        let mut slot = self.inner.view.lock();
+        let Some(view) = slot.as_ref() else { return };
+        let idle = Arc::strong_count(view) == 1;
+        if !idle {
+            self.view_used = now;
+        } else if now.duration_since(self.view_used) > VIEW_KEPT {
+            *slot = None;
+            self.driver.store().snapshot_state().ready = None;
+        }
+    }
+
+    /// Steps a snapshot whose rows are complete; true when raft takes it. A second one while the first is not yet installed would
+    /// end the process.
+    fn take_snapshot(&mut self, message: Message) -> bool {
+        if self.installing.is_some() {
+            return false;
+        }
+        let index = message.get_snapshot().get_metadata().index;
+        self.driver.step(message);
+        let effects = self.driver.ready();
+        self.carry_out(effects);
+        self.installing.as_ref().is_some_and(|i| i.index == index)
+    }
+
+    /// The log is durable up to a number: a snapshot whose mark is among that may become the member's rows.
+    fn install(&mut self, number: u64) {
+        if let Some(i) = self.installing.as_mut().filter(|i| i.number <= number)
+            && let Some(snapshot) = i.snapshot.take()
+        {
+            let _ = self.apply.send(ApplyTask::Install(snapshot));
+        }
+    }
+
+    fn installed(&mut self, index: u64) {
+        if self.installing.as_ref().is_some_and(|i| i.index <= index)
+            && let Some(done) = self.installing.take()
+            && !done.held.is_empty()
+        {
+            let _ = self.apply.send(ApplyTask::Entries(done.held));
+        }
     }
 
     // === proposals ===
@@ -415,6 +533,11 @@ impl Loop {
     // === effects ===
 
     fn carry_out(&mut self, effects: Effects) {
+        if let Some(snapshot) = effects.snapshot {
+            let index = snapshot.get_metadata().index;
+            let number = effects.log.iter().filter(|w| w.group.snapshot.is_some()).map(|w| w.group.number).max().unwrap_or(0);
+            self.installing = Some(Installing { number, snapshot: Some(snapshot), index, held: Vec::new() });
+        }
         for mut write in effects.log {
             if self.no_sync {
                 write.group.must_sync = false;
@@ -424,11 +547,11 @@ impl Loop {
         if !effects.send.is_empty() {
             self.peers.send(effects.send);
         }
-        if let Some(snapshot) = effects.snapshot {
-            let _ = self.apply.send(ApplyTask::Install(snapshot));
-        }
         if !effects.committed.is_empty() {
-            let _ = self.apply.send(ApplyTask::Entries(effects.committed));
+            match &mut self.installing {
+                Some(installing) => installing.held.extend(effects.committed),
+                None => drop(self.apply.send(ApplyTask::Entries(effects.committed))),
+            }
         }
         if !effects.reads.is_empty() {
             self.answer_rounds(effects.reads);
@@ -445,7 +568,9 @@ impl Loop {
 
     /// The log up to a durable checkpoint is no longer needed, but for what lagging followers may ask for.
     fn checkpointed(&mut self, position: Position) {
-        let index = position.index.saturating_sub(self.catch_up_entries);
+        // What follows a view that is being sent is kept, or its receiver would need the next snapshot at once.
+        let viewed = self.inner.view.lock().as_ref().map_or(u64::MAX, |v| v.applied.index);
+        let index = position.index.saturating_sub(self.catch_up_entries).min(viewed);
         let Some(term) = self.driver.term_of(index).filter(|_| index > 1) else { return };
         let conf = self.driver.conf_state().encode_to_vec().into();
         // The mark comes after every group handed over so far, and so answers for them too: a batch is answered by its last number.

@@ -9,11 +9,12 @@ use super::handle::{Gauges, Inner, NodeHandle, RequestLimits};
 use super::keeper::{Keeper, SweepPace};
 use super::log_store::{LogStore, from_log};
 use super::port::Ports;
-use super::run::{Input, Loop, PeerSink};
+use super::run::{Input, Loop, PeerSink, conf_state};
 use crate::base::{Base, BaseError, RocksBase, RocksOptions};
 use crate::env::files::Files;
 use crate::lease::LeaseClock;
 use crate::mvcc::{DeltaPolicy, Store};
+use crate::snapshot::{Receiver, SnapshotError, folder};
 use crate::state::Machine;
 use crate::wal::{Durable, Group, HardState as LogHardState, Hooks, Identity, SnapshotMark, Verdict, Wal, WalError, WalWriter};
 use arc_swap::ArcSwap;
@@ -75,6 +76,8 @@ pub enum StartError {
          cluster's promises and does not start: remove it from the cluster and add it again, with an empty data directory"
     )]
     LostData { applied: u64, last: u64 },
+    #[error("{0}")]
+    Snapshot(#[from] SnapshotError),
     #[error("{0}")]
     Raft(String),
 }
@@ -249,10 +252,20 @@ impl Opened {
         if let Some(torn) = &replay.torn {
             tracing::warn!(file = %torn.file.display(), offset = torn.offset, reason = %torn.reason, "cut an unfinished write off the log");
         }
-        let store = open_rows(&paths.db(), &settings)?;
-        let machine = Machine::open(store.clone())?;
-        let position = machine.position();
         let mark = replay.snapshot.clone().unwrap_or_default();
+        let mut store = open_rows(&folder::current(&paths.dir)?, &settings)?;
+        let mut machine = Machine::open(store.clone())?;
+        if machine.position().index < mark.index
+            && let Some(name) = folder::staged(&paths.dir, mark.index)?
+        {
+            // The log had taken a snapshot over and the process ended before its rows were put to use.
+            drop((machine, store));
+            folder::switch(&paths.dir, &name)?;
+            store = open_rows(&paths.dir.join(name), &settings)?;
+            machine = Machine::open(store.clone())?;
+        }
+        folder::clean(&paths.dir)?;
+        let position = machine.position();
         let last = replay.entries.last().map_or(mark.index, |e| e.index);
         if position.index > last || replay.hard_state.commit > last {
             let applied = position.index.max(replay.hard_state.commit);
@@ -261,15 +274,7 @@ impl Opened {
         if position.index < mark.index {
             return Err(StartError::LostData { applied: mark.index, last: position.index });
         }
-        let conf = machine.configuration()?.unwrap_or_default();
-        let conf = ConfState {
-            voters: conf.voters,
-            learners: conf.learners,
-            voters_outgoing: conf.voters_outgoing,
-            learners_next: conf.learners_next,
-            auto_leave: conf.auto_leave,
-            ..Default::default()
-        };
+        let conf = conf_state(machine.configuration()?.unwrap_or_default());
         let hs = replay.hard_state;
         let hard_state = HardState {
             term: hs.term,
@@ -309,6 +314,7 @@ impl Opened {
     /// Starts the threads.
     pub fn run(self, peers: Arc<dyn PeerSink>, sink: Box<dyn EventSink>) -> Result<Node, StartError> {
         let settings = self.settings;
+        let member = Paths::of(&settings, "member").dir;
         let shared = self.machine.shared();
         let (inbox, inputs) = crossbeam_channel::bounded(INBOX);
         let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |d| d.as_micros() as u64);
@@ -326,6 +332,8 @@ impl Opened {
             started: Instant::now(),
             leader_changes: tokio::sync::watch::Sender::new(0),
             leader_lost: ArcSwap::default(),
+            view: Mutex::default(),
+            receiver: Receiver::new(member.clone(), settings.rocks),
             limits,
         });
         let wal = WalWriter::spawn(self.wal, wal_hooks(inbox.clone(), peers.clone(), settings.on_log_write))
@@ -339,6 +347,8 @@ impl Opened {
             node: inbox.clone(),
             pace: settings.sweep,
             on_checkpoint: settings.on_checkpoint,
+            member: member.clone(),
+            rocks: settings.rocks,
         };
         let last_time_ms = self.machine.position().time_ms;
         let apply_thread = ApplyThread { machine: self.machine, inner: inner.clone(), tasks: apply_tasks, keeper, sink };

@@ -74,6 +74,11 @@ impl PeerCount {
         self.received_failures.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(super) fn snapshot_went(&self, well: bool) {
+        let counter = if well { &self.snapshots_sent } else { &self.snapshot_failures };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Takes one measurement of the round trip. Only the peer's control task calls this.
     pub(super) fn round_trip_took(&self, time: Duration) {
         let new = time.as_micros() as u64;

@@ -19,7 +19,7 @@ use raft::eraftpb::{Message, MessageType};
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -84,7 +84,7 @@ struct Proposals {
 
 /// One peer.
 pub(crate) struct Link {
-    inner: Arc<Inner>,
+    pub inner: Arc<Inner>,
     pub id: MemberId,
     urls: ArcSwap<Vec<String>>,
     control: Lane,
@@ -92,6 +92,8 @@ pub(crate) struct Link {
     proposals: Mutex<Proposals>,
     proposed: Notify,
     generation: AtomicU64,
+    /// A snapshot is on its way.
+    sending: AtomicBool,
     reported: Mutex<Option<Instant>>,
     pub count: Arc<PeerCount>,
     pub closed: CancellationToken,
@@ -108,6 +110,7 @@ impl Link {
             proposals: Mutex::default(),
             proposed: Notify::new(),
             generation: AtomicU64::new(1),
+            sending: AtomicBool::new(false),
             reported: Mutex::default(),
             count: inner.counts.of(id),
             closed: inner.stop.child_token(),
@@ -180,10 +183,17 @@ impl Link {
         }
     }
 
-    fn send_snapshot(self: &Arc<Self>, _message: Message) {
-        if let Some(node) = self.inner.node.get() {
-            node.report_snapshot(self.id, false);
+    /// Starts a transfer, unless one is under way: that one's report will do.
+    fn send_snapshot(self: &Arc<Self>, message: Message) {
+        let Some(node) = self.inner.node.get().cloned() else { return };
+        if self.sending.swap(true, Ordering::AcqRel) {
+            return;
         }
+        let link = self.clone();
+        self.inner.runtime.spawn(async move {
+            super::transfer::run(link.clone(), node, message).await;
+            link.sending.store(false, Ordering::Release);
+        });
     }
 
     /// Tells raft that what was sent last may not have arrived.

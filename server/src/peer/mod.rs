@@ -9,14 +9,16 @@
 //! unreachable, never waited for.
 //!
 //! [`Peers`] is the room's door; [`link`] keeps one peer's connections; [`outbox`] holds what waits for them; [`service`] is the
-//! receiving side; [`lease`] asks the leader about leases; [`dial`] opens connections, encrypted or not.
+//! receiving side; [`transfer`] and [`intake`] are the two sides of a snapshot; [`lease`] asks the leader about leases; [`dial`] opens connections, encrypted or not.
 
 mod counts;
 mod dial;
+mod intake;
 mod lease;
 mod link;
 mod outbox;
 mod service;
+mod transfer;
 
 pub use counts::{PeerCount, PeerCounts};
 pub use dial::{Dial, Dialing, PeerStream, PlainDial};

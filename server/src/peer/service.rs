@@ -5,6 +5,7 @@
 
 use super::Inner;
 use super::counts::PeerCount;
+use super::intake::Intake;
 use super::link::Kind;
 use crate::node::{NodeHandle, ProposeError};
 use crate::types::MemberId;
@@ -16,12 +17,13 @@ use quorate_proto::peer::{
     Ack, Envelope, ForwardRequest, ForwardResponse, LeaseRenewRequest, LeaseRenewResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
     MembersRequest, MembersResponse, SnapshotChunk, SnapshotReceipt,
 };
-use raft::eraftpb::Message;
+use raft::eraftpb::{Message, MessageType};
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio_stream::wrappers::WatchStream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -186,8 +188,30 @@ impl Peer for Service {
         self.receive(Kind::Append, request.into_inner()).await
     }
 
-    async fn snapshot(&self, _request: Request<Streaming<SnapshotChunk>>) -> Result<Response<Self::SnapshotStream>, Status> {
-        Err(Status::unimplemented("snapshots"))
+    async fn snapshot(&self, request: Request<Streaming<SnapshotChunk>>) -> Result<Response<Self::SnapshotStream>, Status> {
+        let node = self.node()?.clone();
+        let mut inbound = request.into_inner();
+        let late = |_| Status::deadline_exceeded("the stream did not say what it brings");
+        let first = tokio::time::timeout(GREETING, inbound.message()).await.map_err(late)??;
+        let offer = first.and_then(|c| c.offer).ok_or_else(|| Status::invalid_argument("a snapshot begins with an offer"))?;
+        self.check_cluster(offer.cluster)?;
+        self.check_to(offer.to)?;
+        let unreadable = |e| Status::invalid_argument(format!("the announcing message cannot be read: {e}"));
+        let message = Message::decode(offer.message).map_err(unreadable)?;
+        if message.from != offer.from || message.get_msg_type() != MessageType::MsgSnapshot {
+            return Err(Status::invalid_argument("the announcing message is not the sender's"));
+        }
+        let (intake, receipt) = Intake::begin(node, self.inner.counts.of(offer.from), offer.id, message).await?;
+        let (answers, answered) = mpsc::channel(4);
+        answers.try_send(Ok(receipt)).expect("an empty channel takes one");
+        let stop = self.inner.stop.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = intake.run(inbound, answers) => {}
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(answered))))
     }
 
     async fn forward(&self, request: Request<ForwardRequest>) -> Result<Response<ForwardResponse>, Status> {

@@ -49,6 +49,12 @@ impl EventSink for Recorder {
     }
 
     fn compacted(&self, _: i64) {}
+
+    fn reset(&self, revision: i64) {
+        let mut told = self.0.lock().unwrap();
+        told.resets.push(revision);
+        told.published = revision;
+    }
 }
 
 /// One running member.

@@ -1,0 +1,161 @@
+//! Receive: new durable rows from the chunks of a snapshot that arrives.
+//!
+//! One transfer at a time. One that was cut short keeps its rows and goes on from its last chunk when the same view is offered again;
+//! a different view begins anew. Invariants: every chunk is checked against its checksum and the order of rows before it is written;
+//! the folder is marked complete only after everything is on disk.
+
+use super::rows::{self, Place};
+use super::{SnapshotError, folder};
+use crate::base::kind::sys;
+use crate::base::{Base, Batch, Family, RocksBase, RocksOptions};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use prost::Message;
+use quorate_proto::state::Applied;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Takes snapshots in, one at a time. A complete one keeps the place until it is [`Receiver::settled`].
+pub struct Receiver {
+    member: PathBuf,
+    rocks: RocksOptions,
+    staging: Mutex<Option<Arc<Staging>>>,
+}
+
+/// The rows of one transfer.
+pub struct Staging {
+    member: PathBuf,
+    /// The folder's name in the member's folder.
+    pub name: String,
+    view: u64,
+    index: u64,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// Gone when the folder is complete or given up.
+    base: Option<RocksBase>,
+    place: Place,
+    /// The attempt that may write; an older one is refused.
+    attempt: u64,
+    rows: u64,
+    checksum: u32,
+}
+
+impl Receiver {
+    /// Rows are built beside those in use, in the member's folder.
+    pub fn new(member: PathBuf, rocks: RocksOptions) -> Self {
+        Self { member, rocks, staging: Mutex::default() }
+    }
+
+    /// Begins a transfer of a view at an index, or goes on with it: the rows, the attempt's number and where to go on. Blocks on the
+    /// disk.
+    ///
+    /// # Errors
+    /// When the folder cannot be made.
+    pub fn begin(&self, view: u64, index: u64) -> Result<(Arc<Staging>, u64, Place), SnapshotError> {
+        let mut slot = self.staging.lock();
+        if let Some(staging) = slot.as_ref().filter(|s| s.view == view && s.index == index) {
+            let mut state = staging.state.lock();
+            if state.base.is_some() {
+                state.attempt += 1;
+                (state.rows, state.checksum) = (0, 0);
+                let (attempt, place) = (state.attempt, state.place.clone());
+                drop(state);
+                return Ok((staging.clone(), attempt, place));
+            }
+        }
+        if let Some(old) = slot.as_ref() {
+            if old.state.lock().base.is_none() {
+                return Err(SnapshotError::Refused("a snapshot is being handed over".into()));
+            }
+            old.give_up();
+            *slot = None;
+        }
+        let name = folder::fresh(index);
+        let base = RocksBase::open(&self.member.join(&name), self.rocks)?;
+        let state = State { base: Some(base), place: Place::default(), attempt: 1, rows: 0, checksum: 0 };
+        let staging = Arc::new(Staging { member: self.member.clone(), name, view, index, state: Mutex::new(state) });
+        *slot = Some(staging.clone());
+        Ok((staging, 1, Place::default()))
+    }
+
+    /// Forgets a complete transfer: the node has taken its folder, or it was given up.
+    pub fn settled(&self, staging: &Arc<Staging>) {
+        let mut slot = self.staging.lock();
+        if slot.as_ref().is_some_and(|s| Arc::ptr_eq(s, staging)) {
+            *slot = None;
+        }
+    }
+}
+
+impl Staging {
+    fn writable(&self, attempt: u64) -> Result<parking_lot::MutexGuard<'_, State>, SnapshotError> {
+        let state = self.state.lock();
+        if state.attempt != attempt || state.base.is_none() {
+            return Err(SnapshotError::Refused("another transfer took over".into()));
+        }
+        Ok(state)
+    }
+
+    /// Writes a chunk and says where the rows now end. Blocks on the disk.
+    ///
+    /// # Errors
+    /// `Damaged` when the chunk is not what was sent or not what follows; the rows before it stay.
+    pub fn write(&self, attempt: u64, number: u32, chunk: &Bytes, checksum: u32) -> Result<Place, SnapshotError> {
+        let mut state = self.writable(attempt)?;
+        if crc32c::crc32c(chunk) != checksum {
+            return Err(SnapshotError::Damaged("a chunk's checksum is wrong".into()));
+        }
+        let family = rows::family(number).ok_or_else(|| SnapshotError::Damaged(format!("family {number} is unknown: upgrade this member")))?;
+        if number < state.place.family {
+            return Err(SnapshotError::Damaged("families out of order".into()));
+        }
+        let mut last = if number == state.place.family { state.place.after.clone() } else { Bytes::new() };
+        let mut batch = Batch::default();
+        let mut count = 0;
+        rows::each(chunk, |key, value| {
+            if key <= last {
+                return Err(SnapshotError::Damaged("rows out of order".into()));
+            }
+            last = key.clone();
+            count += 1;
+            batch.put(family, key, value);
+            Ok(())
+        })?;
+        state.base.as_ref().expect("checked by writable").write(batch)?;
+        state.rows += count;
+        state.checksum = crc32c::crc32c_append(state.checksum, chunk);
+        // A copy, so that one key does not hold a whole chunk in memory.
+        state.place = Place { family: number, after: Bytes::copy_from_slice(&last) };
+        Ok(state.place.clone())
+    }
+
+    /// Checks that everything this attempt was sent has arrived, puts it on disk and marks the folder as complete. Blocks on the
+    /// disk.
+    ///
+    /// # Errors
+    /// `Damaged` when rows are missing or belong to another position.
+    pub fn finish(&self, attempt: u64, rows: u64, checksum: u32) -> Result<(), SnapshotError> {
+        let mut state = self.writable(attempt)?;
+        if (state.rows, state.checksum) != (rows, checksum) {
+            return Err(SnapshotError::Damaged(format!("{} rows arrived of {rows}, or not the same ones", state.rows)));
+        }
+        let base = state.base.as_ref().expect("checked by writable");
+        let applied = base.get(Family::Sys, &sys::single(sys::APPLIED))?.unwrap_or_default();
+        let index = Applied::decode(applied).map_err(|e| SnapshotError::Damaged(format!("applied position: {e}")))?.index;
+        if index != self.index {
+            return Err(SnapshotError::Damaged(format!("the rows stand at entry {index}, the snapshot was announced at {}", self.index)));
+        }
+        base.flush()?;
+        // Closed before it is marked: whoever takes it up opens it anew.
+        state.base = None;
+        folder::mark_ready(&self.member, &self.name, self.index)
+    }
+
+    /// Removes the folder; the member does not take it.
+    pub fn give_up(&self) {
+        self.state.lock().base = None;
+        folder::discard(&self.member, &self.name);
+    }
+}
