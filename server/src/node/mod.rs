@@ -17,4 +17,4 @@ pub use apply::EventSink;
 pub use handle::{LeaseView, NodeHandle, ProposeError, Status};
 pub use run::{PeerMessage, PeerSink};
 pub use keeper::SweepPace;
-pub use start::{Founding, Node, NodeSettings, Opened, StartError, read_identity};
+pub use start::{Founding, Node, NodeSettings, Opened, StartError, read_identity, restore};

@@ -14,7 +14,7 @@ use crate::base::{Base, BaseError, RocksBase, RocksOptions};
 use crate::env::files::Files;
 use crate::lease::LeaseClock;
 use crate::mvcc::{DeltaPolicy, Store};
-use crate::snapshot::{Receiver, SnapshotError, folder};
+use crate::snapshot::{Receiver, RestoreOptions, SnapshotError, folder};
 use crate::state::Machine;
 use crate::wal::{Durable, Group, HardState as LogHardState, Hooks, Identity, SnapshotMark, Verdict, Wal, WalError, WalWriter};
 use arc_swap::ArcSwap;
@@ -167,8 +167,25 @@ fn open_rows(path: &Path, settings: &NodeSettings) -> Result<Arc<Store>, StartEr
     Ok(Arc::new(Store::open(base, settings.delta)?))
 }
 
-/// Writes a founding member's files and gives the folder its name.
-fn found(settings: &NodeSettings, founding: &Founding, files: &Arc<dyn Files>) -> Result<(), StartError> {
+/// Makes a member of a new cluster whose store is that of a snapshot file. Each founding member does this from the same file.
+///
+/// # Errors
+/// When a member lives in the data folder already, the file is damaged, or the disk fails; no member is made then.
+pub fn restore(file: &Path, settings: &NodeSettings, founding: &Founding, options: &RestoreOptions, files: &Arc<dyn Files>) -> Result<(), StartError> {
+    if settings.data_dir.join("member").exists() {
+        let path = settings.data_dir.join("member");
+        return Err(StartError::BadIdentity { path, why: "a member lives there already; restore into an empty data directory".into() });
+    }
+    found(settings, founding, files, |db| Ok(crate::snapshot::restore::write_rows(file, db, settings.rocks, options)?))
+}
+
+/// Writes a founding member's files and gives the folder its name. `rows` may put rows into the folder it is told first.
+fn found(
+    settings: &NodeSettings,
+    founding: &Founding,
+    files: &Arc<dyn Files>,
+    rows: impl FnOnce(&Path) -> Result<(), StartError>,
+) -> Result<(), StartError> {
     let new = Paths::of(settings, "member.new");
     // Left over from a start that was cut short; nothing in it was ever acknowledged.
     match std::fs::remove_dir_all(&new.dir) {
@@ -194,6 +211,7 @@ fn found(settings: &NodeSettings, founding: &Founding, files: &Arc<dyn Files>) -
     };
     wal.append(&[group])?;
     wal.close()?;
+    rows(&new.db())?;
     let store = open_rows(&new.db(), settings)?;
     let mut machine = Machine::open(store.clone())?;
     machine.put_configuration(&configuration(&conf));
@@ -244,7 +262,7 @@ impl Opened {
             let Some(founding) = founding else {
                 return Err(StartError::Raft("the data directory is empty and no cluster was named to found".into()));
             };
-            found(&settings, founding, &files)?;
+            found(&settings, founding, &files, |_| Ok(()))?;
         }
         let identity = read_identity(&settings.data_dir)?.expect("found or made above");
         let paths = Paths::of(&settings, "member");
@@ -417,5 +435,86 @@ impl Node {
                 tracing::error!("a thread of the node had panicked");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::files::RealFiles;
+
+    fn settings(dir: &Path) -> NodeSettings {
+        NodeSettings {
+            data_dir: dir.to_path_buf(),
+            wal_dir: None,
+            heartbeat: Duration::from_millis(100),
+            election: Duration::from_secs(1),
+            pre_vote: true,
+            request_timeout: Duration::from_secs(5),
+            catch_up_entries: 100,
+            no_sync: false,
+            rocks: RocksOptions { block_cache: 1 << 20, write_buffer: 1 << 20, background_jobs: 1 },
+            delta: DeltaPolicy { freeze_bytes: 1 << 20, inline: false },
+            entry_cache: 1 << 20,
+            sweep: SweepPace { rows: 100, pause: Duration::ZERO },
+            on_log_write: Box::new(|_, _| {}),
+            on_checkpoint: Box::new(|_| {}),
+        }
+    }
+
+    fn founding() -> Founding {
+        Founding { cluster_id: 1, member_id: 7, members: vec![Member { id: 7, ..Default::default() }] }
+    }
+
+    /// A complete folder with the rows of a snapshot at entry 50.
+    fn stage(member: &Path, settings: &NodeSettings) {
+        let name = folder::fresh(50);
+        let store = open_rows(&member.join(&name), settings).unwrap();
+        let mut machine = Machine::open(store.clone()).unwrap();
+        machine.put_configuration(&configuration(&ConfState { voters: vec![7], ..Default::default() }));
+        machine.found(founding().members, 50, 3);
+        machine.settle(true);
+        store.checkpoint(true).unwrap();
+        drop((machine, store));
+        folder::mark_ready(member, &name, 50).unwrap();
+    }
+
+    fn mark(member: &Path) {
+        let conf = ConfState { voters: vec![7], ..Default::default() };
+        let (mut wal, _) = Wal::open(&member.join("wal"), Identity { cluster: 1, member: 7 }, RealFiles::shared()).unwrap();
+        let group = Group {
+            hard_state: Some(LogHardState { term: 3, vote: 0, commit: 50 }),
+            snapshot: Some(SnapshotMark { index: 50, term: 3, conf: conf.encode_to_vec().into() }),
+            must_sync: true,
+            ..Default::default()
+        };
+        wal.append(&[group]).unwrap();
+        wal.close().unwrap();
+    }
+
+    /// A crash while a snapshot is installed: before the log's mark the old rows count and the new ones go; after it the new ones
+    /// are taken up; a mark whose rows are nowhere is lost data.
+    #[test]
+    fn a_crash_during_an_install_is_resolved_by_the_mark() {
+        let dir = tempfile::tempdir().unwrap();
+        let member = dir.path().join("member");
+        let open = || Opened::open(settings(dir.path()), Some(&founding()), RealFiles::shared());
+        drop(open().unwrap());
+        stage(&member, &settings(dir.path()));
+        assert_eq!(open().unwrap().machine().position().index, 1);
+        assert_eq!(folder::staged(&member, 50).unwrap(), None, "rows without a mark are removed");
+        stage(&member, &settings(dir.path()));
+        mark(&member);
+        let opened = open().unwrap();
+        assert_eq!(opened.machine().position().index, 50);
+        assert!(!member.join("db").exists());
+        drop(opened);
+        assert_eq!(open().unwrap().machine().position().index, 50, "the switch is durable");
+
+        let lost = tempfile::tempdir().unwrap();
+        drop(Opened::open(settings(lost.path()), Some(&founding()), RealFiles::shared()).unwrap());
+        mark(&lost.path().join("member"));
+        let error = Opened::open(settings(lost.path()), None, RealFiles::shared()).err().unwrap();
+        assert!(matches!(error, StartError::LostData { .. }), "{error}");
     }
 }

@@ -32,11 +32,13 @@ pub struct Chunk {
 pub struct Extent {
     pub rows: u64,
     pub bytes: u64,
+    /// Chunks that [`View::chunk`] would give of them.
+    pub chunks: u64,
 }
 
 enum Question {
     Chunk { from: Place, max: usize, answer: oneshot::Sender<Result<Chunk, BaseError>> },
-    Extent { answer: oneshot::Sender<Result<Vec<Extent>, BaseError>> },
+    Extent { max: usize, answer: oneshot::Sender<Result<Vec<Extent>, BaseError>> },
 }
 
 /// A pinned state.
@@ -80,10 +82,10 @@ impl View {
         Ok(answered.await.map_err(|_| gone())??)
     }
 
-    /// Rows and bytes of each family, in order. Reads everything once.
-    pub async fn extent(&self) -> Result<Vec<Extent>, SnapshotError> {
+    /// What each family holds, in order, when it is read in chunks of about `max` bytes. Reads everything once.
+    pub async fn extent(&self, max: usize) -> Result<Vec<Extent>, SnapshotError> {
         let (answer, answered) = oneshot::channel();
-        self.ask(Question::Extent { answer })?;
+        self.ask(Question::Extent { max, answer })?;
         Ok(answered.await.map_err(|_| gone())??)
     }
 
@@ -110,7 +112,7 @@ fn serve(rows: &dyn Pinned, asked: &Receiver<Question>) {
         // Whoever asked may have gone; then nobody misses the answer.
         match question {
             Question::Chunk { from, max, answer } => drop(answer.send(cut(rows, from, max))),
-            Question::Extent { answer } => drop(answer.send(measure(rows))),
+            Question::Extent { max, answer } => drop(answer.send(measure(rows, max))),
         }
     }
 }
@@ -144,14 +146,22 @@ fn cut(rows: &dyn Pinned, mut from: Place, max: usize) -> Result<Chunk, BaseErro
     Ok(Chunk { family: from.family, rows: Bytes::new(), count: 0, next: None })
 }
 
-fn measure(rows: &dyn Pinned) -> Result<Vec<Extent>, BaseError> {
+fn measure(rows: &dyn Pinned, max: usize) -> Result<Vec<Extent>, BaseError> {
     let mut out = Vec::new();
     for family in Family::ALL {
         let mut extent = Extent::default();
+        let mut open = 0;
         let mut cursor = rows.cursor(family, &[])?;
         while let Some((k, v)) = cursor.row() {
             extent.rows += 1;
-            extent.bytes += rows::size(k, v) as u64;
+            let size = rows::size(k, v);
+            extent.bytes += size as u64;
+            // The rule by which a chunk is cut.
+            if extent.chunks == 0 || open + size > max {
+                extent.chunks += 1;
+                open = 0;
+            }
+            open += size;
             cursor.advance()?;
         }
         out.push(extent);

@@ -1,5 +1,6 @@
 //! Real members in one process: files in temporary folders, gRPC over loopback.
 
+mod files;
 mod harness;
 mod replication;
 mod snapshots;
