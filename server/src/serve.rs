@@ -42,6 +42,7 @@ impl From<StartError> for Failure {
 
 mod budget;
 mod pages;
+mod snapshots;
 mod tls;
 
 /// Leases asked of this member; the leader's answer counts.
@@ -234,7 +235,7 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
         hub: hub.clone(),
         leases: Arc::new(Desk(peers.leases(config.request_timeout()))),
         membership: Arc::new(api::StaticMembership),
-        snapshots: Arc::new(NoSnapshots),
+        snapshots: Arc::new(snapshots::Snapshots(handle.clone())),
         serving: is_serving,
         counters: counters.clone(),
     };
@@ -288,15 +289,6 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
     tracing::info!("ready to serve client requests");
     notify_ready();
     Ok(Server { node, peers, hub, door, serving })
-}
-
-struct NoSnapshots;
-
-#[tonic::async_trait]
-impl api::SnapshotSource for NoSnapshots {
-    async fn open(&self) -> Result<api::OpenSnapshot, api::SnapshotError> {
-        Err(api::SnapshotError("not built in".into()))
-    }
 }
 
 /// Waits until the cluster has a leader: before that there is nothing to serve clients with.
