@@ -12,6 +12,7 @@ pub mod gateway;
 pub mod lease;
 pub mod mvcc;
 pub mod node;
+pub mod offline;
 pub mod peer;
 pub mod serve;
 pub mod snapshot;

@@ -9,6 +9,18 @@ use std::process::ExitCode;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|word| word == "snapshot") {
+        return match quorate::offline::snapshot(std::env::args_os().skip(2).collect()) {
+            Ok(text) => {
+                println!("{text}");
+                ExitCode::SUCCESS
+            }
+            Err(failure) => {
+                eprintln!("quorate: {}", failure.text);
+                ExitCode::from(failure.code as u8)
+            }
+        };
+    }
     if let Err(e) = failpoint::arm_from_env() {
         eprintln!("quorate: {e}");
         return ExitCode::FAILURE;

@@ -41,6 +41,7 @@ impl From<StartError> for Failure {
 }
 
 mod budget;
+pub(crate) use budget::node_settings;
 mod pages;
 mod snapshots;
 mod tls;
@@ -86,7 +87,7 @@ impl EventSink for HubSink {
     }
 }
 
-fn founding(config: &Config) -> Result<Option<Founding>, Failure> {
+pub(crate) fn founding(config: &Config) -> Result<Option<Founding>, Failure> {
     if read_identity(&config.data_dir)?.is_some() {
         return Ok(None);
     }
@@ -105,7 +106,7 @@ fn founding(config: &Config) -> Result<Option<Founding>, Failure> {
     }
 }
 
-fn make_data_dir(dir: &Path) -> Result<(), Failure> {
+pub(crate) fn make_data_dir(dir: &Path) -> Result<(), Failure> {
     use std::os::unix::fs::DirBuilderExt;
     let missing: Vec<&Path> = dir.ancestors().take_while(|d| !d.as_os_str().is_empty() && !d.exists()).collect();
     let make = || {
@@ -188,6 +189,7 @@ pub struct Server {
     peers: Peers,
     hub: Arc<Hub>,
     door: Door,
+    peer_door: Door,
     serving: tokio::sync::watch::Sender<bool>,
 }
 
@@ -268,8 +270,10 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
         false => None,
     };
     let http = gateway::client_routes(&site, calls, Access { origins: pages::allow(&config.cors), hosts: pages::allow(&config.host_whitelist) });
-    let door = Door::new(net, max_connections());
-    let open = |listeners: Vec<Listener>, entrance: Entrance| {
+    let door = Door::new(net.clone(), max_connections());
+    // Peers' streams never end by themselves: they have a door of their own, closed after the clients'.
+    let peer_door = Door::new(net, max_connections());
+    let open = |door: &Door, listeners: Vec<Listener>, entrance: Entrance| {
         for listener in listeners {
             let address = listener.address().to_string();
             let name = entrance.name;
@@ -281,15 +285,16 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
     let peer_grpc = Routes::new(peers.service()).prepare().into_axum_router();
     let peer_http = gateway::peer_routes(pages::versions(&handle), pages::members(&handle));
     open(
+        &peer_door,
         peer_listeners,
         Entrance { name: "peer", tls: peer_tls, grpc: Some(peer_grpc), http: Some(peer_http), http2: Http2::default(), bytes: Arc::default() },
     )?;
     wait_leader(&handle).await;
     let entrance = |name, grpc, http| Entrance { name, tls: client_tls.clone(), grpc, http, http2, bytes: metrics.client_bytes.clone() };
     let apart = !http_listeners.is_empty();
-    open(client_listeners, entrance("client", Some(grpc.clone()), Some(http.clone()).filter(|_| !apart)))?;
-    open(http_listeners, entrance("client http", None, Some(http)))?;
-    open(metrics_listeners, entrance("metrics", None, Some(gateway::metrics_routes(&site))))?;
+    open(&door, client_listeners, entrance("client", Some(grpc.clone()), Some(http.clone()).filter(|_| !apart)))?;
+    open(&door, http_listeners, entrance("client http", None, Some(http)))?;
+    open(&door, metrics_listeners, entrance("metrics", None, Some(gateway::metrics_routes(&site))))?;
 
     let urls = config.advertise_client_urls.iter().map(|u| u.to_string()).collect();
     tokio::spawn(publish(handle.clone(), config.name.clone(), urls));
@@ -297,7 +302,7 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
     tokio::spawn(crate::compactor::run(handle.clone(), config.auto_compaction));
     tracing::info!("ready to serve client requests");
     notify_ready();
-    Ok(Server { node, peers, hub, door, serving })
+    Ok(Server { node, peers, hub, door, peer_door, serving })
 }
 
 /// Waits until the cluster has a leader: before that there is nothing to serve clients with.
@@ -319,7 +324,9 @@ fn max_connections() -> usize {
 }
 
 /// How long open requests may take to end when the server stops.
-const DRAIN: Duration = Duration::from_secs(3);
+const DRAIN: Duration = Duration::from_millis(800);
+/// How long peers' calls may take to end.
+const PEER_DRAIN: Duration = Duration::from_millis(50);
 
 impl Server {
     /// Hands leadership over, ends the requests, leaves a checkpoint.
@@ -330,6 +337,7 @@ impl Server {
         self.hub.close();
         self.door.close(DRAIN).await;
         self.peers.stop();
+        self.peer_door.close(PEER_DRAIN).await;
         let node = self.node;
         let stopped = tokio::task::spawn_blocking(move || node.stop()).await;
         if stopped.is_err() {

@@ -22,7 +22,7 @@ fn memory_limit(config: &Config) -> u64 {
 
 const MIB: u64 = 1 << 20;
 
-pub(super) fn node_settings(config: &Config, metrics: &Arc<Metrics>) -> NodeSettings {
+pub(crate) fn node_settings(config: &Config, metrics: &Arc<Metrics>) -> NodeSettings {
     let memory = memory_limit(config);
     let share = |part: u64, least: u64, most: u64| (memory / part).clamp(least * MIB, most * MIB) as usize;
     let delta = failpoint::delta_bytes().map_or_else(|| share(64, 4, 32), |bytes| bytes as usize);
