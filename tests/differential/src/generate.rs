@@ -68,7 +68,7 @@ impl Generator {
             return Op::Alarm { action: 2, kind, local: true, member: 0 };
         }
         const WEIGHTS: &[u64] = &[
-            3000, 2300, 350, 500, 1700, 60, 220, 100, 150, 60, 150, 2, 330, 150, 80, 200, 40, 16, 20, 8, 6, 400, 16,
+            3000, 2300, 350, 500, 1700, 60, 220, 100, 150, 60, 150, 2, 330, 150, 80, 200, 40, 16, 20, 8, 6, 400, 8,
         ];
         match self.rng.weighted(WEIGHTS) {
             0 => Op::Put(self.put()),
