@@ -35,9 +35,10 @@ skip() { echo "=== $1: skipped: $2"; skipped=$((skipped + 1)); }
 
 stage build cargo build --release --workspace --bins
 server=$(realpath "$target/release/quorate")
+ctl=$(realpath "$target/release/quoratectl")
 export QUORATE_BIN=$server
 stage unit cargo test --release --workspace --lib --bins --tests --exclude differential --exclude crash-tests
-[ -d tests/crash ] && stage crash cargo test --release -p crash-tests
+[ -d tests/crash ] && stage crash cargo test --release -p crash-tests -- --test-threads=2
 
 if ! command -v go >/dev/null; then
   skip foreign "needs Go, to build other people's suites"
@@ -49,10 +50,11 @@ else
   stage etcd tests/foreign/etcd.sh
   etcd=$(tests/foreign/etcd.sh 2>/dev/null)
   export ETCD_DIR=$etcd
-  if [ -x tests/differential/run.sh ]; then
-    stage differential tests/differential/run.sh "$tier"
-  fi
-  [ -x tests/ctl/compare.sh ] && stage ctl-compare tests/ctl/ci.sh
+  # 2,000 operations a seed on a fresh pair of servers.
+  seeds=1..50
+  [ "$tier" = full ] && seeds=1..500
+  stage differential env ETCD_BIN="$etcd/etcd" "$target/release/differential" --seeds "$seeds" --ops 2000 --out "$logs/differential"
+  stage ctl scripts/ctl-compare.sh "$ctl" "$etcd/etcdctl" "$etcd/etcd"
   stage bin-dir tests/foreign/bin-dir.sh "$server" "$bins"
   if [ "$tier" = full ]; then
     stage common tests/foreign/etcd-suites.sh common --bin-dir "$bins"

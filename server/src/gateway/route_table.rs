@@ -63,6 +63,6 @@ pub const ROUTES: &[Route] = &[
     route("/v3/election/leader", "/v3electionpb.Election/Leader"),
     route("/v3/election/observe", "/v3electionpb.Election/Observe"),
     route("/v3/election/resign", "/v3electionpb.Election/Resign"),
-    route("/v3/lock", "/v3lockpb.Lock/Lock"),
+    route("/v3/lock/lock", "/v3lockpb.Lock/Lock"),
     route("/v3/lock/unlock", "/v3lockpb.Lock/Unlock"),
 ];
