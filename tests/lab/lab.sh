@@ -34,7 +34,8 @@ export LAB_CGROUP
 first_pid() {
   local pid
   pid=$(cat "$LAB_RUN/init.pid" 2>/dev/null) || return 1
-  grep -qas "$here/init.sh" "/proc/$pid/cmdline" && tr '\0' '\n' < "/proc/$pid/environ" | grep -qxF "LAB_RUN=$LAB_RUN" && echo "$pid"
+  # no pipe into grep -q here: it may end before its writer does, which pipefail would take for "not found"
+  grep -qas "/init.sh" "/proc/$pid/cmdline" && grep -zqsxF "LAB_RUN=$LAB_RUN" "/proc/$pid/environ" && echo "$pid"
 }
 
 # A command in the lab's namespaces, with the variables of the lab that runs, not of the caller.

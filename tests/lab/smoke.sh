@@ -23,7 +23,7 @@ starts_of() { k exec "$1" -- cat /data/starts | wc -l; }
 restarts_of() { k get pod "$1" -o 'jsonpath={.status.containerStatuses[0].restartCount}'; }
 condition_of() { k get node "$1" -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}'; }
 fetches() { [ "$(k exec "$1" -- timeout 5 wget -qO- "$2")" = "$3" ]; }
-front_answers() { k exec web-0 -- timeout 5 wget -qO- http://web-front/name | grep -q '^web-'; }
+front_answers() { [[ $(k exec web-0 -- timeout 5 wget -qO- http://web-front/name) == web-* ]]; }
 is() { local want=$1; shift; [ "$("$@")" = "$want" ]; }
 
 api_from_pod() {
