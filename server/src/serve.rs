@@ -35,7 +35,8 @@ impl Failure {
 impl From<StartError> for Failure {
     fn from(e: StartError) -> Self {
         let rebuild = "; the other members are not affected: remove this member from the cluster and add it again with an empty data directory";
-        let hint = if e.exit_code() == 4 && !e.to_string().contains("add it again") { rebuild } else { "" };
+        let foreign = matches!(e, StartError::Foreign { .. });
+        let hint = if e.exit_code() == 4 && !foreign && !e.to_string().contains("add it again") { rebuild } else { "" };
         Self::new(e.exit_code(), format!("{e}{hint}"))
     }
 }

@@ -360,3 +360,104 @@ fn cut(journal: &[u8]) -> Option<(Record<'_>, &[u8])> {
     };
     Some((record, &journal[HEAD + a + b..]))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROOT: &str = "/disk";
+
+    fn record(kind: u16, inode: u64, x: u64, a: &str, b: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        out.extend_from_slice(&kind.to_le_bytes());
+        out.extend_from_slice(&0u16.to_le_bytes());
+        out.extend_from_slice(&(a.len() as u32).to_le_bytes());
+        out.extend_from_slice(&(b.len() as u32).to_le_bytes());
+        out.extend_from_slice(&0u32.to_le_bytes());
+        for number in [inode, x, 0] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        out.extend_from_slice(a.as_bytes());
+        out.extend_from_slice(b);
+        out
+    }
+
+    fn disk(records: &[Vec<u8>]) -> Disk {
+        let mut disk = Disk::of(Path::new(ROOT), &Tree::new());
+        disk.follow(&records.concat()).expect("a journal that can be followed");
+        disk
+    }
+
+    fn left(disk: &Disk, mercy: Mercy) -> Tree {
+        disk.cut(mercy, &mut crate::chance(7, "cut")).0
+    }
+
+    fn bytes<'a>(tree: &'a Tree, path: &str) -> Option<&'a [u8]> {
+        match tree.get(Path::new(path)) {
+            Some(Leaf::File(bytes)) => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// A file's sync keeps its bytes and not its name; a folder's sync keeps names and no bytes.
+    #[test]
+    fn bytes_and_names_are_synced_apart() {
+        let write = [record(1, 1, 0, "/disk/a", b""), record(3, 1, 0, "", b"one")];
+        let sync_file = [record(6, 1, 1, "", b""), record(7, 1, 1, "", b"")];
+        let sync_dir = [record(12, 9, 2, "/disk", b""), record(7, 9, 2, "", b"")];
+        assert_eq!(bytes(&left(&disk(&[&write[..], &sync_file].concat()), Mercy::None), "a"), None);
+        assert_eq!(bytes(&left(&disk(&[&write[..], &sync_dir].concat()), Mercy::None), "a"), Some(&b""[..]));
+        assert_eq!(bytes(&left(&disk(&[&write[..], &sync_file, &sync_dir].concat()), Mercy::None), "a"), Some(&b"one"[..]));
+        assert_eq!(bytes(&left(&disk(&write), Mercy::All), "a"), Some(&b"one"[..]));
+    }
+
+    /// What is written while a sync runs is not covered by it, and a sync that did not end covers nothing.
+    #[test]
+    fn a_sync_covers_what_came_before_its_beginning() {
+        let named = [record(1, 1, 0, "/disk/a", b""), record(12, 9, 1, "/disk", b""), record(7, 9, 1, "", b"")];
+        let first = [record(3, 1, 0, "", b"one"), record(6, 1, 2, "", b""), record(3, 1, 3, "", b"two")];
+        let ended = [record(7, 1, 2, "", b"")];
+        assert_eq!(bytes(&left(&disk(&[&named[..], &first].concat()), Mercy::None), "a"), Some(&b""[..]));
+        assert_eq!(bytes(&left(&disk(&[&named[..], &first, &ended].concat()), Mercy::None), "a"), Some(&b"one"[..]));
+    }
+
+    /// A rename that is not durable leaves the old name, and a folder's loss takes what is in it along.
+    #[test]
+    fn names_come_back() {
+        let made = [record(10, 0, 0, "/disk/d", b""), record(1, 1, 0, "/disk/d/old", b"")];
+        let dir = [record(12, 9, 1, "/disk/d", b""), record(7, 9, 1, "", b"")];
+        let root = [record(12, 8, 2, "/disk", b""), record(7, 8, 2, "", b"")];
+        let moved = [record(8, 0, 0, "/disk/d/old", b"/disk/d/new")];
+        assert!(left(&disk(&[&made[..], &dir, &moved].concat()), Mercy::None).is_empty());
+        let tree = left(&disk(&[&made[..], &dir, &root, &moved].concat()), Mercy::None);
+        assert!(bytes(&tree, "d/old").is_some() && bytes(&tree, "d/new").is_none());
+    }
+
+    /// Writes tear at sectors, and the same chances tear them the same way.
+    #[test]
+    fn same_seed_same_bytes() {
+        let named = [record(1, 1, 0, "/disk/a", b""), record(12, 9, 1, "/disk", b""), record(7, 9, 1, "", b"")];
+        let disk = disk(&[&named[..], &[record(3, 1, 100, "", &[5; 8000])]].concat());
+        let mut torn = false;
+        for seed in 0..20 {
+            let cut = || disk.cut(Mercy::Some, &mut crate::chance(seed, "cut")).0;
+            let (one, two) = (cut(), cut());
+            assert!(one == two, "seed {seed} gave two trees");
+            let kept = bytes(&one, "a").expect("the name is durable");
+            let sectors: Vec<bool> = kept.chunks(512).skip(1).map(|sector| sector.contains(&5)).collect();
+            assert!(kept.chunks(512).skip(1).all(|sector| sector.iter().all(|b| *b == sector[0])), "a sector is torn inside");
+            torn |= sectors.contains(&true) && sectors.contains(&false);
+        }
+        assert!(torn, "no seed tore the write");
+    }
+
+    /// A journal cut off by the death of its writer ends before its last whole record.
+    #[test]
+    fn an_unfinished_record_is_left_out() {
+        let whole = [record(1, 1, 0, "/disk/a", b""), record(3, 1, 0, "", b"one")].concat();
+        for size in 0..whole.len() {
+            let mut disk = Disk::of(Path::new(ROOT), &Tree::new());
+            disk.follow(&whole[..size]).expect("a prefix can be followed");
+        }
+    }
+}

@@ -4,8 +4,9 @@
 //! a restarted server against that record; `image` builds the disk that a power cut may leave, from the journal of the preloaded
 //! `shim/shim.c`; `tree` compares folders byte by byte; `case` runs rounds of all this from one seed.
 //!
-//! In: `QUORATE_BIN`, the server program (default: `target/release/quorate`); `CRASH_ROUNDS`, how many times the rounds of the short
-//! run are multiplied; `CRASH_SEED`, the one seed to run, printed by each failure. Everything written lies in temporary folders.
+//! In: `QUORATE_BIN`, the server program (default: `quorate` in the folder that cargo built the tests in); `CRASH_ROUNDS`, how many
+//! seeds are run for each one of the short run; `CRASH_SEED`, the one seed to run, printed by each failure. Everything written lies
+//! in temporary folders.
 
 pub mod case;
 pub mod check;
@@ -23,9 +24,9 @@ pub fn chance(seed: u64, purpose: &str) -> Chance {
     rand::SeedableRng::seed_from_u64(xxhash_rust::xxh3::xxh3_64_with_seed(purpose.as_bytes(), seed))
 }
 
-/// How many times the rounds of the short run are multiplied.
+/// How many seeds are run for each one of the short run.
 #[must_use]
-pub fn rounds_factor() -> u64 {
+pub fn seeds_factor() -> u64 {
     std::env::var("CRASH_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
 }
 
@@ -34,6 +35,6 @@ pub fn rounds_factor() -> u64 {
 pub fn seeds(count: u64) -> Vec<u64> {
     match std::env::var("CRASH_SEED").ok().and_then(|text| text.parse().ok()) {
         Some(seed) => vec![seed],
-        None => (1..=count * rounds_factor()).collect(),
+        None => (1..=count * seeds_factor()).collect(),
     }
 }

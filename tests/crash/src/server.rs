@@ -13,13 +13,14 @@ use std::time::{Duration, Instant};
 /// Longest wait for a start or an end; a loaded machine takes seconds, a hang takes for ever.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The server program.
+/// The server program: the one named, or the one built beside the test.
 #[must_use]
 pub fn program() -> PathBuf {
-    let path = std::env::var_os("QUORATE_BIN").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/release/quorate"),
-        PathBuf::from,
-    );
+    let beside = || {
+        let test = std::env::current_exe().ok()?;
+        Some(test.parent()?.parent()?.join("quorate"))
+    };
+    let path = std::env::var_os("QUORATE_BIN").map(PathBuf::from).or_else(beside).expect("a test program has a place");
     assert!(path.is_file(), "{} is not there: build the server with --release, or name it in QUORATE_BIN", path.display());
     path
 }

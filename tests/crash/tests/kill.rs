@@ -47,6 +47,31 @@ places! {
     at_the_end_of_a_start: "opened", 1, 2;
 }
 
+/// A log in a folder of its own is there before the member has its name: a first start that is cut short must not stand in the way.
+#[test]
+fn a_new_member_with_a_log_elsewhere() {
+    use crash_tests::server::{Server, Start, was_killed};
+    for place in ["found-log", "found-before-rename", "found-after-rename"] {
+        let scratch = tempfile::tempdir().expect("a temporary folder");
+        let log = scratch.path().join("log");
+        let start = Start::at(&scratch.path().join("data")).with(&["--wal-dir", log.to_str().expect("a readable path")]);
+        let dying = Start { failpoint: Some(format!("{place}=kill:1")), ..start.clone() };
+        for _ in 0..2 {
+            let ended = Server::spawn(&dying).wait_ready().expect_err("it dies");
+            assert!(was_killed(ended), "{place}: {ended}");
+            if place == "found-after-rename" {
+                break;
+            }
+        }
+        drop(Server::start(&start));
+        // With the data directory gone, the log of a member that served is not taken for a leftover.
+        std::fs::remove_dir_all(scratch.path().join("data")).expect("removable");
+        let mut refused = Server::spawn(&start);
+        let status = refused.wait_ready().expect_err("it must not start over a log with entries");
+        assert_eq!(status.code(), Some(4), "{}", refused.log());
+    }
+}
+
 #[test]
 fn at_chance_moments() {
     for seed in crash_tests::seeds(1) {
