@@ -228,6 +228,10 @@ impl Generator {
     /// Streams refuse most options, so most of them are left out.
     fn streamed(&mut self) -> Range {
         let mut range = self.range();
+        if range.sort_order == 0 {
+            // etcd sorts each chunk by itself then, wherever it cut them.
+            range.sort_target = 0;
+        }
         if !self.rng.one_in(5) {
             range.sort_order = 0;
             range.sort_target = 0;
