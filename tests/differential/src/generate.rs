@@ -375,8 +375,8 @@ impl Generator {
     fn alarm(&mut self) -> Op {
         match self.rng.below(8) {
             0..=2 => Op::Alarm { action: 0, kind: self.rng.between(0, 2) as i32, local: false, member: 0 },
-            // An action that has no name ends an etcd 3.7.3 with a nil dereference, so none is sent.
-            3 => Op::Alarm { action: self.rng.between(0, 2) as i32, kind: 3, local: false, member: 77 },
+            // An action that has no name ends an etcd 3.7.3 with a nil dereference, and Quorate refuses kinds that have none.
+            3 => Op::Alarm { action: self.rng.between(0, 2) as i32, kind: 1, local: false, member: 77 },
             4 => Op::Alarm { action: 2, kind: self.rng.between(0, 2) as i32, local: self.rng.one_in(2), member: 77 },
             _ => {
                 self.alarmed = self.rng.between(1, 2) as i32;
