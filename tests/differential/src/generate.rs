@@ -303,6 +303,7 @@ impl Generator {
         }
         if depth == 0 && puts(&txn) {
             delete_single_keys(&mut txn);
+            part_siblings(&mut txn);
         }
         txn
     }
@@ -402,6 +403,34 @@ fn delete_single_keys(txn: &mut Txn) {
             TxnOp::Delete(d) if d.range_end.0 == b"\0" => d.range_end = Blob::default(),
             TxnOp::Txn(inner) => delete_single_keys(inner),
             _ => {}
+        }
+    }
+}
+
+/// etcd lets one nested transaction delete what an earlier one beside it puts; Quorate refuses it, as it does within one level. So
+/// of several beside each other only the first may delete.
+fn part_siblings(txn: &mut Txn) {
+    for branch in [Txn::success_mut, Txn::failure_mut] {
+        let mut first = true;
+        for op in branch(txn) {
+            if let TxnOp::Txn(inner) = op {
+                if !first {
+                    without_deletes(inner);
+                }
+                part_siblings(inner);
+                first = false;
+            }
+        }
+    }
+}
+
+fn without_deletes(txn: &mut Txn) {
+    for branch in [Txn::success_mut, Txn::failure_mut] {
+        branch(txn).retain(|op| !matches!(op, TxnOp::Delete(_)));
+        for op in branch(txn) {
+            if let TxnOp::Txn(inner) = op {
+                without_deletes(inner);
+            }
         }
     }
 }

@@ -276,6 +276,10 @@ impl Pair {
         let future = self.watches.iter().any(|((s, _), t)| *s == stream && t.start > at.now);
         if !speaks || future {
             self.ask_progress(stream).await;
+            if future {
+                // Quorate answers when the watch's first revision is there; etcd does not.
+                self.owed[stream][1] += 1;
+            }
             return Ok(());
         }
         let deadline = Instant::now() + WATCH_PATIENCE;
