@@ -228,6 +228,10 @@ impl Generator {
     /// Streams refuse most options, so most of them are left out.
     fn streamed(&mut self) -> Range {
         let mut range = self.range();
+        if range.sort_order == 0 {
+            // etcd sorts each chunk by itself then, wherever it cut them.
+            range.sort_target = 0;
+        }
         if !self.rng.one_in(5) {
             range.sort_order = 0;
             range.sort_target = 0;
@@ -299,6 +303,7 @@ impl Generator {
         }
         if depth == 0 && puts(&txn) {
             delete_single_keys(&mut txn);
+            part_siblings(&mut txn);
         }
         txn
     }
@@ -371,8 +376,8 @@ impl Generator {
     fn alarm(&mut self) -> Op {
         match self.rng.below(8) {
             0..=2 => Op::Alarm { action: 0, kind: self.rng.between(0, 2) as i32, local: false, member: 0 },
-            // An action that has no name ends an etcd 3.7.3 with a nil dereference, so none is sent.
-            3 => Op::Alarm { action: self.rng.between(0, 2) as i32, kind: 3, local: false, member: 77 },
+            // An action that has no name ends an etcd 3.7.3 with a nil dereference, and Quorate refuses kinds that have none.
+            3 => Op::Alarm { action: self.rng.between(0, 2) as i32, kind: 1, local: false, member: 77 },
             4 => Op::Alarm { action: 2, kind: self.rng.between(0, 2) as i32, local: self.rng.one_in(2), member: 77 },
             _ => {
                 self.alarmed = self.rng.between(1, 2) as i32;
@@ -398,6 +403,34 @@ fn delete_single_keys(txn: &mut Txn) {
             TxnOp::Delete(d) if d.range_end.0 == b"\0" => d.range_end = Blob::default(),
             TxnOp::Txn(inner) => delete_single_keys(inner),
             _ => {}
+        }
+    }
+}
+
+/// etcd lets one nested transaction delete what an earlier one beside it puts; Quorate refuses it, as it does within one level. So
+/// of several beside each other only the first may delete.
+fn part_siblings(txn: &mut Txn) {
+    for branch in [Txn::success_mut, Txn::failure_mut] {
+        let mut first = true;
+        for op in branch(txn) {
+            if let TxnOp::Txn(inner) = op {
+                if !first {
+                    without_deletes(inner);
+                }
+                part_siblings(inner);
+                first = false;
+            }
+        }
+    }
+}
+
+fn without_deletes(txn: &mut Txn) {
+    for branch in [Txn::success_mut, Txn::failure_mut] {
+        branch(txn).retain(|op| !matches!(op, TxnOp::Delete(_)));
+        for op in branch(txn) {
+            if let TxnOp::Txn(inner) = op {
+                without_deletes(inner);
+            }
         }
     }
 }

@@ -45,6 +45,9 @@ struct Tracked {
     next: i64,
     /// It starts below the compacted revision, so it will be canceled.
     doomed: bool,
+    /// For one that starts in the past: what was expected of its id before it. Until it has been told an event there is no telling
+    /// whether etcd has brought it up to date yet.
+    before: Option<u64>,
 }
 
 impl Tracked {
@@ -159,11 +162,14 @@ impl Pair {
             Op::Restart { kill } => self.restart(*kill).await,
             Op::Compact { .. } => {
                 self.check().await?;
+                self.end_silent().await;
+                self.check().await?;
                 self.ask(op).await
             }
             Op::HashKv { revision } => {
                 let revision = revision.resolve(self.at);
-                let revision = if revision == 0 { self.at.now } else { revision };
+                // A compaction at 0 is accepted, and its hash remembered as that of revision 0, which otherwise means the newest.
+                let revision = if revision == 0 && !self.floors.contains(&0) { self.at.now } else { revision };
                 if self.floors.contains(&revision) { Ok(()) } else { self.ask(op).await }
             }
             _ => self.ask(op).await,
@@ -222,7 +228,8 @@ impl Pair {
         }
         if let Some((id, false)) = of_a {
             let next = if start > 0 { start } else { self.at.now + 1 };
-            self.watches.insert((stream, id), Tracked { watch: watch.clone(), start, next, doomed });
+            let before = (start > 0 && start <= self.at.now).then(|| self.expected.get(&(stream, id)).copied().unwrap_or(0));
+            self.watches.insert((stream, id), Tracked { watch: watch.clone(), start, next, doomed, before });
             if doomed {
                 self.undead.insert((stream, id));
                 *self.canceled.entry((stream, id)).or_default() += 1;
@@ -245,6 +252,19 @@ impl Pair {
         Ok(())
     }
 
+    /// Cancels watches that started in the past and have seen nothing: a compaction would cancel them or not, by when etcd last
+    /// looked for watches that are behind.
+    async fn end_silent(&mut self) {
+        let told = |place: &Place, t: &Tracked| t.before.is_none_or(|n| self.expected.get(place).copied().unwrap_or(0) > n);
+        let silent: Vec<Place> = self.watches.iter().filter(|(place, t)| !told(place, t)).map(|(place, _)| *place).collect();
+        for (stream, id) in silent {
+            let send = RequestUnion::CancelRequest(WatchCancelRequest { watch_id: id });
+            tokio::join!(self.a.streams[stream].send(send.clone()), self.b.streams[stream].send(send));
+            self.watches.remove(&(stream, id));
+            *self.canceled.entry((stream, id)).or_default() += 1;
+        }
+    }
+
     /// A stream tells its progress if it has watches and all of them have caught up; one that starts in the future has not.
     async fn progress(&mut self, stream: usize) -> Result<(), Stop> {
         if self.undead.iter().any(|(s, _)| *s == stream) {
@@ -256,6 +276,10 @@ impl Pair {
         let future = self.watches.iter().any(|((s, _), t)| *s == stream && t.start > at.now);
         if !speaks || future {
             self.ask_progress(stream).await;
+            if future {
+                // Quorate answers when the watch's first revision is there; etcd does not.
+                self.owed[stream][1] += 1;
+            }
             return Ok(());
         }
         let deadline = Instant::now() + WATCH_PATIENCE;

@@ -200,7 +200,8 @@ impl Side {
                 f.header("header", &r.header);
                 f.set("version", r.version);
                 f.set("leader", format!("{:x}", r.leader));
-                let mut errors = r.errors;
+                // Go prints messages with one blank or two between fields, different from build to build on purpose.
+                let mut errors: Vec<String> = r.errors.iter().map(|e| e.replace("  ", " ")).collect();
                 errors.sort();
                 f.set("errors", format!("{errors:?}"));
                 f.set("is_learner", r.is_learner);
