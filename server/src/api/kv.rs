@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use quorate_proto::{RawKv, entry, etcdserverpb as pb};
+use bytes::Bytes;
+use quorate_proto::{RawKv, entry, etcdserverpb as pb, mvccpb::KeyValue};
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -173,7 +174,7 @@ pub async fn compact(door: &Door, request: pb::CompactionRequest) -> Result<pb::
 /// with; header, `more` and `count` come with the last.
 /// A target other than the key sorts within each chunk, even though no order was asked for: an old habit of etcd's ranges, which its stream
 /// applies to a chunk at a time.
-fn sorted_chunk(kvs: Vec<RawKv>, target: entry::SortTarget) -> Result<Vec<RawKv>, Status> {
+fn sorted_chunk(kvs: Vec<RawKv>, target: entry::SortTarget, keys_only: bool) -> Result<Vec<RawKv>, Status> {
     if target == entry::SortTarget::Key {
         return Ok(kvs);
     }
@@ -186,7 +187,14 @@ fn sorted_chunk(kvs: Vec<RawKv>, target: entry::SortTarget) -> Result<Vec<RawKv>
         entry::SortTarget::Value => a.value.cmp(&b.value),
         entry::SortTarget::Key => a.key.cmp(&b.key),
     });
-    Ok(rows.into_iter().map(|(_, raw)| raw).collect())
+    let strip = |(mut kv, raw): (KeyValue, RawKv)| {
+        if !keys_only {
+            return raw;
+        }
+        (kv.value, kv.lease) = (Bytes::new(), 0);
+        RawKv::from(&kv)
+    };
+    Ok(rows.into_iter().map(strip).collect())
 }
 
 async fn range_stream(door: &Door, request: pb::RangeRequest, mut out: Outgoing<pb::RangeStreamResponse>) -> Result<(), Status> {
@@ -208,7 +216,8 @@ async fn range_stream(door: &Door, request: pb::RangeRequest, mut out: Outgoing<
     }
     let total = if query.limit > 0 { query.limit } else { i64::MAX };
     let target = door.limits.max_request_bytes;
-    let keys_only = query.keys_only;
+    // Values that decide the order are read even when only keys are sent.
+    let keys_only = query.keys_only && query.sort_target() == entry::SortTarget::Key;
     let mut chunk_keys = FIRST_CHUNK_KEYS.min(total);
     let mut range = KeyRange::from_request(&query.key, &query.range_end);
     let mut sent = 0;
@@ -216,7 +225,7 @@ async fn range_stream(door: &Door, request: pb::RangeRequest, mut out: Outgoing<
         let (from, keys) = (range, chunk_keys as usize);
         let Page { kvs, next } =
             door.read(chunk_keys <= FIRST_CHUNK_KEYS, move |store| store.page(&from, at, keys, 2 * target, keys_only)).await?;
-        let kvs = sorted_chunk(kvs, query.sort_target())?;
+        let kvs = sorted_chunk(kvs, query.sort_target(), query.keys_only)?;
         sent += kvs.len() as i64;
         let bytes = kvs.iter().map(|kv| kv.0.len()).sum();
         let mut response = pb::RangeResponse { kvs, ..Default::default() };

@@ -327,7 +327,7 @@ impl Wal {
     /// As `append`.
     pub fn write(&mut self, groups: &[Group]) -> Result<Appended, WalError> {
         self.check_health()?;
-        let Some(last) = groups.last() else {
+        let Some(number) = groups.iter().map(|group| group.number).max() else {
             return Ok(Appended::default());
         };
         let mut shape = self.shape.clone();
@@ -371,7 +371,7 @@ impl Wal {
         self.checksum = checksum;
         self.publish(groups, &effects, &places);
         Ok(Appended {
-            number: last.number,
+            number,
             bytes,
             synced: false,
         })

@@ -666,6 +666,36 @@ fn the_real_files_hold_a_log_too() {
     assert_eq!(replay.torn, None);
 }
 
+/// A mark shares a batch with the group before it and has no number: the answer must still tell of that group.
+#[test]
+fn a_mark_does_not_hide_the_group_it_was_written_with() {
+    let files = SimFiles::new(1);
+    let wal = create(&files, 65536);
+    let (answers, answered) = crossbeam_channel::unbounded();
+    let (go_on, held) = crossbeam_channel::bounded::<()>(0);
+    let hooks = Hooks {
+        on_durable: Box::new(move |durable: Durable<()>| {
+            answers.send(durable.number).expect("a listener");
+            // The first answer holds the writer up, so that what follows is queued as one batch.
+            let _ = held.recv();
+        }),
+        on_fault: Box::new(|error| panic!("{error}")),
+        on_written: Box::new(|_, _| {}),
+    };
+    let writer = WalWriter::spawn(wal, hooks).expect("a thread");
+    let submit = |group| assert!(writer.submit(WalTask { group, tag: () }).is_ok());
+    submit(group(1, 1, 1, 1, 10));
+    assert_eq!(answered.recv(), Ok(1));
+    submit(group(2, 2, 1, 1, 10));
+    submit(Group {
+        snapshot: Some(mark(1, 1)),
+        ..Group::default()
+    });
+    drop(go_on);
+    assert_eq!(answered.recv(), Ok(2));
+    writer.close().expect("a close");
+}
+
 #[test]
 fn the_writer_answers_in_order_and_batches() {
     let files = SimFiles::new(1);

@@ -221,7 +221,8 @@ impl<T> Body<T> {
             sync_time = Some(begun.elapsed());
         }
         (self.hooks.on_written)(written, sync_time);
-        let number = groups.last().map_or(0, |group| group.number);
+        // A snapshot mark has no number of its own and may come last; it must not hide the groups it was written with.
+        let number = groups.iter().map(|group| group.number).max().unwrap_or(0);
         (self.hooks.on_durable)(Durable { number, tags });
         Ok(())
     }

@@ -87,7 +87,7 @@ fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// Asks until it is answered, and adds every try to the record.
-async fn insist(client: &mut Client, record: &mut Record, tick: &mut u64, ask: Ask) {
+async fn insist(server: &Server, client: &mut Client, record: &mut Record, tick: &mut u64, ask: Ask) {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let end = client.ask(&ask).await;
@@ -97,7 +97,7 @@ async fn insist(client: &mut Client, record: &mut Record, tick: &mut u64, ask: A
         if answered {
             return;
         }
-        assert!(Instant::now() < deadline, "no answer to {ask:?}: {:?}", record.requests.last());
+        assert!(Instant::now() < deadline, "no answer to {ask:?}: {:?}; the log:\n{}", record.requests.last(), server.log());
     }
 }
 
@@ -131,12 +131,12 @@ fn a_full_disk() {
     let mut tick = 1 << 40;
     runtime.block_on(async {
         let mut client = Client::connect(&server.endpoint).await.expect("it serves");
-        insist(&mut client, &mut record, &mut tick, Ask::Put { key: "key-001".into(), value: "there is space".into(), lease: 0 }).await;
+        insist(&server, &mut client, &mut record, &mut tick, Ask::Put { key: "key-001".into(), value: "there is space".into(), lease: 0 }).await;
         for number in 2..10 {
-            insist(&mut client, &mut record, &mut tick, Ask::Delete { key: format!("key-{number:03}").into() }).await;
+            insist(&server, &mut client, &mut record, &mut tick, Ask::Delete { key: format!("key-{number:03}").into() }).await;
         }
         let revision = ledger.revision() - 1;
-        insist(&mut client, &mut record, &mut tick, Ask::Compact { revision }).await;
+        insist(&server, &mut client, &mut record, &mut tick, Ask::Compact { revision }).await;
     });
     wait_for("the compaction", || server.log().contains("finished scheduled compaction"));
     server.kill();

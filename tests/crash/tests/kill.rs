@@ -40,11 +40,11 @@ places! {
     before_the_flush_of_a_checkpoint: "checkpoint-written", 3, 3;
     after_the_flush_of_a_checkpoint: "checkpoint-flushed", 3, 3;
     in_a_physical_compaction: "sweep", 2, 4;
-    between_log_and_rows_of_a_new_member: "found-log", 1, 2;
-    before_a_new_member_has_its_name: "found-before-rename", 1, 2;
-    after_a_new_member_has_its_name: "found-after-rename", 1, 2;
-    between_log_and_rows_of_a_start: "opened-log", 1, 2;
-    at_the_end_of_a_start: "opened", 1, 2;
+    between_log_and_rows_of_a_new_member: "found-log", 2, 3;
+    before_a_new_member_has_its_name: "found-before-rename", 2, 3;
+    after_a_new_member_has_its_name: "found-after-rename", 2, 3;
+    between_log_and_rows_of_a_start: "opened-log", 2, 5;
+    at_the_end_of_a_start: "opened", 2, 5;
 }
 
 /// A log in a folder of its own is there before the member has its name: a first start that is cut short must not stand in the way.

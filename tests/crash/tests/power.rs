@@ -38,9 +38,9 @@ places! {
     before_the_flush_of_a_checkpoint: "checkpoint-written", 3, 3;
     after_the_flush_of_a_checkpoint: "checkpoint-flushed", 3, 3;
     in_a_physical_compaction: "sweep", 2, 3;
-    before_a_new_member_has_its_name: "found-before-rename", 1, 2;
-    after_a_new_member_has_its_name: "found-after-rename", 1, 2;
-    between_log_and_rows_of_a_start: "opened-log", 1, 3;
+    before_a_new_member_has_its_name: "found-before-rename", 2, 3;
+    after_a_new_member_has_its_name: "found-after-rename", 2, 3;
+    between_log_and_rows_of_a_start: "opened-log", 2, 5;
 }
 
 #[test]
