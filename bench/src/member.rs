@@ -42,8 +42,13 @@ impl Cluster {
     /// Starts `size` members with data below `dir`, on ports from `first_port` on, and waits until they serve.
     pub fn start(program: &Program, dir: &Path, size: usize, first_port: u16, tls: Option<&Certificates>) -> Result<Self, Failure> {
         fs::create_dir_all(dir)?;
-        let mut cluster =
-            Self { program: program.clone(), dir: dir.to_owned(), first_port, tls: tls.cloned(), members: (0..size).map(|_| None).collect() };
+        let mut cluster = Self {
+            program: program.clone(),
+            dir: dir.to_owned(),
+            first_port,
+            tls: tls.cloned(),
+            members: (0..size).map(|_| None).collect(),
+        };
         cluster.spawn_all()?;
         cluster.wait_ready()?;
         Ok(cluster)
@@ -63,7 +68,8 @@ impl Cluster {
 
     fn spawn_all(&mut self) -> Result<(), Failure> {
         for i in 0..self.members.len() {
-            self.members[i] = Some(self.command(i)?.spawn().map_err(|e| format!("{} does not start: {e}", self.program.path.display()))?);
+            self.members[i] =
+                Some(self.command(i)?.spawn().map_err(|e| format!("{} does not start: {e}", self.program.path.display()))?);
         }
         Ok(())
     }
@@ -123,7 +129,9 @@ impl Cluster {
             loop {
                 if let Some(status) = self.members[i].as_mut().and_then(|c| c.try_wait().ok().flatten()) {
                     let log = fs::read_to_string(self.dir.join(format!("m{i}.log"))).unwrap_or_default();
-                    return Err(format!("{} ended with {status}: {}", self.program.name, log.lines().last().unwrap_or("no log")).into());
+                    return Err(
+                        format!("{} ended with {status}: {}", self.program.name, log.lines().last().unwrap_or("no log")).into()
+                    );
                 }
                 let served = runtime.block_on(async {
                     let mut kv = KvClient::new(link.connect(0).await?);

@@ -2,9 +2,9 @@
 //!
 //! One client puts one value at a time, so between two answers there must be a completed sync. The trace is kept for reading.
 
+use crate::Failure;
 use crate::load::{self, Plan, Workload};
 use crate::member::{self, Cluster, Program};
-use crate::Failure;
 use clap::Args;
 use std::fs;
 use std::path::PathBuf;
@@ -42,7 +42,14 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         .map_err(|e| format!("strace does not start: {e}"))?;
     std::thread::sleep(Duration::from_millis(500));
     // A rate keeps the puts apart, so that a sync between two answers can only be the later one's.
-    let plan = Plan { clients: 1, connections: 1, ops: options.puts, rate: 20.0, value_size: 1000, ..member::plan(Workload::Put, cluster.link()) };
+    let plan = Plan {
+        clients: 1,
+        connections: 1,
+        ops: options.puts,
+        rate: 20.0,
+        value_size: 1000,
+        ..member::plan(Workload::Put, cluster.link())
+    };
     let report = load::run(&plan, &mut ());
     member::signal("INT", strace.id())?;
     strace.wait()?;
@@ -50,7 +57,10 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let text = fs::read_to_string(&trace)?;
     drop(cluster);
     let judged = judge(&text);
-    println!("{} puts, {} syncs, {} answers to the client; {} answers without a sync since the answer before", ops, judged.syncs, judged.answers, judged.early);
+    println!(
+        "{} puts, {} syncs, {} answers to the client; {} answers without a sync since the answer before",
+        ops, judged.syncs, judged.answers, judged.early
+    );
     println!("{}", judged.sample.join("\n"));
     fs::remove_dir_all(&dir)?;
     if judged.early > 0 || judged.answers < ops {

@@ -33,7 +33,11 @@ impl AddAssign for Usage {
 impl Sub for Usage {
     type Output = Self;
     fn sub(self, o: Self) -> Self {
-        Self { cpu_us: self.cpu_us - o.cpu_us, write_bytes: self.write_bytes.saturating_sub(o.write_bytes), switches: self.switches.saturating_sub(o.switches) }
+        Self {
+            cpu_us: self.cpu_us - o.cpu_us,
+            write_bytes: self.write_bytes.saturating_sub(o.write_bytes),
+            switches: self.switches.saturating_sub(o.switches),
+        }
     }
 }
 
@@ -63,7 +67,11 @@ pub fn memory(pid: u32) -> Result<Memory, Failure> {
 }
 
 fn field(text: &str, name: &str) -> u64 {
-    text.lines().find_map(|l| l.strip_prefix(name)).and_then(|v| v.split_ascii_whitespace().next()).and_then(|v| v.parse().ok()).unwrap_or(0)
+    text.lines()
+        .find_map(|l| l.strip_prefix(name))
+        .and_then(|v| v.split_ascii_whitespace().next())
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(0)
 }
 
 /// Bytes a folder takes on disk, blocks counted, sparse holes not.

@@ -23,7 +23,9 @@ impl Report {
     /// From the latency of each operation, in any order.
     pub fn new(workload: &str, ops: u64, seconds: f64, mut latencies: Vec<u32>) -> Self {
         latencies.sort_unstable();
-        let at = |part: f64| latencies.get(((latencies.len() as f64 * part) as usize).min(latencies.len().saturating_sub(1))).copied().unwrap_or(0);
+        let at = |part: f64| {
+            latencies.get(((latencies.len() as f64 * part) as usize).min(latencies.len().saturating_sub(1))).copied().unwrap_or(0)
+        };
         Self {
             workload: workload.to_owned(),
             ops,

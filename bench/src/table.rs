@@ -61,10 +61,19 @@ pub fn print(options: &Options) -> Result<(), Failure> {
 fn setting(commit: &str) -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let model = read("/proc/cpuinfo").lines().find_map(|l| l.strip_prefix("model name")).map_or_else(String::new, |m| m.trim_start_matches([' ', '\t', ':']).to_owned());
+    let model = read("/proc/cpuinfo")
+        .lines()
+        .find_map(|l| l.strip_prefix("model name"))
+        .map_or_else(String::new, |m| m.trim_start_matches([' ', '\t', ':']).to_owned());
     let load = read("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned();
-    let date = Command::new("date").arg("+%Y-%m-%d").output().map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default();
-    format!("{date}, commit {commit}, {cores} cores ({model}), load average at the end {load}. Each cell: etcd / quorate, and quorate's part of etcd's.\n")
+    let date = Command::new("date")
+        .arg("+%Y-%m-%d")
+        .output()
+        .map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned())
+        .unwrap_or_default();
+    format!(
+        "{date}, commit {commit}, {cores} cores ({model}), load average at the end {load}. Each cell: etcd / quorate, and quorate's part of etcd's.\n"
+    )
 }
 
 fn render(runs: &[Run]) -> String {
@@ -76,7 +85,9 @@ fn render(runs: &[Run]) -> String {
         columns.iter().for_each(|(_, heading, _)| out += &format!(" {heading} |"));
         out += &format!("\n|---|---|{}\n", "---|".repeat(columns.len()));
         for row in unique(of_stage.iter().map(|r| r.row.as_str())) {
-            let of = |server: &str| of_stage.iter().filter(|r| r.row == row && r.server == server && r.error.is_none()).copied().collect::<Vec<_>>();
+            let of = |server: &str| {
+                of_stage.iter().filter(|r| r.row == row && r.server == server && r.error.is_none()).copied().collect::<Vec<_>>()
+            };
             let (etcd, quorate) = (of("etcd"), of("quorate"));
             out += &format!("| {row} | {} |", etcd.len().min(quorate.len()));
             for (name, _, digits) in &columns {
@@ -85,7 +96,12 @@ fn render(runs: &[Run]) -> String {
             }
             out.push('\n');
             for failed in of_stage.iter().filter(|r| r.row == row && r.error.is_some()) {
-                out += &format!("| {row}: {} failed: {} | |{}\n", failed.server, failed.error.as_deref().unwrap_or_default().replace('|', "/"), " |".repeat(columns.len()));
+                out += &format!(
+                    "| {row}: {} failed: {} | |{}\n",
+                    failed.server,
+                    failed.error.as_deref().unwrap_or_default().replace('|', "/"),
+                    " |".repeat(columns.len())
+                );
             }
         }
     }

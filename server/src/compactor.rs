@@ -2,7 +2,7 @@
 
 use crate::config::AutoCompaction;
 use crate::node::{NodeHandle, ProposeError};
-use quorate_proto::entry::{Compact, Command, command::Op};
+use quorate_proto::entry::{Command, Compact, command::Op};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -44,7 +44,9 @@ pub async fn run(node: NodeHandle, policy: AutoCompaction) {
             AutoCompaction::Revision(keep) => Some(revision.saturating_sub(i64::try_from(keep).unwrap_or(i64::MAX))),
             _ => ages.sample(Instant::now(), revision, keep),
         };
-        let Some(target) = target.filter(|t| *t > node.store().compact_revision() && *t > 0 && node.status().is_leader) else { continue };
+        let Some(target) = target.filter(|t| *t > node.store().compact_revision() && *t > 0 && node.status().is_leader) else {
+            continue;
+        };
         tracing::info!(revision = target, "starting auto compaction");
         match node.propose(Command { op: Some(Op::Compact(Compact { revision: target })) }).await {
             Ok(_) => tracing::info!(revision = target, "completed auto compaction"),

@@ -103,7 +103,9 @@ pub(crate) fn founding(config: &Config) -> Result<Option<Founding>, Failure> {
             let members = b.members.iter().map(member).collect();
             Ok(Some(Founding { cluster_id: b.cluster_id, member_id: b.local_id, members }))
         }
-        FirstStart::Join(_) => Err(Failure::new(1, "joining an existing cluster (--initial-cluster-state=existing) is not part of this build")),
+        FirstStart::Join(_) => {
+            Err(Failure::new(1, "joining an existing cluster (--initial-cluster-state=existing) is not part of this build"))
+        }
     }
 }
 
@@ -123,7 +125,8 @@ pub(crate) fn make_data_dir(dir: &Path) -> Result<(), Failure> {
 }
 
 fn bind(urls: &[config::ListenUrl]) -> Result<Vec<Listener>, Failure> {
-    let one = |url: &config::ListenUrl| Address::parse(&url.url().to_string()).and_then(|a| a.bind()).map_err(|e| Failure::new(1, e));
+    let one =
+        |url: &config::ListenUrl| Address::parse(&url.url().to_string()).and_then(|a| a.bind()).map_err(|e| Failure::new(1, e));
     urls.iter().map(one).collect()
 }
 
@@ -270,7 +273,11 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
         true => Some(JsonCalls::new(grpc.clone(), config.max_request_bytes).map_err(|e| Failure::new(1, e))?),
         false => None,
     };
-    let http = gateway::client_routes(&site, calls, Access { origins: pages::allow(&config.cors), hosts: pages::allow(&config.host_whitelist) });
+    let http = gateway::client_routes(
+        &site,
+        calls,
+        Access { origins: pages::allow(&config.cors), hosts: pages::allow(&config.host_whitelist) },
+    );
     let door = Door::new(net.clone(), max_connections());
     // Peers' streams never end by themselves: they have a door of their own, closed after the clients'.
     let peer_door = Door::new(net, max_connections());
@@ -288,10 +295,18 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
     open(
         &peer_door,
         peer_listeners,
-        Entrance { name: "peer", tls: peer_tls, grpc: Some(peer_grpc), http: Some(peer_http), http2: Http2::default(), bytes: Arc::default() },
+        Entrance {
+            name: "peer",
+            tls: peer_tls,
+            grpc: Some(peer_grpc),
+            http: Some(peer_http),
+            http2: Http2::default(),
+            bytes: Arc::default(),
+        },
     )?;
     wait_leader(&handle).await;
-    let entrance = |name, grpc, http| Entrance { name, tls: client_tls.clone(), grpc, http, http2, bytes: metrics.client_bytes.clone() };
+    let entrance =
+        |name, grpc, http| Entrance { name, tls: client_tls.clone(), grpc, http, http2, bytes: metrics.client_bytes.clone() };
     let apart = !http_listeners.is_empty();
     open(&door, client_listeners, entrance("client", Some(grpc.clone()), Some(http.clone()).filter(|_| !apart)))?;
     open(&door, http_listeners, entrance("client http", None, Some(http)))?;
@@ -348,7 +363,8 @@ impl Server {
 
     async fn hand_over(&self, handle: &NodeHandle) {
         let status = handle.status();
-        let others: Vec<u64> = handle.shared().members().iter().filter(|m| !m.learner && m.id != status.member_id).map(|m| m.id).collect();
+        let others: Vec<u64> =
+            handle.shared().members().iter().filter(|m| !m.learner && m.id != status.member_id).map(|m| m.id).collect();
         if !status.is_leader {
             return;
         }

@@ -7,8 +7,8 @@ use std::io;
 use std::time::Duration;
 
 use quorate::config::{
-    AllowList, AuthToken, AutoCompaction, Config, ConfigError, Effect, FirstStart, JwtMethod, Kind, Level, LogLevel, LogOutput, Parsed,
-    TlsVersion, Warning, flags, flags_markdown, help_text, version_text,
+    AllowList, AuthToken, AutoCompaction, Config, ConfigError, Effect, FirstStart, JwtMethod, Kind, Level, LogLevel, LogOutput,
+    Parsed, TlsVersion, Warning, flags, flags_markdown, help_text, version_text,
 };
 
 type Env<'a> = &'a [(&'a str, &'a str)];
@@ -151,9 +151,11 @@ fn flags_are_written_as_go_reads_them() {
     check(&["--name="], &[], Holds(|c| c.name.is_empty() && c.data_dir.to_str() == Some(".etcd")));
     check(&["--heartbeat-interval=0x32"], &[], Holds(|c| c.heartbeat_interval == Duration::from_millis(50)));
     check(&["--listen-peer-urls="], &[], Holds(|c| c.listen_peer_urls[0].to_string() == "http://localhost:2380"));
-    check(&["--feature-gates=AllAlpha=true,PriorityRequest=false", "--feature-gates=FastLeaseKeepAlive=0"], &[], Holds(|c| {
-        c.features.initial_corrupt_check && !c.features.priority_request && !c.features.fast_lease_keep_alive
-    }));
+    check(
+        &["--feature-gates=AllAlpha=true,PriorityRequest=false", "--feature-gates=FastLeaseKeepAlive=0"],
+        &[],
+        Holds(|c| c.features.initial_corrupt_check && !c.features.priority_request && !c.features.fast_lease_keep_alive),
+    );
     for (args, code, text) in [
         (&["--nmae=a"][..], 2, "did you mean --name?"),
         (&["--frobnicate"], 2, "unknown flag --frobnicate"),
@@ -248,8 +250,16 @@ fn timing_and_limits_are_bounded() {
     check(&["--max-concurrent-streams=0x10"], &[], Holds(|c| c.max_concurrent_streams == Some(16)));
     check(&["--grpc-keepalive-interval=0"], &[], Holds(|c| c.keepalive.is_none()));
     check(&["--grpc-keepalive-min-time=0s"], &[], Holds(|c| c.keepalive_min_time.is_none()));
-    check(&["--watch-progress-notify-interval=10ms"], &[], Holds(|c| c.watch_progress_notify_interval == Duration::from_millis(100)));
-    check(&["--watch-progress-notify-interval=10ms"], &[], Warns("watch-progress-notify-interval", "10ms raised to the least value, 100ms"));
+    check(
+        &["--watch-progress-notify-interval=10ms"],
+        &[],
+        Holds(|c| c.watch_progress_notify_interval == Duration::from_millis(100)),
+    );
+    check(
+        &["--watch-progress-notify-interval=10ms"],
+        &[],
+        Warns("watch-progress-notify-interval", "10ms raised to the least value, 100ms"),
+    );
     check(&["--watch-progress-notify-interval=0"], &[], Holds(|c| c.watch_progress_notify_interval == secs(600)));
     check(&["--raft-read-timeout=1s"], &[], Holds(|c| c.peer_read_timeout == secs(5)));
     check(&["--compact-hash-check-time=0s"], &[], Fails(1, "must be >0"));
@@ -295,9 +305,11 @@ fn urls_follow_etcd_s_rules() {
     check(&["--listen-peer-urls=http://example.com:2380"], &[], Fails(1, "expected IP in URL for binding"));
     check(&["--listen-metrics-urls=http://metrics:2381"], &[], Fails(1, "expected IP"));
     check(&["--initial-advertise-peer-urls=http://:2380"], &[], Fails(1, "unexpected empty host"));
-    check(&["--initial-advertise-peer-urls=https://a.example.com:2380"], &[], Holds(|c| {
-        c.initial_cluster == "default=https://a.example.com:2380"
-    }));
+    check(
+        &["--initial-advertise-peer-urls=https://a.example.com:2380"],
+        &[],
+        Holds(|c| c.initial_cluster == "default=https://a.example.com:2380"),
+    );
     check(&["--listen-client-urls=http://0.0.0.0:2379"], &[], Fails(1, "listen-client-urls is set explicitly"));
     check(&["--listen-client-http-urls=http://localhost:2379"], &[], Fails(1, "cannot bind both"));
     check(&["--listen-client-http-urls=http://localhost:2381"], &[], Holds(|c| c.listen_client_http_urls.len() == 1));
@@ -331,7 +343,8 @@ fn tls_settings_must_fit_together() {
     check(&[&["--peer-cert-allowed-cn=a"]], Warns("peer-cert-allowed-cn", "nothing is checked"));
     check(&[&["--tls-min-version=TLS1.1"]], Fails(1, "unexpected TLS version \"TLS1.1\""));
     check(&[&["--tls-min-version=TLS1.3", "--tls-max-version=TLS1.2"]], Fails(1, "greater than max"));
-    let suites = "--cipher-suites=TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305,TLS_RSA_WITH_AES_128_CBC_SHA";
+    let suites =
+        "--cipher-suites=TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305,TLS_RSA_WITH_AES_128_CBC_SHA";
     check(&[&[suites]], Holds(|c| c.tls.cipher_suites.iter().map(|s| s.code).eq([0xc02f, 0xcca8])));
     check(&[&[suites]], Warns("cipher-suites", "TLS_RSA_WITH_AES_128_CBC_SHA is too weak"));
     check(&[&[suites, "--tls-min-version=TLS1.3"]], Fails(1, "only TLS1.3 is enabled"));
@@ -342,9 +355,13 @@ fn tls_settings_must_fit_together() {
 
 #[test]
 fn auth_tokens_and_logs_are_checked() {
-    check(&["--auth-token=jwt,pub-key=p,priv-key=q,sign-method=ES256,ttl=10m"], &[], Holds(|c| {
-        matches!(&c.auth_token, AuthToken::Jwt { method: JwtMethod::Es256, public_key: Some(_), private_key: Some(_), ttl } if *ttl == secs(600))
-    }));
+    check(
+        &["--auth-token=jwt,pub-key=p,priv-key=q,sign-method=ES256,ttl=10m"],
+        &[],
+        Holds(
+            |c| matches!(&c.auth_token, AuthToken::Jwt { method: JwtMethod::Es256, public_key: Some(_), private_key: Some(_), ttl } if *ttl == secs(600)),
+        ),
+    );
     check(&["--auth-token-ttl=0"], &[], Holds(|c| c.auth_token == AuthToken::Simple { ttl: secs(300) }));
     check(&["--auth-token="], &[], Holds(|c| c.auth_token == AuthToken::None));
     for (value, text) in [
@@ -375,7 +392,9 @@ fn a_first_start_checks_the_member_list() {
     let list = "--initial-cluster=infra1=http://127.0.0.1:12380,infra2=http://127.0.0.1:22380,infra3=http://127.0.0.1:32380";
     let common = [list, "--initial-cluster-token=etcd-cluster-1", "--name=infra2"];
     let urls = ["--initial-advertise-peer-urls=http://127.0.0.1:22380"];
-    let FirstStart::Form(boot) = start(&[&common[..], &urls[..]].concat()).expect("three") else { panic!("expected a new cluster") };
+    let FirstStart::Form(boot) = start(&[&common[..], &urls[..]].concat()).expect("three") else {
+        panic!("expected a new cluster")
+    };
     assert_eq!(format!("{:x} {:x}", boot.local_id, boot.cluster_id), "91bc3c398fb3c146 ef37ad9dc622a7c4");
     assert_eq!(boot.members.iter().map(|m| m.name.as_str()).collect::<Vec<_>>(), ["infra1", "infra2", "infra3"]);
 

@@ -189,7 +189,9 @@ impl Runner {
                     if self.options.quick {
                         plan.ops /= 4;
                     }
-                    plan.seed = pair as u64 + 1 + self.pairs() as u64 * (1 + rows.iter().position(|x| x.name == r.name).unwrap_or(0) as u64);
+                    plan.seed = pair as u64
+                        + 1
+                        + self.pairs() as u64 * (1 + rows.iter().position(|x| x.name == r.name).unwrap_or(0) as u64);
                     let result = measure(cluster, &plan);
                     self.record(stage, r.name, &self.programs[which].name.clone(), result);
                 }
@@ -214,7 +216,13 @@ impl Runner {
             let program = self.programs[which].clone();
             let filled = (|| {
                 let cluster = self.cluster(&program, which, 1, false)?;
-                let fill = Plan { clients: 8, connections: 4, key_space: keys, seconds: 1200.0, ..member::plan(Workload::Fill, cluster.link()) };
+                let fill = Plan {
+                    clients: 8,
+                    connections: 4,
+                    key_space: keys,
+                    seconds: 1200.0,
+                    ..member::plan(Workload::Fill, cluster.link())
+                };
                 let before = cluster.usage()?;
                 load::run(&fill, &mut ())?;
                 std::thread::sleep(Duration::from_secs(2));
@@ -241,7 +249,12 @@ impl Runner {
         let pairs = self.pairs();
         for _ in 0..pairs {
             for (program, cluster) in &clusters {
-                let plan = Plan { clients: 1, connections: 1, ops: if self.options.quick { 20 } else { 40 }, ..member::plan(Workload::Page, cluster.link()) };
+                let plan = Plan {
+                    clients: 1,
+                    connections: 1,
+                    ops: if self.options.quick { 20 } else { 40 },
+                    ..member::plan(Workload::Page, cluster.link())
+                };
                 let result = measure(cluster, &plan);
                 self.record(stage, "first page of 500", &program.name, result);
             }
@@ -299,7 +312,11 @@ impl Runner {
                     strace.wait()?;
                     let ops = report?.ops as f64;
                     let counted = fs::read_to_string(&out)?;
-                    let calls: f64 = counted.lines().filter(|l| l.ends_with("sync")).filter_map(|l| l.split_ascii_whitespace().nth(3)?.parse::<f64>().ok()).sum();
+                    let calls: f64 = counted
+                        .lines()
+                        .filter(|l| l.ends_with("sync"))
+                        .filter_map(|l| l.split_ascii_whitespace().nth(3)?.parse::<f64>().ok())
+                        .sum();
                     cluster.remove()?;
                     Ok(BTreeMap::from([("puts".to_owned(), ops), ("sync_calls_op".to_owned(), calls / ops)]))
                 })();

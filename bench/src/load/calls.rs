@@ -69,7 +69,11 @@ impl Client {
         let n = ticket.number;
         match self.plan.workload {
             Workload::Put => {
-                let key = if self.plan.fresh { fresh_key(&self.plan, n) } else { bounded_key(&self.plan, self.random.below(self.plan.key_space)) };
+                let key = if self.plan.fresh {
+                    fresh_key(&self.plan, n)
+                } else {
+                    bounded_key(&self.plan, self.random.below(self.plan.key_space))
+                };
                 self.kv.put(pb::PutRequest { key, value: self.value(n), ..Default::default() }).await?;
             }
             Workload::Get => {
@@ -95,7 +99,9 @@ impl Client {
                 let answer = self.guarded_put(self.owned(i), self.revisions[i as usize], n).await?;
                 self.revisions[i as usize] = match answer.responses.into_iter().next().and_then(|r| r.response) {
                     Some(Answer::ResponsePut(put)) => put.header.map_or(0, |h| h.revision),
-                    Some(Answer::ResponseRange(range)) => range.kvs.first().map_or(Ok(0), |kv| kv.decode().map(|kv| kv.mod_revision))?,
+                    Some(Answer::ResponseRange(range)) => {
+                        range.kvs.first().map_or(Ok(0), |kv| kv.decode().map(|kv| kv.mod_revision))?
+                    }
                     _ => return Err("the transaction answered with neither put nor range".into()),
                 };
                 expect(answer.succeeded, "somebody else changed an owned key")?;

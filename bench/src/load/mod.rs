@@ -200,7 +200,12 @@ impl Tally {
 }
 
 /// Runs clients that ask, wait and ask again: `prepare` makes a client ready, `work` runs it until tickets are out.
-fn closed_loop<C, P, W>(plan: &Plan, probe: &mut dyn Probe, prepare: fn(Arc<Plan>, tonic::transport::Channel, u64) -> P, work: fn(C, Arc<Tickets>) -> W) -> Result<Report, Failure>
+fn closed_loop<C, P, W>(
+    plan: &Plan,
+    probe: &mut dyn Probe,
+    prepare: fn(Arc<Plan>, tonic::transport::Channel, u64) -> P,
+    work: fn(C, Arc<Tickets>) -> W,
+) -> Result<Report, Failure>
 where
     C: Send + 'static,
     P: Future<Output = Result<C, Failure>> + Send + 'static,

@@ -50,7 +50,8 @@ async fn fan_out(plan: Arc<Plan>, probe: &mut dyn Probe) -> Result<Report, Failu
     tickets.start();
     let began = Instant::now();
     let readers: Vec<_> = streams.into_iter().map(|(ask, s)| tokio::spawn(read(shared.clone(), ask, s))).collect();
-    let puts: Vec<_> = (0..WRITERS.min(plan.clients)).map(|w| tokio::spawn(write(shared.clone(), writers[w % writers.len()].clone()))).collect();
+    let puts: Vec<_> =
+        (0..WRITERS.min(plan.clients)).map(|w| tokio::spawn(write(shared.clone(), writers[w % writers.len()].clone()))).collect();
     let mut tally = Tally::default();
     for p in puts {
         tally.merge(p.await?);
@@ -123,7 +124,8 @@ async fn read(shared: Arc<Shared>, _ask: mpsc::Sender<pb::WatchRequest>, mut ans
                 let now = Instant::now();
                 for event in &answer.events {
                     let number = event.kv.as_ref().and_then(number_of).unwrap_or(0);
-                    let due = began + Duration::from_secs_f64(if shared.plan.rate > 0.0 { number as f64 / shared.plan.rate } else { 0.0 });
+                    let due = began
+                        + Duration::from_secs_f64(if shared.plan.rate > 0.0 { number as f64 / shared.plan.rate } else { 0.0 });
                     tally.latencies.push(now.saturating_duration_since(due).as_micros().min(u128::from(u32::MAX)) as u32);
                 }
                 let events = answer.events.len() as i64;

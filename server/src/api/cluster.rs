@@ -124,7 +124,10 @@ impl pb::cluster_server::Cluster for Cluster {
         self.0.unary(Method::MemberList, request, refuses, |request| members(&self.0, request)).await
     }
 
-    async fn member_promote(&self, request: Request<pb::MemberPromoteRequest>) -> Result<Response<pb::MemberPromoteResponse>, Status> {
+    async fn member_promote(
+        &self,
+        request: Request<pb::MemberPromoteRequest>,
+    ) -> Result<Response<pb::MemberPromoteResponse>, Status> {
         self.0
             .unary(Method::MemberPromote, request, refuses, |request| async move {
                 let members = self.0.context.membership.promote(request.id).await?;

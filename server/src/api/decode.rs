@@ -53,8 +53,7 @@ pub fn range_stream(request: pb::RangeRequest) -> Result<entry::Range, Refusal> 
     if !key_order {
         return Err(Refusal::StreamSortUnsupported);
     }
-    let filters =
-        [query.min_mod_revision, query.max_mod_revision, query.min_create_revision, query.max_create_revision];
+    let filters = [query.min_mod_revision, query.max_mod_revision, query.min_create_revision, query.max_create_revision];
     if filters.iter().any(|&filter| filter != 0) {
         return Err(Refusal::StreamFilterUnsupported);
     }
@@ -266,7 +265,10 @@ mod tests {
         assert!(txn(nested(2), 3).is_ok());
         assert_eq!(txn(nested(3), 3).err(), Some(Refusal::TooManyOps));
         // The budget is looked at before the keys.
-        assert_eq!(txn(pb::TxnRequest { compare: vec![pb::Compare::default(); 2], ..Default::default() }, 1).err(), Some(Refusal::TooManyOps));
+        assert_eq!(
+            txn(pb::TxnRequest { compare: vec![pb::Compare::default(); 2], ..Default::default() }, 1).err(),
+            Some(Refusal::TooManyOps)
+        );
     }
 
     /// Nesting is bounded well below what a log entry can be read back with, whatever the budget.
@@ -293,9 +295,13 @@ mod tests {
     #[test]
     fn compare_refusals() {
         let decoded = |compare: pb::Compare| txn(pb::TxnRequest { compare: vec![compare], ..Default::default() }, 1);
-        let good = pb::Compare { key: "k".into(), target: 2, target_union: Some(TargetUnion::ModRevision(5)), ..Default::default() };
+        let good =
+            pb::Compare { key: "k".into(), target: 2, target_union: Some(TargetUnion::ModRevision(5)), ..Default::default() };
         assert_eq!(decoded(good.clone()).unwrap().compare[0].number, 5);
-        assert_eq!(decoded(pb::Compare { target_union: Some(TargetUnion::Version(5)), ..good.clone() }).unwrap().compare[0].number, 0);
+        assert_eq!(
+            decoded(pb::Compare { target_union: Some(TargetUnion::Version(5)), ..good.clone() }).unwrap().compare[0].number,
+            0
+        );
         assert_eq!(decoded(pb::Compare { key: "".into(), ..good.clone() }).err(), Some(Refusal::EmptyKey));
         assert_eq!(decoded(pb::Compare { target: 5, ..good.clone() }).err(), Some(Refusal::UnknownCompare));
         assert_eq!(decoded(pb::Compare { result: 4, ..good }).err(), Some(Refusal::UnknownCompare));
@@ -353,7 +359,9 @@ mod tests {
     /// What is too large for the log is refused by its encoded size.
     #[test]
     fn command_size() {
-        let put = |value: usize| entry::command::Op::Put(entry::Put { key: "k".into(), value: vec![0; value].into(), ..Default::default() });
+        let put = |value: usize| {
+            entry::command::Op::Put(entry::Put { key: "k".into(), value: vec![0; value].into(), ..Default::default() })
+        };
         let size = entry::Command { op: Some(put(1000)) }.encoded_len();
         assert!(command(put(1000), size).is_ok());
         assert_eq!(command(put(1001), size).err(), Some(Refusal::RequestTooLarge));

@@ -158,12 +158,7 @@ impl Door {
     /// The header of an answer at `revision`, with the term this member is in.
     pub fn header(&self, revision: i64) -> ResponseHeader {
         let status = self.context.node.status();
-        ResponseHeader {
-            cluster_id: status.cluster_id,
-            member_id: status.member_id,
-            revision,
-            raft_term: status.term,
-        }
+        ResponseHeader { cluster_id: status.cluster_id, member_id: status.member_id, revision, raft_term: status.term }
     }
 
     /// The header of an answer that names the newest revision.

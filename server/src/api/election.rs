@@ -31,12 +31,18 @@ fn refuses<M>(_: &M) -> Learner {
 
 #[tonic::async_trait]
 impl v3electionpb::election_server::Election for Election {
-    async fn campaign(&self, request: Request<v3electionpb::CampaignRequest>) -> Result<Response<v3electionpb::CampaignResponse>, Status> {
+    async fn campaign(
+        &self,
+        request: Request<v3electionpb::CampaignRequest>,
+    ) -> Result<Response<v3electionpb::CampaignResponse>, Status> {
         let work = |request| async { campaign(&self.0, request).await.map_err(session::without_code) };
         self.0.unary(Method::Campaign, request, refuses, work).await
     }
 
-    async fn proclaim(&self, request: Request<v3electionpb::ProclaimRequest>) -> Result<Response<v3electionpb::ProclaimResponse>, Status> {
+    async fn proclaim(
+        &self,
+        request: Request<v3electionpb::ProclaimRequest>,
+    ) -> Result<Response<v3electionpb::ProclaimResponse>, Status> {
         let work = |request: v3electionpb::ProclaimRequest| async {
             let mut leader = request.leader.ok_or_else(|| Status::unknown(NO_LEADER_KEY))?;
             leader.lease = session::session_lease(&self.0, leader.lease).await.map_err(session::without_code)?;
@@ -46,7 +52,10 @@ impl v3electionpb::election_server::Election for Election {
         self.0.unary(Method::Proclaim, request, refuses, work).await
     }
 
-    async fn leader(&self, request: Request<v3electionpb::LeaderRequest>) -> Result<Response<v3electionpb::LeaderResponse>, Status> {
+    async fn leader(
+        &self,
+        request: Request<v3electionpb::LeaderRequest>,
+    ) -> Result<Response<v3electionpb::LeaderResponse>, Status> {
         let work = |request| async { leader(&self.0, request).await.map_err(session::without_code) };
         self.0.unary(Method::Leader, request, refuses, work).await
     }
@@ -64,7 +73,10 @@ impl v3electionpb::election_server::Election for Election {
         })
     }
 
-    async fn resign(&self, request: Request<v3electionpb::ResignRequest>) -> Result<Response<v3electionpb::ResignResponse>, Status> {
+    async fn resign(
+        &self,
+        request: Request<v3electionpb::ResignRequest>,
+    ) -> Result<Response<v3electionpb::ResignResponse>, Status> {
         let work = |request: v3electionpb::ResignRequest| async {
             let leader = request.leader.ok_or_else(|| Status::unknown(NO_LEADER_KEY))?;
             let resign = pb::TxnRequest {
@@ -80,10 +92,7 @@ impl v3electionpb::election_server::Election for Election {
 }
 
 /// Lines up with a value and waits to lead.
-pub async fn campaign(
-    door: &Arc<Door>,
-    request: v3electionpb::CampaignRequest,
-) -> Result<v3electionpb::CampaignResponse, Status> {
+pub async fn campaign(door: &Arc<Door>, request: v3electionpb::CampaignRequest) -> Result<v3electionpb::CampaignResponse, Status> {
     let lease = session::session_lease(door, request.lease).await?;
     let prefix = session::waiters_prefix(&request.name);
     let key = session::waiter_key(&prefix, lease);

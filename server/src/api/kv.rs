@@ -147,11 +147,9 @@ fn op_response(outcome: TxnOpOutcome) -> pb::response_op::Response {
         TxnOpOutcome::Put { prev, revision } => {
             R::ResponsePut(pb::PutResponse { header: Some(inner_header(revision)), prev_kv: prev })
         }
-        TxnOpOutcome::DeleteRange { deleted, prev, revision } => R::ResponseDeleteRange(pb::DeleteRangeResponse {
-            header: Some(inner_header(revision)),
-            deleted,
-            prev_kvs: prev,
-        }),
+        TxnOpOutcome::DeleteRange { deleted, prev, revision } => {
+            R::ResponseDeleteRange(pb::DeleteRangeResponse { header: Some(inner_header(revision)), deleted, prev_kvs: prev })
+        }
         // The header of a nested transaction is there and says nothing.
         TxnOpOutcome::Txn(outcome, _) => R::ResponseTxn(txn_response(outcome, inner_header(0))),
     }

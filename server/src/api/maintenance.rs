@@ -212,10 +212,9 @@ pub async fn downgrade(door: &Door, request: pb::DowngradeRequest) -> Result<pb:
             door.barrier().await?;
             Err(Refusal::DowngradeTargetInvalid.into())
         }
-        Ok(DowngradeAction::Cancel) => Ok(pb::DowngradeResponse {
-            header: Some(door.header_now()),
-            version: minor_version(&door.limits.etcd_version),
-        }),
+        Ok(DowngradeAction::Cancel) => {
+            Ok(pb::DowngradeResponse { header: Some(door.header_now()), version: minor_version(&door.limits.etcd_version) })
+        }
         Err(_) => Err(Refusal::UnknownMethod.into()),
     }
 }
@@ -235,9 +234,16 @@ mod tests {
     /// A downgrade target may be `major.minor` or a semantic version, nothing else.
     #[test]
     fn downgrade_target_forms() {
-        for (version, good) in
-            [("3.6", true), ("3.6.0", true), ("3.6.0-rc.1", true), ("", false), ("3", false), ("3.6.", false), ("v3.6", false), ("3.x", false)]
-        {
+        for (version, good) in [
+            ("3.6", true),
+            ("3.6.0", true),
+            ("3.6.0-rc.1", true),
+            ("", false),
+            ("3", false),
+            ("3.6.", false),
+            ("v3.6", false),
+            ("3.x", false),
+        ] {
             assert_eq!(is_version(version), good, "{version}");
         }
         assert_eq!(minor_version("3.7.3"), "3.7");

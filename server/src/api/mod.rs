@@ -100,7 +100,9 @@ pub fn routes(context: Context, limits: Limits) -> Routes {
     let door = Arc::new(Door::new(context, limits));
     macro_rules! service {
         ($server:ident, $room:path) => {
-            oversize::Oversize::new($server::new($room(door.clone())).max_decoding_message_size(limit).max_encoding_message_size(usize::MAX))
+            oversize::Oversize::new(
+                $server::new($room(door.clone())).max_decoding_message_size(limit).max_encoding_message_size(usize::MAX),
+            )
         };
     }
     Routes::new(service!(KvServer, kv::Kv))

@@ -17,7 +17,10 @@ use super::status::Refusal;
 pub fn check(txn: &entry::Txn) -> Result<(), Refusal> {
     for ops in [&txn.success, &txn.failure] {
         // A lone operation that is not a transaction collides with nothing: the usual case costs nothing.
-        if !matches!(&ops[..], [] | [entry::Op { op: Some(entry::op::Op::Put(_) | entry::op::Op::DeleteRange(_) | entry::op::Op::Range(_)) }]) {
+        if !matches!(
+            &ops[..],
+            [] | [entry::Op { op: Some(entry::op::Op::Put(_) | entry::op::Op::DeleteRange(_) | entry::op::Op::Range(_)) }]
+        ) {
             writes(ops)?;
         }
     }
@@ -102,7 +105,8 @@ impl<'a> Intervals<'a> {
             return; // an inverted range deletes nothing
         }
         // Swallow every span that begins at or before our end and reaches our start.
-        while let Some((&from, &to)) = self.spans.range::<[u8], _>((Bound::Unbounded, end.map_or(Bound::Unbounded, Bound::Included))).next_back()
+        while let Some((&from, &to)) =
+            self.spans.range::<[u8], _>((Bound::Unbounded, end.map_or(Bound::Unbounded, Bound::Included))).next_back()
         {
             if to.is_some_and(|to| to < start) {
                 break;

@@ -44,13 +44,10 @@ impl Door {
             return Ok(());
         }
         let member = self.context.node.status().member_id;
-        let raised = self.context.shared.alarms().iter().any(|alarm| alarm.member == member && alarm.kind == entry::AlarmKind::Nospace);
+        let raised =
+            self.context.shared.alarms().iter().any(|alarm| alarm.member == member && alarm.kind == entry::AlarmKind::Nospace);
         if !raised {
-            let alarm = entry::Alarm {
-                action: entry::AlarmAction::Raise.into(),
-                member,
-                kind: entry::AlarmKind::Nospace.into(),
-            };
+            let alarm = entry::Alarm { action: entry::AlarmAction::Raise.into(), member, kind: entry::AlarmKind::Nospace.into() };
             if let Err(error) = self.propose(entry::command::Op::Alarm(alarm)).await {
                 tracing::warn!(%error, "space quota is exceeded and the alarm could not be raised");
             }

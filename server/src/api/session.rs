@@ -132,7 +132,8 @@ pub async fn wait_for_older(door: &Door, prefix: &Bytes, revision_limit: i64) ->
         let Some(before) = response.kvs.first() else { return Ok(()) };
         let key = decode(before)?.key;
         let range = KeyRange::from_request(&key, &Bytes::new());
-        let mut deletions = Watching::open(door, range, revision(response.header.as_ref()), Filters { no_put: true, no_delete: false });
+        let mut deletions =
+            Watching::open(door, range, revision(response.header.as_ref()), Filters { no_put: true, no_delete: false });
         while deletions.next().await?.events.is_empty() {}
     }
 }

@@ -310,7 +310,10 @@ mod tests {
         let status = apply_status(ApplyError::LeaseNotFound);
         assert_eq!((status.code(), status.message()), (Code::NotFound, "etcdserver: requested lease not found"));
         let status = read_status(ReadError::FutureRevision);
-        assert_eq!((status.code(), status.message()), (Code::OutOfRange, "etcdserver: mvcc: required revision is a future revision"));
+        assert_eq!(
+            (status.code(), status.message()),
+            (Code::OutOfRange, "etcdserver: mvcc: required revision is a future revision")
+        );
         let status = propose_status(ProposeError::TooManyRequests);
         assert_eq!((status.code(), status.message()), (Code::Unknown, "etcdserver: too many requests"));
         let status = apply_status(ApplyError::Internal("odd".into()));

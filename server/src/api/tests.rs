@@ -239,7 +239,11 @@ async fn transactions() {
         ..Default::default()
     };
     let read = session::range(get("a"));
-    let update = pb::TxnRequest { compare: vec![compare], success: vec![session::put(&"a".into(), "2".into(), 0)], failure: vec![read.clone()] };
+    let update = pb::TxnRequest {
+        compare: vec![compare],
+        success: vec![session::put(&"a".into(), "2".into(), 0)],
+        failure: vec![read.clone()],
+    };
     let answer = kv.txn(update.clone()).await.unwrap().into_inner();
     assert_eq!((answer.succeeded, answer.header.unwrap().revision), (true, 3));
     let answer = kv.txn(update).await.unwrap().into_inner();
@@ -310,12 +314,14 @@ async fn watches() {
     let mut kv = world.kv();
     kv.put(put("w1", "a")).await.unwrap();
     let (ask, asked) = mpsc::channel(10);
-    let mut stream = WatchClient::new(world.channel.clone()).watch(with_leader(ReceiverStream::new(asked))).await.unwrap().into_inner();
+    let mut stream =
+        WatchClient::new(world.channel.clone()).watch(with_leader(ReceiverStream::new(asked))).await.unwrap().into_inner();
     let ask = |union| {
         let ask = ask.clone();
         async move { ask.send(pb::WatchRequest { request_union: Some(union) }).await.unwrap() }
     };
-    let prefix = pb::WatchCreateRequest { key: "w".into(), range_end: "x".into(), start_revision: 2, prev_kv: true, ..Default::default() };
+    let prefix =
+        pb::WatchCreateRequest { key: "w".into(), range_end: "x".into(), start_revision: 2, prev_kv: true, ..Default::default() };
     ask(RequestUnion::CreateRequest(prefix)).await;
     let answer = stream.next().await.unwrap().unwrap();
     assert_eq!((answer.created, answer.canceled, answer.watch_id), (true, false, 0));
@@ -359,7 +365,8 @@ async fn leases() {
     let missing = lease.lease_time_to_live(pb::LeaseTimeToLiveRequest { id: 5, keys: true }).await.unwrap().into_inner();
     assert_eq!((missing.ttl, missing.granted_ttl), (-1, 0));
     let beats = tokio_stream::iter([granted.id, 5]).map(|id| pb::LeaseKeepAliveRequest { id });
-    let answers: Vec<_> = lease.lease_keep_alive(beats).await.unwrap().into_inner().map(|answer| answer.unwrap().ttl).collect().await;
+    let answers: Vec<_> =
+        lease.lease_keep_alive(beats).await.unwrap().into_inner().map(|answer| answer.unwrap().ttl).collect().await;
     assert_eq!(answers, [10, 0]);
     assert_eq!(lease.lease_leases(pb::LeaseLeasesRequest {}).await.unwrap().into_inner().leases.len(), 1);
     lease.lease_revoke(pb::LeaseRevokeRequest { id: granted.id }).await.unwrap();
@@ -418,7 +425,11 @@ async fn operators_calls() {
     let downgrade = |action, version: &str| pb::DowngradeRequest { action, version: version.into() };
     let format = maintenance.downgrade(downgrade(0, "x")).await;
     refused(format, Code::InvalidArgument, "etcdserver: wrong downgrade target version format");
-    refused(maintenance.downgrade(downgrade(1, "3.6")).await, Code::InvalidArgument, "etcdserver: invalid downgrade target version");
+    refused(
+        maintenance.downgrade(downgrade(1, "3.6")).await,
+        Code::InvalidArgument,
+        "etcdserver: invalid downgrade target version",
+    );
     assert_eq!(maintenance.downgrade(downgrade(2, "")).await.unwrap().into_inner().version, "3.7");
     let mut cluster = ClusterClient::new(world.channel.clone());
     let members = cluster.member_list(pb::MemberListRequest { linearizable: true }).await.unwrap().into_inner();
@@ -467,7 +478,9 @@ async fn locks() {
     let lock = v3lockpb::lock_client::LockClient::new(world.channel.clone());
     let take = |lease| {
         let mut lock = lock.clone();
-        tokio::spawn(async move { lock.lock(v3lockpb::LockRequest { name: "n".into(), lease }).await.map(|held| held.into_inner().key) })
+        tokio::spawn(
+            async move { lock.lock(v3lockpb::LockRequest { name: "n".into(), lease }).await.map(|held| held.into_inner().key) },
+        )
     };
     assert_eq!(take(0x1f).await.unwrap().unwrap(), "n/1f");
     assert_eq!(take(0x1f).await.unwrap().unwrap(), "n/1f");
@@ -502,7 +515,8 @@ async fn elections() {
     election.proclaim(ProclaimRequest { leader: Some(leader.clone()), value: "two".into() }).await.unwrap();
     assert_eq!(value(&seen.next().await.unwrap().unwrap().kv.unwrap()), "two");
     let mut other = election.clone();
-    let next = tokio::spawn(async move { other.campaign(CampaignRequest { name: "e".into(), lease: 0x2f, value: "three".into() }).await });
+    let next =
+        tokio::spawn(async move { other.campaign(CampaignRequest { name: "e".into(), lease: 0x2f, value: "three".into() }).await });
     wait_for_count(&mut world.kv(), "e/2f", 1).await;
     election.resign(ResignRequest { leader: Some(leader.clone()) }).await.unwrap();
     next.await.unwrap().unwrap();

@@ -117,7 +117,9 @@ impl RocksBase {
     /// `Corrupt` with the file and the offset as RocksDB found them.
     pub fn verify(dir: &Path, o: RocksOptions) -> Result<(), BaseError> {
         let in_dir = |e: rocksdb::Error| match fail(e) {
-            BaseError::Corrupt(text) if !text.contains(&*dir.to_string_lossy()) => BaseError::Corrupt(format!("{}: {text}", dir.display())),
+            BaseError::Corrupt(text) if !text.contains(&*dir.to_string_lossy()) => {
+                BaseError::Corrupt(format!("{}: {text}", dir.display()))
+            }
             other => other,
         };
         if !dir.join("CURRENT").exists() {
@@ -140,7 +142,11 @@ impl RocksBase {
             while let Some((key, value)) = rows.item() {
                 let bytes = (key.len() + value.len()) as u64;
                 if bytes > left {
-                    tracing::info!(checked_bytes = VERIFY_MOST, family = family.name(), "the rows beyond are checked when they are read");
+                    tracing::info!(
+                        checked_bytes = VERIFY_MOST,
+                        family = family.name(),
+                        "the rows beyond are checked when they are read"
+                    );
                     return Ok(());
                 }
                 left -= bytes;

@@ -17,7 +17,8 @@ pub(super) fn token(s: &Settings) -> Result<AuthToken, ConfigError> {
     let mut options = BTreeMap::new();
     for word in words {
         let pair = word.split_once('=').filter(|(_, value)| !value.contains('='));
-        let (key, value) = pair.ok_or_else(|| ConfigError::refused(FLAG, format!("invalid auth options: {word:?} is not key=value")))?;
+        let (key, value) =
+            pair.ok_or_else(|| ConfigError::refused(FLAG, format!("invalid auth options: {word:?} is not key=value")))?;
         if options.insert(key, value).is_some() {
             return Err(ConfigError::refused(FLAG, format!("invalid auth options: {key} is given twice")));
         }

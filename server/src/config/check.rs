@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use super::cluster::join;
 use super::error::{ConfigError, Origin, Warning};
-use super::model::{
-    AllowList, AutoCompaction, ClusterState, Config, Keepalive,
-};
+use super::model::{AllowList, AutoCompaction, ClusterState, Config, Keepalive};
 use super::settings::Settings;
 use super::table::{self, Effect};
 use super::url::{ListenUrl, Url};
@@ -57,7 +55,10 @@ pub(super) fn config(s: &Settings, warnings: &mut Vec<Warning>) -> Result<Config
 
     let name = s.text("name").to_owned();
     if name == "default" {
-        warnings.push(Warning::note("name", "members that share the default name cannot be told apart; set a name of its own for each"));
+        warnings.push(Warning::note(
+            "name",
+            "members that share the default name cannot be told apart; set a name of its own for each",
+        ));
     }
     let initial_cluster = initial_cluster(s, &name, &advertise_peer_urls);
     let unsafe_no_fsync = s.bool("unsafe-no-fsync")?;
@@ -90,7 +91,11 @@ pub(super) fn config(s: &Settings, warnings: &mut Vec<Warning>) -> Result<Config
         socket_reuse_port: s.bool("socket-reuse-port")?,
         socket_reuse_address: s.bool("socket-reuse-address")?,
         initial_cluster,
-        initial_cluster_state: if s.text("initial-cluster-state") == "existing" { ClusterState::Existing } else { ClusterState::New },
+        initial_cluster_state: if s.text("initial-cluster-state") == "existing" {
+            ClusterState::Existing
+        } else {
+            ClusterState::New
+        },
         initial_cluster_token: s.text("initial-cluster-token").to_owned(),
         strict_reconfig_check: s.bool("strict-reconfig-check")?,
         max_learners: at_most(s.int("max-learners")?, "max-learners")?,
@@ -117,7 +122,8 @@ pub(super) fn config(s: &Settings, warnings: &mut Vec<Warning>) -> Result<Config
             .ok_or_else(|| ConfigError::refused("compact-hash-check-time", "must be >0 (set to 0s)"))?,
         downgrade_check_interval: off_at_zero(s.duration("downgrade-check-time")?),
         warning_apply_duration: s.duration("warning-apply-duration")?,
-        warning_unary_request_duration: off_at_zero(s.duration("warning-unary-request-duration")?).unwrap_or(Duration::from_millis(300)),
+        warning_unary_request_duration: off_at_zero(s.duration("warning-unary-request-duration")?)
+            .unwrap_or(Duration::from_millis(300)),
         grpc_gateway: s.bool("enable-grpc-gateway")?,
         extensive_metrics: metrics(s, warnings),
         log: log::settings(s)?,
@@ -154,7 +160,10 @@ fn raft_timing(s: &Settings) -> Result<(Duration, Duration), ConfigError> {
     }
     const FLAG: &str = "election-timeout";
     if election > MAX_ELECTION_MS {
-        return Err(ConfigError::refused(FLAG, format!("{election}ms is too long, and should be set less than {MAX_ELECTION_MS}ms")));
+        return Err(ConfigError::refused(
+            FLAG,
+            format!("{election}ms is too long, and should be set less than {MAX_ELECTION_MS}ms"),
+        ));
     }
     if heartbeat.saturating_mul(5) > election {
         let reason = format!("{election}ms should be at least 5 times as long as --heartbeat-interval ({heartbeat}ms)");
@@ -182,8 +191,9 @@ fn check_doors(client: &[ListenUrl], http_only: &[ListenUrl]) -> Result<(), Conf
 fn advertise(s: &Settings, flag: &str) -> Result<Vec<Url>, ConfigError> {
     let urls = s.urls(flag)?;
     for url in &urls {
-        url.check_advertised()
-            .map_err(|reason| ConfigError::refused(flag, format!("{:?} must name hosts that others can reach ({reason})", join(&urls))))?;
+        url.check_advertised().map_err(|reason| {
+            ConfigError::refused(flag, format!("{:?} must name hosts that others can reach ({reason})", join(&urls)))
+        })?;
     }
     Ok(urls)
 }
@@ -260,7 +270,9 @@ fn auto_compaction(mode: &str, retention: &str) -> Result<AutoCompaction, Config
     match (periodic, count) {
         (_, Some(0)) => Ok(AutoCompaction::Off),
         (true, Some(hours)) => match hours.checked_mul(3600) {
-            Some(seconds) if seconds <= i64::MAX as u64 / 1_000_000_000 => Ok(AutoCompaction::Periodic(Duration::from_secs(seconds))),
+            Some(seconds) if seconds <= i64::MAX as u64 / 1_000_000_000 => {
+                Ok(AutoCompaction::Periodic(Duration::from_secs(seconds)))
+            }
             _ => Err(refuse("too many hours".to_owned())),
         },
         (true, None) => match super::value::parse_duration(retention).map_err(refuse)? {

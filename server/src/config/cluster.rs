@@ -78,7 +78,8 @@ impl Config {
             return Err(ConfigError::refused(FLAG, "the initial cluster is empty; list the members as name=url"));
         }
         let Some(own) = members.get(&self.name) else {
-            let reason = format!("couldn't find local name {:?} in the initial cluster configuration ({})", self.name, names(&members));
+            let reason =
+                format!("couldn't find local name {:?} in the initial cluster configuration ({})", self.name, names(&members));
             return Err(ConfigError::refused(FLAG, reason));
         };
         if self.initial_cluster_state == ClusterState::Existing {
@@ -99,7 +100,8 @@ impl Config {
             return Err(ConfigError::refused(FLAG, reason));
         }
         if let Some(url) = self.advertise_peer_urls.iter().find(|url| !listed.contains(url)) {
-            let reason = format!("--initial-advertise-peer-urls has {url} but missing from --initial-cluster={}", self.initial_cluster);
+            let reason =
+                format!("--initial-advertise-peer-urls has {url} but missing from --initial-cluster={}", self.initial_cluster);
             return Err(ConfigError::refused("initial-advertise-peer-urls", reason));
         }
         Ok(())

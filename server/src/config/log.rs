@@ -21,13 +21,18 @@ pub(super) fn settings(s: &Settings) -> Result<LogSettings, ConfigError> {
         "panic" | "dpanic" => LogLevel::Panic,
         "fatal" => LogLevel::Fatal,
         other => {
-            return Err(ConfigError::refused("log-level", format!("unrecognized level {other:?} (debug, info, warn, error, panic, fatal)")));
+            return Err(ConfigError::refused(
+                "log-level",
+                format!("unrecognized level {other:?} (debug, info, warn, error, panic, fatal)"),
+            ));
         }
     };
     let format = match s.text("log-format") {
         "json" | "" => LogFormat::Json,
         "console" => LogFormat::Console,
-        other => return Err(ConfigError::refused("log-format", format!("unknown log format {other:?}, supported values json, console"))),
+        other => {
+            return Err(ConfigError::refused("log-format", format!("unknown log format {other:?}, supported values json, console")));
+        }
     };
     const FLAG: &str = "log-outputs";
     let words: BTreeSet<String> = s.list(FLAG).into_iter().collect();

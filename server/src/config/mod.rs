@@ -98,8 +98,10 @@ impl Config {
 /// With a file, all other sources are ignored, as in etcd; whoever set something there should hear of it.
 fn warn_ignored(settings: &Settings, env: &BTreeMap<String, OsString>, path: &str, warnings: &mut Vec<Warning>) {
     let flags_set = settings.names().filter(|name| *name != "config-file").map(|name| format!("--{name}"));
-    let variables =
-        flags().iter().map(Flag::env_name).filter(|name| name != "ETCD_CONFIG_FILE" && env.get(name).is_some_and(|v| !v.is_empty()));
+    let variables = flags()
+        .iter()
+        .map(Flag::env_name)
+        .filter(|name| name != "ETCD_CONFIG_FILE" && env.get(name).is_some_and(|v| !v.is_empty()));
     for setting in flags_set.chain(variables) {
         warnings.push(Warning::warn(setting, format!("ignored, since all settings come from the config file {path:?}")));
     }

@@ -11,20 +11,13 @@ const fn file_row(name: &'static str, group: Group, kind: Kind, default: &'stati
     Flag { name, group, kind, default, effect: Effect::Honoured, text, file_only: true }
 }
 
-const NO_DISCOVERY: Effect =
-    Effect::Refused("bootstrap by discovery is not offered; list the members with --initial-cluster");
-const NO_DISCOVERY_CLIENT: Effect =
-    Effect::None("there is no discovery client, since members are listed with --initial-cluster");
-const NO_GATEWAY_DIAL: Effect =
-    Effect::None("the HTTP gateway calls the server inside the process and dials nothing");
-const NO_ROTATION: Effect =
-    Effect::None("log files are appended to and left for the host to rotate");
-const NO_TRACES: Effect =
-    Effect::None("traces are not exported over OTLP");
-const LONG_IGNORED: Effect =
-    Effect::None("etcd has ignored this flag since before 3.0");
-const NO_BATCHES: Effect =
-    Effect::None("writes are durable in the log, and the store is written behind it at its own pace");
+const NO_DISCOVERY: Effect = Effect::Refused("bootstrap by discovery is not offered; list the members with --initial-cluster");
+const NO_DISCOVERY_CLIENT: Effect = Effect::None("there is no discovery client, since members are listed with --initial-cluster");
+const NO_GATEWAY_DIAL: Effect = Effect::None("the HTTP gateway calls the server inside the process and dials nothing");
+const NO_ROTATION: Effect = Effect::None("log files are appended to and left for the host to rotate");
+const NO_TRACES: Effect = Effect::None("traces are not exported over OTLP");
+const LONG_IGNORED: Effect = Effect::None("etcd has ignored this flag since before 3.0");
+const NO_BATCHES: Effect = Effect::None("writes are durable in the log, and the store is written behind it at its own pace");
 
 // One row a line, whatever its width: the table is read by column.
 #[rustfmt::skip]

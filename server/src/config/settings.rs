@@ -7,11 +7,11 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::env::failpoint;
 use super::error::{ConfigError, Origin, Warning};
 use super::table::{self, Flag, Kind};
 use super::url::Url;
 use super::value::{parse_bool, parse_bytes, parse_duration, parse_int, parse_uint};
+use crate::env::failpoint;
 
 #[derive(Debug, Clone)]
 struct Setting {
@@ -122,7 +122,10 @@ impl Settings {
                 continue;
             };
             if flag.name == "version" {
-                warnings.push(Warning::warn(key.as_str(), "the version can be asked for on the command line only; the variable is ignored"));
+                warnings.push(Warning::warn(
+                    key.as_str(),
+                    "the version can be asked for on the command line only; the variable is ignored",
+                ));
                 continue;
             }
             if value.is_empty() {

@@ -264,7 +264,8 @@ fn side(s: &Settings, names: &Names, urls: &[&ListenUrl], warnings: &mut Vec<War
     if !tls.require_client_cert {
         for flag in [names.crl, names.cns, names.hostnames] {
             if !s.text(flag).is_empty() {
-                let why = format!("nothing is checked, since no certificate is asked for without --{} or --{}", names.auth, names.ca);
+                let why =
+                    format!("nothing is checked, since no certificate is asked for without --{} or --{}", names.auth, names.ca);
                 warnings.push(Warning::warn(flag, why));
             }
         }

@@ -222,7 +222,9 @@ mod tests {
 
     #[test]
     fn good_urls_print_as_written() {
-        for text in ["http://localhost:2379", "https://[::1]:2380", "http://0.0.0.0:0", "unix:///tmp/a.sock", "unixs://127.0.0.1:23790"] {
+        for text in
+            ["http://localhost:2379", "https://[::1]:2380", "http://0.0.0.0:0", "unix:///tmp/a.sock", "unixs://127.0.0.1:23790"]
+        {
             assert_eq!(Url::parse(text).map(|u| u.to_string()), Ok(text.to_owned()));
         }
         assert_eq!(Url::parse(" HTTP://a:1 ").map(|u| u.to_string()), Ok("http://a:1".to_owned()));

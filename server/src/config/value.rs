@@ -142,8 +142,14 @@ fn byte_form() -> String {
 /// A duration in Go's form with the largest units that leave no fraction, for messages and help.
 pub fn show_duration(d: Duration) -> String {
     let nanos = d.as_nanos();
-    let units: [(u128, &str); 6] =
-        [(u128::from(NANOS_PER_HOUR), "h"), (60_000_000_000, "m"), (1_000_000_000, "s"), (1_000_000, "ms"), (1_000, "us"), (1, "ns")];
+    let units: [(u128, &str); 6] = [
+        (u128::from(NANOS_PER_HOUR), "h"),
+        (60_000_000_000, "m"),
+        (1_000_000_000, "s"),
+        (1_000_000, "ms"),
+        (1_000, "us"),
+        (1, "ns"),
+    ];
     let mut rest = nanos;
     let mut out = String::new();
     for (unit, name) in units {
@@ -180,7 +186,9 @@ mod tests {
         assert_eq!(parse_uint("1_000", u64::MAX), Ok(1000));
         assert_eq!(parse_uint("18446744073709551615", u64::MAX), Ok(u64::MAX));
         assert_eq!(parse_int("-9223372036854775808"), Ok(i64::MIN));
-        for bad in ["", "-1", "+1", "1.5", "18446744073709551616", "0x", "1_", "12a", "é", "99999999999999999999999999999999999999999"] {
+        for bad in
+            ["", "-1", "+1", "1.5", "18446744073709551616", "0x", "1_", "12a", "é", "99999999999999999999999999999999999999999"]
+        {
             assert!(parse_uint(bad, u64::MAX).is_err(), "{bad:?}");
         }
         assert!(parse_uint("4294967296", u64::from(u32::MAX)).is_err());

@@ -94,7 +94,8 @@ fn put(settings: &mut Settings, label: &str, name: &str, value: &Value, warnings
     if value.is_null() {
         return Ok(());
     }
-    let Some(flag) = table::find(name).filter(|flag| flag.kind != Kind::Ignored && !matches!(flag.name, "config-file" | "version")) else {
+    let Some(flag) = table::find(name).filter(|flag| flag.kind != Kind::Ignored && !matches!(flag.name, "config-file" | "version"))
+    else {
         warnings.push(match table::removed(name) {
             Some(advice) => Warning::warn(label, format!("this setting was removed: {advice}; ignored")),
             None => unknown_key(label),

@@ -49,7 +49,8 @@ pub(super) fn spawn(door: &Door, listener: Listener, entrance: Arc<Entrance>) ->
             match accepted {
                 Ok(raw) => {
                     let Some(net) = net.upgrade() else { break };
-                    let arrival = Arrival { raw, entrance: entrance.clone(), tls, permits, closing: closing.clone(), cut: cut.clone() };
+                    let arrival =
+                        Arrival { raw, entrance: entrance.clone(), tls, permits, closing: closing.clone(), cut: cut.clone() };
                     net.run(|seat| tasks.track_future(connection::serve(arrival, seat)));
                 }
                 Err(e) if is_of_one_connection(&e) => {}

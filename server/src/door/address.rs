@@ -23,7 +23,10 @@ pub struct Address {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Place {
     /// Host name or IP (without brackets) and port.
-    Tcp { host: String, port: u16 },
+    Tcp {
+        host: String,
+        port: u16,
+    },
     Unix(PathBuf),
 }
 
@@ -89,7 +92,9 @@ impl Address {
             Place::Tcp { host, port } => bind_tcp(host, *port).map(|(l, a)| (Socket::Tcp(l), a.to_string())),
             Place::Unix(path) => bind_unix(path).map(|l| (Socket::Unix(l), path.display().to_string())),
         }
-        .map_err(|e| if e.kind() == io::ErrorKind::AddrInUse { BindError::InUse(name.clone()) } else { BindError::Io(name.clone(), e) })?;
+        .map_err(|e| {
+            if e.kind() == io::ErrorKind::AddrInUse { BindError::InUse(name.clone()) } else { BindError::Io(name.clone(), e) }
+        })?;
         Ok(Listener { socket, address: self.clone(), local })
     }
 }
@@ -130,7 +135,10 @@ impl Drop for Listener {
 
 fn bind_tcp(host: &str, port: u16) -> io::Result<(TcpListener, SocketAddr)> {
     let resolved: Vec<SocketAddr> = if host.is_empty() {
-        vec![SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), port), SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), port)]
+        vec![
+            SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), port),
+            SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), port),
+        ]
     } else {
         (host, port).to_socket_addrs()?.collect()
     };
@@ -194,7 +202,14 @@ mod tests {
         for url in ["http://127.0.0.1:2379", "https://[::1]:2380", "unix:///run/q.sock", "unixs://localhost:7"] {
             assert_eq!(Address::parse(url).expect(url).to_string(), url);
         }
-        for (url, why) in [("127.0.0.1:1", "scheme"), ("http://a", "port"), ("http://::1:1", "brackets"), ("ftp://a:1", "scheme"), ("http://a:1/x", "path"), ("unix://", "path")] {
+        for (url, why) in [
+            ("127.0.0.1:1", "scheme"),
+            ("http://a", "port"),
+            ("http://::1:1", "brackets"),
+            ("ftp://a:1", "scheme"),
+            ("http://a:1/x", "path"),
+            ("unix://", "path"),
+        ] {
             let text = Address::parse(url).expect_err(url).to_string();
             assert!(text.contains(why) && text.contains(url), "{text}");
         }

@@ -161,7 +161,12 @@ where
     Ok(stream)
 }
 
-async fn talk<S>(stream: S, entrance: Arc<Entrance>, info: ConnInfo, closing: CancellationToken) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+async fn talk<S>(
+    stream: S,
+    entrance: Arc<Entrance>,
+    info: ConnInfo,
+    closing: CancellationToken,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

@@ -37,7 +37,8 @@ impl NetThreads {
     /// Starts `count` threads named `NAME-0`, `NAME-1`, ...
     pub fn start(name: &str, count: usize) -> io::Result<Self> {
         let stop = CancellationToken::new();
-        let threads = (0..count.max(1)).map(|i| NetThread::start(format!("{name}-{i}"), stop.clone())).collect::<io::Result<_>>()?;
+        let threads =
+            (0..count.max(1)).map(|i| NetThread::start(format!("{name}-{i}"), stop.clone())).collect::<io::Result<_>>()?;
         Ok(Self { threads, stop })
     }
 

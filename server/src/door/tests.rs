@@ -38,7 +38,8 @@ fn house_with(tls: Option<Arc<ServerTls>>, http: Router) -> House {
     let listener = Address::parse(url).expect("url").bind().expect("bind");
     let local = listener.local().to_owned();
     let bytes = Arc::new(ByteCounts::default());
-    let entrance = Entrance { name: "client", tls, grpc: Some(who("grpc")), http: Some(http), http2: Http2::default(), bytes: bytes.clone() };
+    let entrance =
+        Entrance { name: "client", tls, grpc: Some(who("grpc")), http: Some(http), http2: Http2::default(), bytes: bytes.clone() };
     door.open(listener, entrance).expect("open");
     House { door, local, bytes }
 }
@@ -54,7 +55,10 @@ async fn http1<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(mut stre
 async fn http2(dialed: tls::Dialed) -> String {
     let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), dialed).await.expect("h2");
     tokio::spawn(connection);
-    let request = Request::post("http://x/a.B/C").header("content-type", "application/grpc").body(Empty::<bytes::Bytes>::new()).expect("request");
+    let request = Request::post("http://x/a.B/C")
+        .header("content-type", "application/grpc")
+        .body(Empty::<bytes::Bytes>::new())
+        .expect("request");
     let answer = sender.send_request(request).await.expect("answer").into_body().collect().await.expect("body").to_bytes();
     String::from_utf8(answer.to_vec()).expect("text")
 }
@@ -90,7 +94,8 @@ async fn unix_socket() {
     let dir = tempfile::tempdir().expect("dir");
     let door = Door::new(Arc::new(NetThreads::start("net", 1).expect("threads")), 10);
     let address = Address { place: Place::Unix(dir.path().join("s")), tls: false };
-    let entrance = Entrance { name: "client", tls: None, grpc: Some(who("grpc")), http: None, http2: Http2::default(), bytes: Arc::default() };
+    let entrance =
+        Entrance { name: "client", tls: None, grpc: Some(who("grpc")), http: None, http2: Http2::default(), bytes: Arc::default() };
     door.open(address.bind().expect("bind"), entrance).expect("open");
     let dialed = Dialer::new(&address, None, Arc::default()).expect("dialer").dial().await.expect("dial");
     assert_eq!(http2(dialed).await, "grpc HTTP/2.0 cn=-");
@@ -182,7 +187,9 @@ async fn tls_matrix() {
         let house = house(Some(ServerTls::load(server).expect(name)));
         let answer = https(&house, client).await;
         match expected {
-            Some(cn) => assert!(answer.as_ref().is_ok_and(|a| a.ends_with(&format!("http HTTP/1.1 cn={cn}"))), "{name}: {answer:?}"),
+            Some(cn) => {
+                assert!(answer.as_ref().is_ok_and(|a| a.ends_with(&format!("http HTTP/1.1 cn={cn}"))), "{name}: {answer:?}")
+            }
             None => assert!(answer.is_err() || answer.as_ref().is_ok_and(String::is_empty), "{name}: {answer:?}"),
         }
     }
@@ -208,7 +215,11 @@ async fn tls_passes_what_it_should() {
 async fn versions_and_suites() {
     let dir = tempfile::tempdir().expect("dir");
     let p = papers(dir.path());
-    let suite = |s: &TlsSettings, name: &str| TlsSettings { cipher_suites: vec![name.into()], max_version: Some(TlsVersion::Tls12), ..s.clone() };
+    let suite = |s: &TlsSettings, name: &str| TlsSettings {
+        cipher_suites: vec![name.into()],
+        max_version: Some(TlsVersion::Tls12),
+        ..s.clone()
+    };
     let (aes, chacha) = ("TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305");
     let of_tls13 = TlsSettings { min_version: Some(TlsVersion::Tls13), ..p.server.clone() };
     let of_tls12 = TlsSettings { max_version: Some(TlsVersion::Tls12), ..p.client.clone() };
@@ -296,7 +307,13 @@ async fn many_streams() {
     let mut calls = tokio::task::JoinSet::new();
     for _ in 0..STREAMS {
         let mut sender = sender.clone();
-        calls.spawn(async move { sender.send_request(Request::get("http://x/").body(Empty::<bytes::Bytes>::new()).expect("request")).await.expect("answer").status() });
+        calls.spawn(async move {
+            sender
+                .send_request(Request::get("http://x/").body(Empty::<bytes::Bytes>::new()).expect("request"))
+                .await
+                .expect("answer")
+                .status()
+        });
     }
     assert!(calls.join_all().await.iter().all(|status| *status == 200));
 }

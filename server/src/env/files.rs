@@ -112,27 +112,17 @@ impl RealFiles {
 impl Files for RealFiles {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DataFile>> {
         let mut options = OpenOptions::new();
-        options
-            .read(true)
-            .write(mode != OpenMode::Read)
-            .create_new(mode == OpenMode::CreateNew);
+        options.read(true).write(mode != OpenMode::Read).create_new(mode == OpenMode::CreateNew);
         Ok(Arc::new(RealFile(options.open(path)?)))
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        let missing: Vec<&Path> = path
-            .ancestors()
-            .filter(|dir| !dir.as_os_str().is_empty())
-            .take_while(|dir| !dir.exists())
-            .collect();
+        let missing: Vec<&Path> =
+            path.ancestors().filter(|dir| !dir.as_os_str().is_empty()).take_while(|dir| !dir.exists()).collect();
         fs::create_dir_all(path)?;
         for parent in missing.iter().filter_map(|dir| dir.parent()) {
             // The parent of a bare relative name is the current directory.
-            self.sync_dir(if parent.as_os_str().is_empty() {
-                Path::new(".")
-            } else {
-                parent
-            })?;
+            self.sync_dir(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?;
         }
         Ok(())
     }
@@ -162,12 +152,7 @@ impl Files for RealFiles {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn FileLock>> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)?;
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         match file.try_lock() {
             Ok(()) => Ok(Box::new(RealLock { _file: file })),
             Err(fs::TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
@@ -205,14 +190,10 @@ impl DataFile for RealFile {
 }
 
 /// Reserves blocks through `fallocate(2)`, which the standard library does not offer.
-#[expect(
-    unsafe_code,
-    reason = "one system call on a descriptor that the borrow keeps open; no memory is shared"
-)]
+#[expect(unsafe_code, reason = "one system call on a descriptor that the borrow keeps open; no memory is shared")]
 fn reserve(file: &File, size: u64) -> io::Result<()> {
     use std::os::fd::AsRawFd;
-    let size =
-        libc::off_t::try_from(size).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let size = libc::off_t::try_from(size).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     loop {
         // SAFETY: the descriptor is open for as long as `file` is borrowed and the call touches no memory of ours.
         if unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, size) } == 0 {

@@ -74,9 +74,7 @@ impl SimFiles {
             changes: 0,
             syncs: 0,
         };
-        SimFiles {
-            disk: Arc::new(Mutex::new(disk)),
-        }
+        SimFiles { disk: Arc::new(Mutex::new(disk)) }
     }
 
     /// The same disk behind the pointer type that rooms take.
@@ -165,18 +163,14 @@ impl SimFiles {
         };
         node.seen.truncate(size as usize);
         node.platter.truncate(size as usize);
-        node.dirty
-            .retain(|sector| sector * SECTOR_SIZE < size as usize);
+        node.dirty.retain(|sector| sector * SECTOR_SIZE < size as usize);
     }
 
     /// Every file and what is seen in it: for "nothing was changed" comparisons.
     #[must_use]
     pub fn contents(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let disk = self.disk.lock();
-        disk.names
-            .iter()
-            .map(|(path, id)| (path.clone(), disk.nodes[id].seen.clone()))
-            .collect()
+        disk.names.iter().map(|(path, id)| (path.clone(), disk.nodes[id].seen.clone())).collect()
     }
 
     /// Changing calls made so far, the failed ones included.
@@ -218,9 +212,7 @@ impl Disk {
         self.changes += 1;
         match &mut self.fault {
             Some((0, Fault::Broken)) => Err(io::Error::from_raw_os_error(libc::EIO)),
-            Some((0, Fault::NoSpace)) if needs_space => {
-                Err(io::Error::from_raw_os_error(libc::ENOSPC))
-            }
+            Some((0, Fault::NoSpace)) if needs_space => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
             Some((0, Fault::NoSpace)) | None => Ok(()),
             Some((left, _)) => {
                 *left -= 1;
@@ -253,12 +245,7 @@ impl Files for SimFiles {
         };
         let generation = disk.generation;
         drop(disk);
-        Ok(Arc::new(SimFile {
-            disk: Arc::clone(&self.disk),
-            id,
-            generation,
-            writable: mode != OpenMode::Read,
-        }))
+        Ok(Arc::new(SimFile { disk: Arc::clone(&self.disk), id, generation, writable: mode != OpenMode::Read }))
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
@@ -272,9 +259,7 @@ impl Files for SimFiles {
             return Err(io::ErrorKind::NotFound.into());
         }
         let inside = disk.names.keys().filter(|path| path.parent() == Some(dir));
-        Ok(inside
-            .filter_map(|path| path.file_name()?.to_str().map(str::to_owned))
-            .collect())
+        Ok(inside.filter_map(|path| path.file_name()?.to_str().map(str::to_owned)).collect())
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -309,11 +294,7 @@ impl Files for SimFiles {
         }
         let generation = disk.generation;
         drop(disk);
-        Ok(Box::new(SimLock {
-            disk: Arc::clone(&self.disk),
-            path: path.to_path_buf(),
-            generation,
-        }))
+        Ok(Box::new(SimLock { disk: Arc::clone(&self.disk), path: path.to_path_buf(), generation }))
     }
 }
 
@@ -357,11 +338,7 @@ impl DataFile for SimFile {
             let start = offset as usize;
             let failed = disk.change(true);
             // A failing write may still have moved some of its bytes.
-            let data = if failed.is_ok() {
-                data
-            } else {
-                &data[..disk.below(data.len() as u64 + 1) as usize]
-            };
+            let data = if failed.is_ok() { data } else { &data[..disk.below(data.len() as u64 + 1) as usize] };
             let end = start + data.len();
             if node.seen.len() < end {
                 node.seen.resize(end, 0);

@@ -83,7 +83,9 @@ async fn health(State((source, metrics)): State<(Arc<dyn HealthSource>, Arc<Metr
     let asked = query(&uri);
     let serializable = asked.iter().find(|(k, _)| k == "serializable").is_some_and(|(_, v)| v == "true");
     let reason = ill(&*source, &excluded(&asked), serializable).await;
-    let body = serde_json::json!({"health": if reason.is_none() { "true" } else { "false" }, "reason": reason.as_deref().unwrap_or("")}).to_string();
+    let body =
+        serde_json::json!({"health": if reason.is_none() { "true" } else { "false" }, "reason": reason.as_deref().unwrap_or("")})
+            .to_string();
     match reason {
         None => {
             metrics.health_success.inc();

@@ -74,7 +74,8 @@ impl JsonCalls {
         let (parts, body) = request.into_parts();
         let body = if method.is_client_streaming() {
             let (sender, receiver) = mpsc::channel(STREAM_AHEAD);
-            let feed = Feed { body: body.into_data_stream(), input: method.input(), limit: self.max_request_bytes, hold: path == WATCH };
+            let feed =
+                Feed { body: body.into_data_stream(), input: method.input(), limit: self.max_request_bytes, hold: path == WATCH };
             tokio::spawn(feed.run(sender));
             Body::from_stream(ReceiverStream::new(receiver).map(Ok::<_, Infallible>))
         } else {
@@ -235,7 +236,9 @@ fn render(message: Bytes, output: MessageDescriptor) -> Result<String, Status> {
     let internal = |e: String| Status::internal(e);
     let message = DynamicMessage::decode(output, message).map_err(|e| internal(e.to_string()))?;
     let mut out = serde_json::Serializer::new(Vec::new());
-    message.serialize_with_options(&mut out, &SerializeOptions::new().use_proto_field_name(true)).map_err(|e| internal(e.to_string()))?;
+    message
+        .serialize_with_options(&mut out, &SerializeOptions::new().use_proto_field_name(true))
+        .map_err(|e| internal(e.to_string()))?;
     String::from_utf8(out.into_inner()).map_err(|e| internal(e.to_string()))
 }
 

@@ -53,7 +53,10 @@ pub fn metrics_routes(pages: &Pages) -> Router {
 }
 
 /// What the peer listener answers besides gRPC.
-pub fn peer_routes(versions: Arc<dyn Fn() -> Versions + Send + Sync>, members: Arc<dyn Fn() -> serde_json::Value + Send + Sync>) -> Router {
+pub fn peer_routes(
+    versions: Arc<dyn Fn() -> Versions + Send + Sync>,
+    members: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
+) -> Router {
     Router::new()
         .route("/version", any(pages::version).with_state(versions))
         .route("/members", get(pages::live).with_state(members))
@@ -61,7 +64,8 @@ pub fn peer_routes(versions: Arc<dyn Fn() -> Versions + Send + Sync>, members: A
 }
 
 fn probe_routes(pages: &Pages) -> Router {
-    health::routes(pages.health.clone(), pages.metrics.clone()).route("/metrics", any(pages::metrics).with_state(pages.metrics.clone()))
+    health::routes(pages.health.clone(), pages.metrics.clone())
+        .route("/metrics", any(pages::metrics).with_state(pages.metrics.clone()))
 }
 
 async fn not_found() -> (StatusCode, [(&'static str, &'static str); 2], &'static str) {

@@ -53,7 +53,8 @@ pub(super) async fn vars(method: Method) -> Response {
     }
     let process = process::Process::now();
     let words: Vec<String> = std::env::args().collect();
-    let body = format!("{{\n\"cmdline\": {},\n\"file_descriptor_limit\": {}\n}}\n", serde_json::Value::from(words), process.max_fds);
+    let body =
+        format!("{{\n\"cmdline\": {},\n\"file_descriptor_limit\": {}\n}}\n", serde_json::Value::from(words), process.max_fds);
     ([("content-type", "application/json; charset=utf-8")], body).into_response()
 }
 

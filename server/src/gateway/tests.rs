@@ -49,7 +49,12 @@ impl HealthSource for Member {
 
 fn pages(member: &Arc<Member>) -> Pages {
     let versions = || Versions { server: "3.7.3".into(), cluster: None, storage: Some("3.7.0".into()) };
-    Pages { health: member.clone(), metrics: Metrics::new(false), versions: Arc::new(versions), live: Arc::new(|| serde_json::json!({"term": 2})) }
+    Pages {
+        health: member.clone(),
+        metrics: Metrics::new(false),
+        versions: Arc::new(versions),
+        live: Arc::new(|| serde_json::json!({"term": 2})),
+    }
 }
 
 async fn ask(router: &Router, request: Request) -> (u16, HeaderMap, String) {
@@ -131,7 +136,13 @@ async fn access() {
     let only = |word: &str| AllowList::Only([word.to_owned()].into());
     let router = |access| client_routes(&pages(&Arc::default()), None, access);
     let request = |host: &str, method: &str| {
-        Request::builder().method(method).uri("/version").header("host", host).header("origin", "https://o").body(Body::empty()).expect("request")
+        Request::builder()
+            .method(method)
+            .uri("/version")
+            .header("host", host)
+            .header("origin", "https://o")
+            .body(Body::empty())
+            .expect("request")
     };
     let closed = router(Access { hosts: only("kv.example"), origins: only("https://o") });
     assert_eq!(ask(&closed, request("kv.example:2379", "GET")).await.0, 200);
@@ -240,7 +251,8 @@ async fn every_route_round_trips() {
         }));
         for names in [true, false] {
             for text in [true, false] {
-                let options = SerializeOptions::new().use_proto_field_name(names).stringify_64_bit_integers(text).use_enum_numbers(!text);
+                let options =
+                    SerializeOptions::new().use_proto_field_name(names).stringify_64_bit_integers(text).use_enum_numbers(!text);
                 let mut out = serde_json::Serializer::new(Vec::new());
                 request.serialize_with_options(&mut out, &options).expect("serialize");
                 let (code, body) = post(&router, route.path, std::str::from_utf8(&out.into_inner()).expect("text")).await;
@@ -258,21 +270,38 @@ async fn every_route_round_trips() {
 async fn bodies_as_etcd_prints_them() {
     let range = r#"{"header":{"cluster_id":"13455796455940752355","member_id":"443629905751424238","revision":"2","raft_term":"2"},"kvs":[{"key":"Zm9v","create_revision":"2","mod_revision":"2","version":"1","value":"YmFy"}],"count":"1"}"#;
     let member = r#"{"member":{"ID":"7","name":"a","peerURLs":["http://x:1"],"isLearner":true}}"#;
-    for (path, output, text) in [("/v3/kv/range", "etcdserverpb.RangeResponse", range), ("/v3/cluster/member/add", "etcdserverpb.MemberAddResponse", member), ("/v3/maintenance/status", "etcdserverpb.StatusResponse", r#"{"dbSize":"20480","raftAppliedIndex":"6","downgradeInfo":{}}"#)] {
+    for (path, output, text) in [
+        ("/v3/kv/range", "etcdserverpb.RangeResponse", range),
+        ("/v3/cluster/member/add", "etcdserverpb.MemberAddResponse", member),
+        (
+            "/v3/maintenance/status",
+            "etcdserverpb.StatusResponse",
+            r#"{"dbSize":"20480","raftAppliedIndex":"6","downgradeInfo":{}}"#,
+        ),
+    ] {
         let pool = DescriptorPool::decode(quorate_proto::DESCRIPTORS).expect("descriptors");
-        let message = DynamicMessage::deserialize(pool.get_message_by_name(output).expect("type"), &mut serde_json::Deserializer::from_str(text)).expect("message");
+        let message = DynamicMessage::deserialize(
+            pool.get_message_by_name(output).expect("type"),
+            &mut serde_json::Deserializer::from_str(text),
+        )
+        .expect("message");
         let bytes = Bytes::from(message.encode_to_vec());
         let router = json_router(grpc(move |_, _| (vec![bytes.clone()], 0, "")));
         let (code, headers, body) = ask(&router, Request::post(path).body(Body::from("{}")).expect("request")).await;
         assert_eq!((code, body.as_str()), (200, text));
-        assert_eq!((headers["content-type"].as_bytes(), headers["grpc-metadata-content-type"].as_bytes()), (&b"application/json"[..], &b"application/grpc"[..]));
+        assert_eq!(
+            (headers["content-type"].as_bytes(), headers["grpc-metadata-content-type"].as_bytes()),
+            (&b"application/json"[..], &b"application/grpc"[..])
+        );
     }
 }
 
 /// Wrong paths, methods, bodies and refused calls, each with etcd's code and body.
 #[tokio::test]
 async fn errors() {
-    let router = json_router(grpc(|path, _| if path.ends_with("Put") { (vec![], 3, "etcdserver: key is not provided") } else { (vec![], 11, "late") }));
+    let router = json_router(grpc(|path, _| {
+        if path.ends_with("Put") { (vec![], 3, "etcdserver: key is not provided") } else { (vec![], 11, "late") }
+    }));
     let no_key = (400, r#"{"code":3,"message":"etcdserver: key is not provided"}"#.to_owned());
     for body in ["", "{}", r#"{"key":"","keyx":"aa"}"#] {
         assert_eq!(post(&router, "/v3/kv/put", body).await, no_key, "{body}");
@@ -292,7 +321,9 @@ async fn errors() {
 /// An unknown enum name is overlooked, as in etcd.
 #[tokio::test]
 async fn unknown_enum_names_are_ignored() {
-    let router = json_router(grpc(|_, got| if got == [Bytes::from_static(b"\n\x01k")] { (vec![Bytes::new()], 0, "") } else { (vec![], 13, "other") }));
+    let router = json_router(grpc(|_, got| {
+        if got == [Bytes::from_static(b"\n\x01k")] { (vec![Bytes::new()], 0, "") } else { (vec![], 13, "other") }
+    }));
     assert_eq!(post(&router, "/v3/kv/range", r#"{"key":"aw==","sort_order":"FOO"}"#).await, (200, "{}".into()));
 }
 
@@ -306,7 +337,11 @@ async fn streams() {
     assert_eq!(post(&router, "/v3/lease/keepalive", "{\"ID\":\"1\"}\n {\"ID\":2}").await, (200, lines.into()));
     let pool = DescriptorPool::decode(quorate_proto::DESCRIPTORS).expect("descriptors");
     let blob = base64::engine::general_purpose::STANDARD.encode([7; 40]);
-    let message = DynamicMessage::deserialize(pool.get_message_by_name("etcdserverpb.SnapshotResponse").expect("type"), serde_json::json!({"blob": blob})).expect("message");
+    let message = DynamicMessage::deserialize(
+        pool.get_message_by_name("etcdserverpb.SnapshotResponse").expect("type"),
+        serde_json::json!({"blob": blob}),
+    )
+    .expect("message");
     let bytes = Bytes::from(message.encode_to_vec());
     let router = json_router(grpc(move |_, _| (vec![bytes.clone(), bytes.clone()], 0, "")));
     let line = format!("{{\"result\":{{\"blob\":\"{blob}\"}}}}\n");
@@ -323,8 +358,17 @@ async fn identity() {
         let response: Response = ([("grpc-status", "2"), ("grpc-message", text.replace(' ', "%20").as_str())]).into_response();
         response
     });
-    let info = crate::door::ConnInfo { listener: "client", remote: crate::door::Remote::Unix, tls: true, common_name: Some("alice".into()) };
-    let mut request = Request::post("/v3/kv/range").header("authorization", "tok").header("grpc-metadata-hasleader", "true").body(Body::empty()).expect("request");
+    let info = crate::door::ConnInfo {
+        listener: "client",
+        remote: crate::door::Remote::Unix,
+        tls: true,
+        common_name: Some("alice".into()),
+    };
+    let mut request = Request::post("/v3/kv/range")
+        .header("authorization", "tok")
+        .header("grpc-metadata-hasleader", "true")
+        .body(Body::empty())
+        .expect("request");
     request.extensions_mut().insert(Arc::new(info));
     assert_eq!(ask(&json_router(seen), request).await.2, r#"{"code":2,"message":"tok true None"}"#);
 }

@@ -86,7 +86,8 @@ impl Rows {
         }
         pen.reach(Place::CheckpointHist)?;
         for row in delta.newest_rows() {
-            let latest = Latest { rev: row.rev, tombstone: row.tombstone, create: row.create, version: row.version, lease: row.lease };
+            let latest =
+                Latest { rev: row.rev, tombstone: row.tombstone, create: row.create, version: row.version, lease: row.lease };
             pen.put(Family::Latest, row.key.clone(), latest.encode().into())?;
         }
         pen.write()?;

@@ -2,8 +2,8 @@
 
 use super::delta::Row;
 use super::{ReadError, Rows, encode};
-use crate::base::kind::log;
 use crate::base::Family;
+use crate::base::kind::log;
 use crate::types::{LeaseId, Revision};
 use bytes::Bytes;
 use prost::Message;

@@ -4,8 +4,8 @@
 //! compaction revision only those count that are still the newest of their key at the hashed revision and are not deletions.
 
 use super::{ReadError, Rows};
-use crate::base::{BaseError, Family};
 use crate::base::kind::log;
+use crate::base::{BaseError, Family};
 use crate::types::Revision;
 use bytes::Bytes;
 use prost::Message;

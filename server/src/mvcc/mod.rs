@@ -144,8 +144,8 @@ impl Rows {
         let applied = base.get(Family::Sys, &sys::single(sys::APPLIED))?;
         let revision = match applied {
             Some(row) => {
-                let row: quorate_proto::state::Applied = prost::Message::decode(row)
-                    .map_err(|e| BaseError::Corrupt(format!("applied position: {e}")))?;
+                let row: quorate_proto::state::Applied =
+                    prost::Message::decode(row).map_err(|e| BaseError::Corrupt(format!("applied position: {e}")))?;
                 row.revision
             }
             None => 1,

@@ -59,7 +59,8 @@ struct Plan {
 
 impl Plan {
     fn of(q: &entry::Range) -> Self {
-        let filtered = [q.min_mod_revision, q.max_mod_revision, q.min_create_revision, q.max_create_revision].iter().any(|v| *v != 0);
+        let filtered =
+            [q.min_mod_revision, q.max_mod_revision, q.min_create_revision, q.max_create_revision].iter().any(|v| *v != 0);
         let sorted = q.sort_order() != entry::SortOrder::None;
         let collect = if q.limit > 0 && !filtered && !sorted { (q.limit as usize).saturating_add(1) } else { usize::MAX };
         Self { sorted, filtered, collect: if q.count_only { 0 } else { collect } }
@@ -228,7 +229,15 @@ fn bare(kv: &RawKv) -> Result<RawKv, ReadError> {
 }
 
 /// Filters, sorts, limits and, for keys only, strips the rows, in etcd's order.
-fn cut(q: &entry::Range, sorted: bool, filtered: bool, mut rows: Vec<KeyValue>, limit: usize, count: i64, current: i64) -> RangeResult {
+fn cut(
+    q: &entry::Range,
+    sorted: bool,
+    filtered: bool,
+    mut rows: Vec<KeyValue>,
+    limit: usize,
+    count: i64,
+    current: i64,
+) -> RangeResult {
     if filtered {
         let within = |v: i64, min: i64, max: i64| (min == 0 || v >= min) && (max == 0 || v <= max);
         rows.retain(|kv| {

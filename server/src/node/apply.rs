@@ -158,7 +158,8 @@ impl ApplyThread {
     fn change(&mut self, e: Entry) -> Result<(), BaseError> {
         let corrupt = |e: prost::DecodeError| BaseError::Corrupt(format!("a configuration change: {e}"));
         let change = ConfChangeV2::decode(e.data).map_err(corrupt)?;
-        let member = if change.context.is_empty() { None } else { Some(MemberChange::decode(change.context.clone()).map_err(corrupt)?) };
+        let member =
+            if change.context.is_empty() { None } else { Some(MemberChange::decode(change.context.clone()).map_err(corrupt)?) };
         let allowed = member.as_ref().is_none_or(|m| self.machine.check_change(m).is_ok());
         let steps = !change.get_changes().is_empty() || member.is_none();
         if allowed && steps {

@@ -143,7 +143,8 @@ impl NodeHandle {
         }
         self.admit()?;
         let mut ticket = self.0.ports.open();
-        let proposal = Proposal { origin: self.0.member_id, sequence: ticket.sequence, command: Some(command), ..Default::default() };
+        let proposal =
+            Proposal { origin: self.0.member_id, sequence: ticket.sequence, command: Some(command), ..Default::default() };
         let bytes = Bytes::from(proposal.encode_to_vec());
         let _weight = Weight::new(&self.0, bytes.len() as i64);
         self.send(Input::Propose(bytes))?;

@@ -3,14 +3,14 @@
 use super::apply::ApplyTask;
 use super::run::Input;
 use crate::base::BaseError;
-use crate::mvcc::Store;
-use crate::state::Position;
 use crate::base::{Base, RocksBase, RocksOptions};
+use crate::mvcc::Store;
 use crate::snapshot::{SnapshotError, View, folder};
+use crate::state::Position;
 use crossbeam_channel::{Receiver, Sender};
-use std::path::PathBuf;
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -23,7 +23,10 @@ pub(super) enum KeeperTask {
     /// Pin the rows as they are: everything asked for before is durable by then.
     View(ViewFor),
     /// Take up the complete folder of rows of a snapshot at this index; answers when the store reads them.
-    Install { index: u64, done: Sender<()> },
+    Install {
+        index: u64,
+        done: Sender<()>,
+    },
     Stop,
 }
 

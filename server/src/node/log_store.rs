@@ -209,7 +209,6 @@ pub(super) fn entry(index: u64, term: u64, data: &[u8]) -> Entry {
     Entry { index, term, data: Bytes::copy_from_slice(data), ..Default::default() }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

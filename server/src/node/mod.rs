@@ -15,6 +15,6 @@ mod start;
 
 pub use apply::EventSink;
 pub use handle::{LeaseView, NodeHandle, ProposeError, Status};
-pub use run::{PeerMessage, PeerSink};
 pub use keeper::SweepPace;
+pub use run::{PeerMessage, PeerSink};
 pub use start::{Founding, Node, NodeSettings, Opened, StartError, read_identity, restore};

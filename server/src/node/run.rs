@@ -8,15 +8,15 @@ use super::apply::ApplyTask;
 use super::driver::{Driver, Effects};
 use super::handle::{Inner, ProposeError, Reply};
 use super::keeper::ViewFor;
-use crate::snapshot::{SnapshotError, View};
 use crate::env::failpoint;
+use crate::snapshot::{SnapshotError, View};
 use crate::state::Position;
 use crate::types::MemberId;
 use crate::wal::{Group, SnapshotMark, WalTask, WalWriter};
 use bytes::{BufMut, Bytes, BytesMut};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use prost::Message as _;
-use prost::encoding::{encode_key, encode_varint, WireType};
+use prost::encoding::{WireType, encode_key, encode_varint};
 use quorate_proto::entry::{self, Command, Proposal, command::Op};
 use quorate_proto::state::{Configuration, MemberChange, MemberChangeKind};
 use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState, Entry, Message, MessageType, Snapshot};
@@ -63,22 +63,34 @@ pub(super) enum Input {
     ChangeMembers(MemberChange),
     /// A reader waits under this sequence.
     Read(u64),
-    Transfer { to: MemberId, sequence: u64 },
+    Transfer {
+        to: MemberId,
+        sequence: u64,
+    },
     Peer(Vec<Message>),
     Persisted(u64),
     Applied(u64),
     /// The machine allowed (or, `None`, refused) a committed configuration change; the new state goes back.
-    ApplyChange { change: Option<ConfChangeV2>, reply: Sender<ConfState> },
+    ApplyChange {
+        change: Option<ConfChangeV2>,
+        reply: Sender<ConfState>,
+    },
     /// A checkpoint made everything up to this position durable.
     Checkpointed(Position),
     Unreachable(MemberId),
-    SnapshotStatus { id: MemberId, ok: bool },
+    SnapshotStatus {
+        id: MemberId,
+        ok: bool,
+    },
     /// The view that was asked for on behalf of followers; `None` when it could not be made.
     ViewReady(Option<Arc<View>>),
     /// Somebody wants a view of their own.
     Pin(oneshot::Sender<Result<Arc<View>, SnapshotError>>),
     /// A snapshot whose rows are complete; told whether raft takes it.
-    Snapshot { message: Message, answer: oneshot::Sender<bool> },
+    Snapshot {
+        message: Message,
+        answer: oneshot::Sender<bool>,
+    },
     Stop,
 }
 

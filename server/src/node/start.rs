@@ -17,7 +17,9 @@ use crate::lease::LeaseClock;
 use crate::mvcc::{DeltaPolicy, Store};
 use crate::snapshot::{Receiver, RestoreOptions, SnapshotError, folder};
 use crate::state::Machine;
-use crate::wal::{Durable, Group, HardState as LogHardState, Hooks, Identity, SnapshotMark, Verdict, Wal, WalError, WalWriter, take_lock};
+use crate::wal::{
+    Durable, Group, HardState as LogHardState, Hooks, Identity, SnapshotMark, Verdict, Wal, WalError, WalWriter, take_lock,
+};
 use arc_swap::ArcSwap;
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
@@ -91,7 +93,10 @@ impl StartError {
         match self {
             StartError::Wal(WalError::Locked { .. }) | StartError::Base(BaseError::Locked(_)) => 3,
             StartError::Wal(WalError::Corrupt { .. } | WalError::Foreign { .. } | WalError::Version { .. }) => 4,
-            StartError::Base(BaseError::Corrupt(_)) | StartError::BadIdentity { .. } | StartError::Foreign { .. } | StartError::LostData { .. } => 4,
+            StartError::Base(BaseError::Corrupt(_))
+            | StartError::BadIdentity { .. }
+            | StartError::Foreign { .. }
+            | StartError::LostData { .. } => 4,
             _ => 5,
         }
     }
@@ -198,10 +203,19 @@ fn refuse_foreign(settings: &NodeSettings) -> Result<(), StartError> {
 ///
 /// # Errors
 /// When a member lives in the data folder already, the file is damaged, or the disk fails; no member is made then.
-pub fn restore(file: &Path, settings: &NodeSettings, founding: &Founding, options: &RestoreOptions, files: &Arc<dyn Files>) -> Result<(), StartError> {
+pub fn restore(
+    file: &Path,
+    settings: &NodeSettings,
+    founding: &Founding,
+    options: &RestoreOptions,
+    files: &Arc<dyn Files>,
+) -> Result<(), StartError> {
     if settings.data_dir.join("member").exists() {
         let path = settings.data_dir.join("member");
-        return Err(StartError::BadIdentity { path, why: "a member lives there already; restore into an empty data directory".into() });
+        return Err(StartError::BadIdentity {
+            path,
+            why: "a member lives there already; restore into an empty data directory".into(),
+        });
     }
     found(settings, founding, files, |db| Ok(crate::snapshot::restore::write_rows(file, db, settings.rocks, options)?))
 }

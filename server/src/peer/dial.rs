@@ -37,7 +37,10 @@ impl Dial for PlainDial {
                 return Ok(Box::new(UnixStream::connect(path).await?) as Box<dyn PeerStream>);
             }
             let Some(rest) = url.strip_prefix("http://") else {
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{url} asks for TLS, and this member has no peer certificates")));
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    format!("{url} asks for TLS, and this member has no peer certificates"),
+                ));
             };
             let stream = TcpStream::connect(rest.trim_end_matches('/')).await?;
             stream.set_nodelay(true)?;

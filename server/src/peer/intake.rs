@@ -40,7 +40,12 @@ fn receipt(place: Place) -> SnapshotReceipt {
 
 impl Intake {
     /// Takes an offer: the attempt and the first receipt.
-    pub async fn begin(node: NodeHandle, count: Arc<PeerCount>, view: u64, message: Message) -> Result<(Self, SnapshotReceipt), Status> {
+    pub async fn begin(
+        node: NodeHandle,
+        count: Arc<PeerCount>,
+        view: u64,
+        message: Message,
+    ) -> Result<(Self, SnapshotReceipt), Status> {
         let index = message.get_snapshot().get_metadata().index;
         if index <= node.status().applied_index {
             return Err(Status::already_exists(format!("entry {index} is applied here already")));

@@ -97,7 +97,8 @@ impl LeaseForwarder {
         let mut client = PeerClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
         match question {
             Question::Renew => {
-                let answer = client.lease_renew(LeaseRenewRequest { cluster, from, ids: vec![id] }).await.map_err(refused)?.into_inner();
+                let answer =
+                    client.lease_renew(LeaseRenewRequest { cluster, from, ids: vec![id] }).await.map_err(refused)?.into_inner();
                 let ttl = answer.ttls.first().copied().unwrap_or_default();
                 Ok((ttl > 0).then(|| (LeaseView { granted: ttl, remaining: ttl }, Vec::new())))
             }

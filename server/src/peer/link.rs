@@ -228,7 +228,13 @@ impl Link {
                 self.report();
                 let was_up = begun.elapsed() > Duration::from_secs(5);
                 if was_up || attempt == 0 {
-                    tracing::info!(peer = format!("{:016x}", self.id), url, channel = kind.name(), reason = error, "a channel to a peer is down");
+                    tracing::info!(
+                        peer = format!("{:016x}", self.id),
+                        url,
+                        channel = kind.name(),
+                        reason = error,
+                        "a channel to a peer is down"
+                    );
                 }
                 if was_up {
                     pause = FIRST_PAUSE;
@@ -259,7 +265,8 @@ impl Link {
             messages: Vec::new(),
         };
         let outbound = Outbound { link: self.clone(), kind, session, hello: Some(hello), sent: 0 };
-        let mut client = PeerClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
+        let mut client =
+            PeerClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
         let open = async {
             match kind {
                 Kind::Control => client.control(outbound).await,
@@ -343,11 +350,16 @@ impl Link {
             let channel = self.append.channel.lock().clone();
             let Some(channel) = channel else {
                 self.count.failed_send(proposals.len());
-                tracing::debug!(peer = format!("{:016x}", self.id), count = proposals.len(), "proposals for an unreachable leader are dropped");
+                tracing::debug!(
+                    peer = format!("{:016x}", self.id),
+                    count = proposals.len(),
+                    "proposals for an unreachable leader are dropped"
+                );
                 continue;
             };
             let bytes: usize = proposals.iter().map(Bytes::len).sum();
-            let request = ForwardRequest { cluster: self.inner.cluster_id, from: self.inner.member_id, proposals: proposals.clone() };
+            let request =
+                ForwardRequest { cluster: self.inner.cluster_id, from: self.inner.member_id, proposals: proposals.clone() };
             let mut client = PeerClient::new(channel).max_encoding_message_size(MAX_MESSAGE);
             match tokio::time::timeout(self.inner.election * 3, client.forward(request)).await {
                 Ok(Ok(answer)) => {
@@ -359,7 +371,11 @@ impl Link {
                         self.give_back(proposals);
                     } else if !answer.error.is_empty() {
                         self.count.failed_send(1);
-                        tracing::debug!(peer = format!("{:016x}", self.id), reason = answer.error, "the leader did not take proposals");
+                        tracing::debug!(
+                            peer = format!("{:016x}", self.id),
+                            reason = answer.error,
+                            "the leader did not take proposals"
+                        );
                     }
                 }
                 Ok(Err(status)) => {

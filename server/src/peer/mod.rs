@@ -107,7 +107,9 @@ impl Peers {
 
     /// The receiving side, for the peer listener.
     pub fn service(&self) -> PeerServer<Service> {
-        PeerServer::new(Service::new(self.inner.clone())).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE)
+        PeerServer::new(Service::new(self.inner.clone()))
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE)
     }
 
     /// Lease questions, answered here when this member leads and by the leader when not. `timeout` bounds each question.
@@ -146,7 +148,9 @@ impl PeerSink for Peers {
     fn forward(&self, leader: MemberId, proposals: Vec<Bytes>) {
         match self.inner.links.load().get(&leader) {
             Some(link) => link.forward(proposals),
-            None => tracing::debug!(leader = format!("{leader:016x}"), "proposals for a leader that has no address yet are dropped"),
+            None => {
+                tracing::debug!(leader = format!("{leader:016x}"), "proposals for a leader that has no address yet are dropped")
+            }
         }
     }
 }
@@ -188,11 +192,19 @@ async fn follow_members(inner: Arc<Inner>) {
 ///
 /// # Errors
 /// When nobody answers in time, or the member belongs to another cluster.
-pub async fn ask_members(dial: &Arc<dyn Dial>, url: &str, cluster: u64, from: MemberId, timeout: Duration) -> Result<MembersResponse, tonic::Status> {
+pub async fn ask_members(
+    dial: &Arc<dyn Dial>,
+    url: &str,
+    cluster: u64,
+    from: MemberId,
+    timeout: Duration,
+) -> Result<MembersResponse, tonic::Status> {
     let ask = async {
         let channel = dial::connect(dial, url, timeout).await.map_err(|e| tonic::Status::unavailable(e.to_string()))?;
         let answer = PeerClient::new(channel).members(MembersRequest { cluster, from }).await?;
         Ok(answer.into_inner())
     };
-    tokio::time::timeout(timeout, ask).await.map_err(|_| tonic::Status::deadline_exceeded(format!("{url} did not answer in time")))?
+    tokio::time::timeout(timeout, ask)
+        .await
+        .map_err(|_| tonic::Status::deadline_exceeded(format!("{url} did not answer in time")))?
 }

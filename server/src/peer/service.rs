@@ -14,8 +14,8 @@ use parking_lot::Mutex;
 use prost::Message as _;
 use quorate_proto::peer::peer_server::Peer;
 use quorate_proto::peer::{
-    Ack, Envelope, ForwardRequest, ForwardResponse, LeaseRenewRequest, LeaseRenewResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
-    MembersRequest, MembersResponse, SnapshotChunk, SnapshotReceipt,
+    Ack, Envelope, ForwardRequest, ForwardResponse, LeaseRenewRequest, LeaseRenewResponse, LeaseTimeToLiveRequest,
+    LeaseTimeToLiveResponse, MembersRequest, MembersResponse, SnapshotChunk, SnapshotReceipt,
 };
 use raft::eraftpb::{Message, MessageType};
 use std::collections::HashMap;
@@ -70,7 +70,9 @@ impl Service {
             return Ok(());
         }
         let own = self.inner.member_id;
-        Err(Status::failed_precondition(format!("this is member {own:016x}, not member {to:016x}: the addresses of the cluster are mixed up")))
+        Err(Status::failed_precondition(format!(
+            "this is member {own:016x}, not member {to:016x}: the addresses of the cluster are mixed up"
+        )))
     }
 
     /// Takes a stream in: greets, then reads it in a task of its own until it ends or a newer one takes over.
@@ -90,7 +92,14 @@ impl Service {
             *newest = Newest { boot: hello.boot, generation: hello.generation };
         }
         let (acks, received) = tokio::sync::watch::channel(1);
-        let reader = Reader { node, slot, boot: hello.boot, generation: hello.generation, count: self.inner.counts.of(hello.from), from: hello.from };
+        let reader = Reader {
+            node,
+            slot,
+            boot: hello.boot,
+            generation: hello.generation,
+            count: self.inner.counts.of(hello.from),
+            from: hello.from,
+        };
         let stop = self.inner.stop.clone();
         tokio::spawn(async move {
             tokio::select! {
@@ -236,7 +245,10 @@ impl Peer for Service {
         Ok(Response::new(LeaseRenewResponse { ttls, error: String::new() }))
     }
 
-    async fn lease_time_to_live(&self, request: Request<LeaseTimeToLiveRequest>) -> Result<Response<LeaseTimeToLiveResponse>, Status> {
+    async fn lease_time_to_live(
+        &self,
+        request: Request<LeaseTimeToLiveRequest>,
+    ) -> Result<Response<LeaseTimeToLiveResponse>, Status> {
         let request = request.into_inner();
         self.check_cluster(request.cluster)?;
         let node = self.node()?;

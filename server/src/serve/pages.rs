@@ -104,7 +104,14 @@ pub(super) fn members(node: &NodeHandle) -> Arc<dyn Fn() -> serde_json::Value + 
 }
 
 /// Lets the metrics page read the rooms' own numbers, at each request for it.
-pub(super) fn observe(config: &Config, metrics: &Arc<Metrics>, node: &NodeHandle, hub: &Arc<Hub>, counters: &Arc<api::Counters>, peers: &Peers) {
+pub(super) fn observe(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    node: &NodeHandle,
+    hub: &Arc<Hub>,
+    counters: &Arc<api::Counters>,
+    peers: &Peers,
+) {
     use std::sync::atomic::Ordering::Relaxed;
     let flag = |on: bool| if on { 1.0 } else { 0.0 };
     let status = node.status();

@@ -6,7 +6,12 @@ use crate::door::{Address, ClientTls, Dialer, ServerTls, tls};
 use crate::peer::{Dial, PeerStream};
 use std::sync::Arc;
 
-pub(super) fn server_tls(config: &Config, side: &config::TlsSettings, hosts: &[config::ListenUrl], name: &str) -> Result<Option<Arc<ServerTls>>, Failure> {
+pub(super) fn server_tls(
+    config: &Config,
+    side: &config::TlsSettings,
+    hosts: &[config::ListenUrl],
+    name: &str,
+) -> Result<Option<Arc<ServerTls>>, Failure> {
     if !side.is_on() {
         return Ok(None);
     }
@@ -14,7 +19,12 @@ pub(super) fn server_tls(config: &Config, side: &config::TlsSettings, hosts: &[c
     ServerTls::load(settings).map(Some).map_err(|e| Failure::new(1, e))
 }
 
-pub(super) fn tls_settings(config: &Config, side: &config::TlsSettings, hosts: &[config::ListenUrl], name: &str) -> Result<tls::TlsSettings, Failure> {
+pub(super) fn tls_settings(
+    config: &Config,
+    side: &config::TlsSettings,
+    hosts: &[config::ListenUrl],
+    name: &str,
+) -> Result<tls::TlsSettings, Failure> {
     let version = |v: config::TlsVersion| match v {
         config::TlsVersion::Tls12 => tls::TlsVersion::Tls12,
         config::TlsVersion::Tls13 => tls::TlsVersion::Tls13,

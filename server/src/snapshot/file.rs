@@ -10,8 +10,8 @@
 //! sha256      of everything before it: 32 bytes, added by whoever stores the stream
 //! ```
 
-use super::rows::{self, Place};
 use super::SnapshotError;
+use super::rows::{self, Place};
 use bytes::Bytes;
 use prost::Message;
 use quorate_proto::state::SnapshotHeader;
@@ -101,7 +101,12 @@ pub fn read(
     let size = match length % ALIGN {
         0 if skip_hash => length,
         HASH => length - HASH,
-        0 => return Err(damaged(format!("{} has no sha256 at its end; skip the check if it was copied from elsewhere", path.display()))),
+        0 => {
+            return Err(damaged(format!(
+                "{} has no sha256 at its end; skip the check if it was copied from elsewhere",
+                path.display()
+            )));
+        }
         _ => return Err(damaged(format!("{} is no snapshot or was cut: {length} bytes", path.display()))),
     };
     let mut input = Hashing { from: BufReader::with_capacity(1 << 20, (&mut file).take(size)), hash: Sha256::new() };

@@ -107,7 +107,8 @@ impl Staging {
         if crc32c::crc32c(chunk) != checksum {
             return Err(SnapshotError::Damaged("a chunk's checksum is wrong".into()));
         }
-        let family = rows::family(number).ok_or_else(|| SnapshotError::Damaged(format!("family {number} is unknown: upgrade this member")))?;
+        let family = rows::family(number)
+            .ok_or_else(|| SnapshotError::Damaged(format!("family {number} is unknown: upgrade this member")))?;
         if number < state.place.family {
             return Err(SnapshotError::Damaged("families out of order".into()));
         }
@@ -145,7 +146,10 @@ impl Staging {
         let applied = base.get(Family::Sys, &sys::single(sys::APPLIED))?.unwrap_or_default();
         let index = Applied::decode(applied).map_err(|e| SnapshotError::Damaged(format!("applied position: {e}")))?.index;
         if index != self.index {
-            return Err(SnapshotError::Damaged(format!("the rows stand at entry {index}, the snapshot was announced at {}", self.index)));
+            return Err(SnapshotError::Damaged(format!(
+                "the rows stand at entry {index}, the snapshot was announced at {}",
+                self.index
+            )));
         }
         base.flush()?;
         // Closed before it is marked: whoever takes it up opens it anew.

@@ -77,9 +77,9 @@ pub(crate) fn write_rows(path: &Path, folder: &Path, rocks: RocksOptions, option
         Ok(base.write(batch)?)
     })?;
     let bump = i64::try_from(options.bump_revision).ok();
-    applied.revision = bump.and_then(|b| applied.revision.checked_add(b)).ok_or_else(|| {
-        SnapshotError::Refused(format!("revision {} cannot grow by {}", applied.revision, options.bump_revision))
-    })?;
+    applied.revision = bump
+        .and_then(|b| applied.revision.checked_add(b))
+        .ok_or_else(|| SnapshotError::Refused(format!("revision {} cannot grow by {}", applied.revision, options.bump_revision)))?;
     let mut batch = Batch::default();
     if options.mark_compacted {
         batch.put(Family::Sys, sys::single(sys::COMPACT), Bytes::copy_from_slice(&applied.revision.to_be_bytes()));

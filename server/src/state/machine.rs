@@ -163,7 +163,9 @@ impl Machine {
         let batch = entry::Batch::decode(data).map_err(|e| BaseError::Corrupt(format!("entry {index}: {e}")))?;
         if batch.version > ENTRY_VERSION {
             let (index, found) = (index, batch.version);
-            return Err(BaseError::Corrupt(format!("entry {index} has version {found}, this build knows {ENTRY_VERSION}: upgrade it")));
+            return Err(BaseError::Corrupt(format!(
+                "entry {index} has version {found}, this build knows {ENTRY_VERSION}: upgrade it"
+            )));
         }
         self.position.time_ms = self.position.time_ms.max(batch.time_ms);
         for proposal in batch.proposals {
@@ -245,7 +247,9 @@ impl Machine {
     fn refuse_under_alarm(&self, op: &Op) -> Result<(), Refusal> {
         if self.shared.has_alarm(AlarmKind::Corrupt) {
             match op {
-                Op::Put(_) | Op::DeleteRange(_) | Op::Txn(_) | Op::Range(_) | Op::Compact(_) => return Err(ApplyError::Corrupt.into()),
+                Op::Put(_) | Op::DeleteRange(_) | Op::Txn(_) | Op::Range(_) | Op::Compact(_) => {
+                    return Err(ApplyError::Corrupt.into());
+                }
                 Op::LeaseGrant(_) | Op::LeaseRevoke(_) => return Err(ApplyError::Corrupt.into()),
                 _ => {}
             }
@@ -320,7 +324,9 @@ impl Machine {
                 vec![AlarmEntry { member: a.member, kind: a.kind() }]
             }
             AlarmAction::Clear => {
-                let wanted = |e: &&AlarmEntry| (a.member == 0 || e.member == a.member) && (a.kind() == AlarmKind::None || e.kind == a.kind());
+                let wanted = |e: &&AlarmEntry| {
+                    (a.member == 0 || e.member == a.member) && (a.kind() == AlarmKind::None || e.kind == a.kind())
+                };
                 let gone: Vec<_> = before.iter().filter(wanted).copied().collect();
                 for e in &gone {
                     self.store.put_sys(sys::alarm(e.kind as i32, e.member), None);

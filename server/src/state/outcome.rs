@@ -1,9 +1,9 @@
 //! What apply answers.
 
 use crate::mvcc::{RangeResult, ReadError};
+use quorate_proto::RawKv;
 use quorate_proto::entry::AlarmKind;
 use quorate_proto::state::Member;
-use quorate_proto::RawKv;
 
 /// The answer to one proposal.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,12 +24,20 @@ pub struct AlarmEntry {
 /// What a proposal did.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
-    Put { prev: Option<RawKv> },
-    DeleteRange { deleted: i64, prev: Vec<RawKv> },
+    Put {
+        prev: Option<RawKv>,
+    },
+    DeleteRange {
+        deleted: i64,
+        prev: Vec<RawKv>,
+    },
     Range(RangeResult),
     Txn(TxnOutcome),
     Compact,
-    LeaseGrant { id: i64, ttl: i64 },
+    LeaseGrant {
+        id: i64,
+        ttl: i64,
+    },
     LeaseRevoke,
     LeaseCheckpoint,
     /// The alarms that were raised, cleared or found.

@@ -241,7 +241,12 @@ mod tests {
     /// Dates, leap days and the turn of a century among them.
     #[test]
     fn dates() {
-        for (seconds, text) in [(0, "1970-01-01T00:00:00"), (951_782_400, "2000-02-29T00:00:00"), (4_107_542_399, "2100-02-28T23:59:59"), (1_795_266_000, "2026-11-21T13:00:00")] {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00"),
+            (951_782_400, "2000-02-29T00:00:00"),
+            (4_107_542_399, "2100-02-28T23:59:59"),
+            (1_795_266_000, "2026-11-21T13:00:00"),
+        ] {
             assert_eq!(timestamp(UNIX_EPOCH + Duration::from_secs(seconds)), format!("{text}.000000Z"));
         }
     }

@@ -23,25 +23,13 @@ pub enum WalError {
          data directory and add it again under a new member id",
         file.display()
     )]
-    Corrupt {
-        file: PathBuf,
-        offset: u64,
-        reason: String,
-    },
+    Corrupt { file: PathBuf, offset: u64, reason: String },
     /// The log belongs to another cluster or member: the data directory is the wrong one.
     #[error("log file {} belongs to {found}, this is {wanted}", file.display())]
-    Foreign {
-        file: PathBuf,
-        found: Identity,
-        wanted: Identity,
-    },
+    Foreign { file: PathBuf, found: Identity, wanted: Identity },
     /// The log was written in a format this build cannot read.
     #[error("log file {} has format version {found}, this build reads version {supported}", file.display())]
-    Version {
-        file: PathBuf,
-        found: u32,
-        supported: u32,
-    },
+    Version { file: PathBuf, found: u32, supported: u32 },
     /// The disk is full. Nothing of the failed call took place; it may be made again once there is space.
     #[error("no space left to write {}", file.display())]
     NoSpace { file: PathBuf, source: io::Error },
@@ -53,18 +41,10 @@ pub enum WalError {
     Misuse { reason: String },
     /// Reading failed before anything was changed.
     #[error("cannot {action} {}", file.display())]
-    Read {
-        action: &'static str,
-        file: PathBuf,
-        source: io::Error,
-    },
+    Read { action: &'static str, file: PathBuf, source: io::Error },
     /// A write or a sync failed. What is durable is unknown: the process must abort and replay.
     #[error("cannot {action} {}; what is durable is unknown until the log is replayed", file.display())]
-    Failed {
-        action: &'static str,
-        file: PathBuf,
-        source: io::Error,
-    },
+    Failed { action: &'static str, file: PathBuf, source: io::Error },
     /// An earlier `Failed`: the log takes nothing more.
     #[error("the log stopped after an earlier write error")]
     Poisoned,
@@ -86,14 +66,8 @@ impl WalError {
     /// Sorts an error of a changing call: a full disk can be waited for, anything else cannot be undone.
     pub(super) fn changing(action: &'static str, file: PathBuf, source: io::Error) -> Self {
         match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                WalError::NoSpace { file, source }
-            }
-            _ => WalError::Failed {
-                action,
-                file,
-                source,
-            },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => WalError::NoSpace { file, source },
+            _ => WalError::Failed { action, file, source },
         }
     }
 }

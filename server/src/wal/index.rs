@@ -46,11 +46,7 @@ impl Index {
 
     /// Adds a group of `count` entries, which replaces what was there from its first index on.
     pub fn add_group(&mut self, place: GroupPlace, count: u64) {
-        while self
-            .groups
-            .back()
-            .is_some_and(|group| group.first >= place.first)
-        {
+        while self.groups.back().is_some_and(|group| group.first >= place.first) {
             self.groups.pop_back();
         }
         if self.next < place.first {
@@ -69,11 +65,7 @@ impl Index {
 
     /// Forgets the segments before `sequence` and what is in them.
     pub fn drop_segments_before(&mut self, sequence: u64) {
-        while self
-            .groups
-            .front()
-            .is_some_and(|group| group.sequence < sequence)
-        {
+        while self.groups.front().is_some_and(|group| group.sequence < sequence) {
             self.groups.pop_front();
         }
         self.segments = self.segments.split_off(&sequence);
@@ -81,10 +73,7 @@ impl Index {
 
     /// First readable entry and the one after the last; equal when there is none.
     pub fn bounds(&self) -> (u64, u64) {
-        (
-            self.groups.front().map_or(self.next, |group| group.first),
-            self.next,
-        )
+        (self.groups.front().map_or(self.next, |group| group.first), self.next)
     }
 
     /// The group that holds `index`, its segment, and the index after its last entry that counts.
@@ -92,15 +81,9 @@ impl Index {
         if index >= self.next {
             return None;
         }
-        let position = self
-            .groups
-            .partition_point(|group| group.first <= index)
-            .checked_sub(1)?;
+        let position = self.groups.partition_point(|group| group.first <= index).checked_sub(1)?;
         let group = self.groups[position];
-        let end = self
-            .groups
-            .get(position + 1)
-            .map_or(self.next, |later| later.first);
+        let end = self.groups.get(position + 1).map_or(self.next, |later| later.first);
         Some((group, self.segments.get(&group.sequence)?.clone(), end))
     }
 }

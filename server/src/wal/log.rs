@@ -56,11 +56,7 @@ pub struct Options {
 impl Default for Options {
     /// 4 MiB growing to 64 MiB; a random salt.
     fn default() -> Self {
-        Options {
-            segment_first: failpoint::segment_bytes().unwrap_or(4 << 20),
-            segment_most: 64 << 20,
-            salt: rand::random(),
-        }
+        Options { segment_first: failpoint::segment_bytes().unwrap_or(4 << 20), segment_most: 64 << 20, salt: rand::random() }
     }
 }
 
@@ -105,9 +101,7 @@ impl Wal {
     /// When the directory exists but cannot be read.
     pub fn exists(dir: &Path, files: &Arc<dyn Files>) -> io::Result<bool> {
         match files.list(dir) {
-            Ok(names) => Ok(names
-                .iter()
-                .any(|name| matches!(FileName::parse(name), Some(FileName::Segment(_))))),
+            Ok(names) => Ok(names.iter().any(|name| matches!(FileName::parse(name), Some(FileName::Segment(_))))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
         }
@@ -125,29 +119,16 @@ impl Wal {
     ///
     /// # Errors
     /// `Locked`, `Exists`, `NoSpace`, or `Failed`.
-    pub fn create_with(
-        dir: &Path,
-        identity: Identity,
-        files: Arc<dyn Files>,
-        options: Options,
-    ) -> Result<Self, WalError> {
+    pub fn create_with(dir: &Path, identity: Identity, files: Arc<dyn Files>, options: Options) -> Result<Self, WalError> {
         let changing = |action, source| WalError::changing(action, dir.to_path_buf(), source);
-        files
-            .create_dir(dir)
-            .map_err(|source| changing("create", source))?;
+        files.create_dir(dir).map_err(|source| changing("create", source))?;
         let lock = take_lock(dir, files.as_ref())?;
         let names = files.list(dir).map_err(|source| changing("list", source))?;
-        if names
-            .iter()
-            .any(|name| matches!(FileName::parse(name), Some(FileName::Segment(_))))
-        {
-            return Err(WalError::Exists {
-                dir: dir.to_path_buf(),
-            });
+        if names.iter().any(|name| matches!(FileName::parse(name), Some(FileName::Segment(_)))) {
+            return Err(WalError::Exists { dir: dir.to_path_buf() });
         }
         let mut pool = Pool::new(Arc::clone(&files), dir);
-        pool.adopt(&names, options.segment_first)
-            .map_err(|source| changing("clean", source))?;
+        pool.adopt(&names, options.segment_first).map_err(|source| changing("clean", source))?;
         let shape = Shape::default();
         let seed = Header {
             identity,
@@ -159,8 +140,7 @@ impl Wal {
             previous_checksum: 0,
         };
         let mut buffer = Vec::new();
-        let (active, end, checksum) =
-            start_segment(&files, dir, &mut pool, seed, &shape, &mut buffer)?;
+        let (active, end, checksum) = start_segment(&files, dir, &mut pool, seed, &shape, &mut buffer)?;
         let mut index = Index::default();
         index.add_segment(1, handle(&active));
         Ok(Wal {
@@ -190,11 +170,7 @@ impl Wal {
     /// # Errors
     /// `Locked`, `Missing`, `Foreign`, `Version`, `Corrupt`, or `Read`, none of which changed a byte of the log;
     /// `NoSpace` or `Failed` when the sound log could not be made ready for writing.
-    pub fn open(
-        dir: &Path,
-        identity: Identity,
-        files: Arc<dyn Files>,
-    ) -> Result<(Self, Replay), WalError> {
+    pub fn open(dir: &Path, identity: Identity, files: Arc<dyn Files>) -> Result<(Self, Replay), WalError> {
         Self::open_with(dir, identity, files, Options::default())
     }
 
@@ -202,52 +178,26 @@ impl Wal {
     ///
     /// # Errors
     /// As `open`.
-    pub fn open_with(
-        dir: &Path,
-        identity: Identity,
-        files: Arc<dyn Files>,
-        options: Options,
-    ) -> Result<(Self, Replay), WalError> {
+    pub fn open_with(dir: &Path, identity: Identity, files: Arc<dyn Files>, options: Options) -> Result<(Self, Replay), WalError> {
         match Self::exists(dir, &files) {
             Ok(true) => {}
             Ok(false) => {
-                return Err(WalError::Missing {
-                    dir: dir.to_path_buf(),
-                });
+                return Err(WalError::Missing { dir: dir.to_path_buf() });
             }
             Err(source) => {
-                return Err(WalError::Read {
-                    action: "list",
-                    file: dir.to_path_buf(),
-                    source,
-                });
+                return Err(WalError::Read { action: "list", file: dir.to_path_buf(), source });
             }
         }
         let lock = take_lock(dir, files.as_ref())?;
-        let names = files.list(dir).map_err(|source| WalError::Read {
-            action: "list",
-            file: dir.to_path_buf(),
-            source,
-        })?;
-        let Recovered {
-            segments,
-            ending,
-            shape,
-            index,
-            replay,
-        } = recover::recover(dir, &names, identity, files.as_ref())?;
+        let names = files.list(dir).map_err(|source| WalError::Read { action: "list", file: dir.to_path_buf(), source })?;
+        let Recovered { segments, ending, shape, index, replay } = recover::recover(dir, &names, identity, files.as_ref())?;
 
         // The log is sound: from here on files may change.
         let mut sealed = VecDeque::from(segments);
         let Some(active) = sealed.pop_back() else {
-            return Err(WalError::Missing {
-                dir: dir.to_path_buf(),
-            });
+            return Err(WalError::Missing { dir: dir.to_path_buf() });
         };
-        let target = active
-            .header
-            .size
-            .clamp(options.segment_first, options.segment_most);
+        let target = active.header.size.clamp(options.segment_first, options.segment_most);
         let mut pool = Pool::new(Arc::clone(&files), dir);
         let settle = |pool: &mut Pool| {
             if replay.torn.is_some() {
@@ -258,8 +208,7 @@ impl Wal {
             pool.adopt(&names, target)?;
             files.sync_dir(dir)
         };
-        settle(&mut pool)
-            .map_err(|source| WalError::changing("settle", active.path.clone(), source))?;
+        settle(&mut pool).map_err(|source| WalError::changing("settle", active.path.clone(), source))?;
         let wal = Wal {
             files,
             dir: dir.to_path_buf(),
@@ -299,9 +248,7 @@ impl Wal {
     /// Tells the time since the log was opened; segment sizes follow the write rate by it.
     pub fn clock(&mut self, now: Duration) {
         self.now = now;
-        while self.target > self.options.segment_first
-            && now.saturating_sub(self.active_since) >= FILLED_SLOWLY
-        {
+        while self.target > self.options.segment_first && now.saturating_sub(self.active_since) >= FILLED_SLOWLY {
             self.target = (self.target / 2).max(self.options.segment_first);
             self.active_since += FILLED_SLOWLY;
         }
@@ -334,25 +281,15 @@ impl Wal {
         let mut effects = Vec::with_capacity(groups.len());
         let mut total = 0;
         for group in groups {
-            effects.push(
-                shape
-                    .admit(group)
-                    .map_err(|reason| WalError::Misuse { reason })?,
-            );
+            effects.push(shape.admit(group).map_err(|reason| WalError::Misuse { reason })?);
             let size = record::body_size(group);
             if size > BODY_LIMIT {
-                return Err(WalError::TooLarge {
-                    bytes: size as u64,
-                    limit: BODY_LIMIT as u64,
-                });
+                return Err(WalError::TooLarge { bytes: size as u64, limit: BODY_LIMIT as u64 });
             }
             total += record::record_size(size) as u64;
         }
         if total > APPEND_LIMIT {
-            return Err(WalError::TooLarge {
-                bytes: total,
-                limit: APPEND_LIMIT,
-            });
+            return Err(WalError::TooLarge { bytes: total, limit: APPEND_LIMIT });
         }
         if self.end + total > self.active.header.size {
             self.rotate(total)?;
@@ -370,11 +307,7 @@ impl Wal {
         self.shape = shape;
         self.checksum = checksum;
         self.publish(groups, &effects, &places);
-        Ok(Appended {
-            number,
-            bytes,
-            synced: false,
-        })
+        Ok(Appended { number, bytes, synced: false })
     }
 
     /// Makes all that was written durable.
@@ -386,11 +319,7 @@ impl Wal {
         if self.durable < self.end {
             if let Err(source) = self.active.file.sync() {
                 self.poisoned = true;
-                return Err(WalError::Failed {
-                    action: "sync",
-                    file: self.active.path.clone(),
-                    source,
-                });
+                return Err(WalError::Failed { action: "sync", file: self.active.path.clone(), source });
             }
             self.durable = self.end;
             failpoint::visit(FailPlace::WalAfterSync);
@@ -411,38 +340,20 @@ impl Wal {
         if self.active.header.size >= self.target * 4 && self.active.highest_index <= limit {
             self.rotate(0)?;
         }
-        let count = self
-            .sealed
-            .iter()
-            .take_while(|segment| segment.highest_index <= limit)
-            .count();
+        let count = self.sealed.iter().take_while(|segment| segment.highest_index <= limit).count();
         if count > 0 {
             // The mark that makes the old entries superfluous must not vanish after them.
             self.sync()?;
-            let first_kept = self
-                .sealed
-                .get(count)
-                .unwrap_or(&self.active)
-                .header
-                .sequence;
+            let first_kept = self.sealed.get(count).unwrap_or(&self.active).header.sequence;
             self.index.write().drop_segments_before(first_kept);
             self.shape.forget(limit);
             failpoint::visit(FailPlace::WalBeforePurge);
         }
         for segment in self.sealed.drain(..count) {
-            let given = self.pool.give_back(
-                &segment.path,
-                segment.file,
-                segment.header.size,
-                self.target,
-            );
+            let given = self.pool.give_back(&segment.path, segment.file, segment.header.size, self.target);
             if let Err(source) = given {
                 self.poisoned = true;
-                return Err(WalError::Failed {
-                    action: "recycle",
-                    file: segment.path,
-                    source,
-                });
+                return Err(WalError::Failed { action: "recycle", file: segment.path, source });
             }
             failpoint::visit(FailPlace::WalDuringPurge);
         }
@@ -450,13 +361,10 @@ impl Wal {
             failpoint::visit(FailPlace::WalAfterPurge);
         }
         // A spare must not be written while a crash could still give it its old name back.
-        let settled = self.pool.trim(self.target).and_then(|trimmed| {
-            if count > 0 || trimmed {
-                self.files.sync_dir(&self.dir)
-            } else {
-                Ok(())
-            }
-        });
+        let settled = self
+            .pool
+            .trim(self.target)
+            .and_then(|trimmed| if count > 0 || trimmed { self.files.sync_dir(&self.dir) } else { Ok(()) });
         settled.map_err(|source| self.failed("recycle in", source))?;
         Ok(count)
     }
@@ -464,9 +372,7 @@ impl Wal {
     /// Whether `prepare` has work: the active segment fills up and no spare waits.
     #[must_use]
     pub fn wants_spare(&self) -> bool {
-        !self.poisoned
-            && self.end > self.active.header.size / 4
-            && self.pool.needs_spare(self.target)
+        !self.poisoned && self.end > self.active.header.size / 4 && self.pool.needs_spare(self.target)
     }
 
     /// One bounded step (at most 1 MiB written and synced) towards a spare segment.
@@ -475,19 +381,9 @@ impl Wal {
     /// The log itself is unharmed: `NoSpace` is the early warning of a full disk.
     pub fn prepare(&mut self) -> Result<(), WalError> {
         let dir = self.dir.clone();
-        self.pool.prepare(self.target).map_err(|source| {
-            match WalError::changing("prepare a spare in", dir, source) {
-                WalError::Failed {
-                    action,
-                    file,
-                    source,
-                } => WalError::Read {
-                    action,
-                    file,
-                    source,
-                },
-                other => other,
-            }
+        self.pool.prepare(self.target).map_err(|source| match WalError::changing("prepare a spare in", dir, source) {
+            WalError::Failed { action, file, source } => WalError::Read { action, file, source },
+            other => other,
         })
     }
 
@@ -502,15 +398,7 @@ impl Wal {
         }
         self.buffer.clear();
         let place = self.place(self.end);
-        record::encode(
-            &mut self.buffer,
-            Kind::Mark,
-            place,
-            self.durable,
-            None,
-            None,
-            &[],
-        );
+        record::encode(&mut self.buffer, Kind::Mark, place, self.durable, None, None, &[]);
         self.end_with_silence(self.end);
         let written = self.active.file.write_at(&self.buffer, self.end);
         written.map_err(|source| self.failed("write", source))?;
@@ -519,11 +407,7 @@ impl Wal {
     }
 
     fn check_health(&self) -> Result<(), WalError> {
-        if self.poisoned {
-            Err(WalError::Poisoned)
-        } else {
-            Ok(())
-        }
+        if self.poisoned { Err(WalError::Poisoned) } else { Ok(()) }
     }
 
     /// Sorts a write error and poisons the log unless the disk was merely full.
@@ -534,11 +418,7 @@ impl Wal {
     }
 
     fn place(&self, offset: u64) -> Place {
-        Place {
-            salt: self.active.header.salt,
-            sequence: self.active.header.sequence,
-            offset,
-        }
+        Place { salt: self.active.header.salt, sequence: self.active.header.sequence, offset }
     }
 
     /// Encodes the batch into the buffer. Gives start and end of each record, and the last one's checksum.
@@ -554,15 +434,8 @@ impl Wal {
                 MarkEffect::Reset => group.snapshot.as_ref().map(|mark| (mark, true)),
             };
             let place = self.place(start);
-            checksum = record::encode(
-                &mut self.buffer,
-                Kind::Group,
-                place,
-                self.durable,
-                group.hard_state,
-                snapshot,
-                &group.entries,
-            );
+            checksum =
+                record::encode(&mut self.buffer, Kind::Group, place, self.durable, group.hard_state, snapshot, &group.entries);
             places.push((start, self.end + self.buffer.len() as u64));
         }
         self.end_with_silence(self.end);
@@ -586,12 +459,7 @@ impl Wal {
             }
             if let (Some(first), Some(last)) = (group.entries.first(), group.entries.last()) {
                 let sequence = self.active.header.sequence;
-                let place = GroupPlace {
-                    first: first.index,
-                    sequence,
-                    offset: *start as u32,
-                    size: (end - start) as u32,
-                };
+                let place = GroupPlace { first: first.index, sequence, offset: *start as u32, size: (end - start) as u32 };
                 index.add_group(place, group.entries.len() as u64);
                 self.active.highest_index = self.active.highest_index.max(last.index);
             }
@@ -617,20 +485,11 @@ impl Wal {
             previous_checksum: self.checksum,
         };
         failpoint::visit(FailPlace::WalBeforeRotate);
-        let started = start_segment(
-            &self.files,
-            &self.dir,
-            &mut self.pool,
-            header,
-            &self.shape,
-            &mut self.buffer,
-        );
-        let (active, end, checksum) =
-            started.inspect_err(|error| self.poisoned |= error.is_fatal())?;
+        let started = start_segment(&self.files, &self.dir, &mut self.pool, header, &self.shape, &mut self.buffer);
+        let (active, end, checksum) = started.inspect_err(|error| self.poisoned |= error.is_fatal())?;
         failpoint::visit(FailPlace::WalAfterRotate);
         self.index.write().add_segment(sequence, handle(&active));
-        self.sealed
-            .push_back(std::mem::replace(&mut self.active, active));
+        self.sealed.push_back(std::mem::replace(&mut self.active, active));
         (self.end, self.durable, self.checksum) = (end, end, checksum);
         (self.target, self.active_since) = (target, self.now);
         Ok(())
@@ -644,11 +503,7 @@ fn start_size(shape: &Shape) -> u64 {
 
 /// The state each segment starts with.
 fn carried(shape: &Shape) -> Group {
-    Group {
-        hard_state: Some(shape.hard_state),
-        snapshot: shape.snapshot.clone(),
-        ..Group::default()
-    }
+    Group { hard_state: Some(shape.hard_state), snapshot: shape.snapshot.clone(), ..Group::default() }
 }
 
 /// Turns a spare into the segment that `header` describes; its size grows to that of the spare.
@@ -669,51 +524,21 @@ fn start_segment(
     header.size = spare.size;
     buffer.clear();
     buffer.extend_from_slice(&header.encode());
-    let place = Place {
-        salt: header.salt,
-        sequence: header.sequence,
-        offset: HEADER_SIZE as u64,
-    };
+    let place = Place { salt: header.salt, sequence: header.sequence, offset: HEADER_SIZE as u64 };
     let carry = carried(shape);
     let snapshot = carry.snapshot.as_ref().map(|mark| (mark, true));
-    let checksum = record::encode(
-        buffer,
-        Kind::Carry,
-        place,
-        HEADER_SIZE as u64,
-        carry.hard_state,
-        snapshot,
-        &[],
-    );
+    let checksum = record::encode(buffer, Kind::Carry, place, HEADER_SIZE as u64, carry.hard_state, snapshot, &[]);
     let end = buffer.len() as u64;
     buffer.resize(buffer.len() + HEAD_SIZE, 0);
-    let filled = spare
-        .file
-        .write_at(buffer, 0)
-        .and_then(|()| spare.file.sync());
+    let filled = spare.file.write_at(buffer, 0).and_then(|()| spare.file.sync());
     if let Err(source) = filled {
         // The first error is the one to tell; a leftover is removed or reused at the next start.
         let _ = files.remove(&spare.path);
         return Err(changing("write")(source));
     }
-    let named = files
-        .rename(&spare.path, &path)
-        .and_then(|()| files.sync_dir(dir));
-    named.map_err(|source| WalError::Failed {
-        action: "name",
-        file: path.clone(),
-        source,
-    })?;
-    Ok((
-        Live {
-            path,
-            file: spare.file,
-            header,
-            highest_index: 0,
-        },
-        end,
-        checksum,
-    ))
+    let named = files.rename(&spare.path, &path).and_then(|()| files.sync_dir(dir));
+    named.map_err(|source| WalError::Failed { action: "name", file: path.clone(), source })?;
+    Ok((Live { path, file: spare.file, header, highest_index: 0 }, end, checksum))
 }
 
 /// Takes the lock of the log in `dir`.
@@ -723,14 +548,8 @@ fn start_segment(
 pub fn take_lock(dir: &Path, files: &dyn Files) -> Result<Box<dyn FileLock>, WalError> {
     let path = dir.join(LOCK_NAME);
     files.lock(&path).map_err(|source| match source.kind() {
-        io::ErrorKind::WouldBlock => WalError::Locked {
-            dir: dir.to_path_buf(),
-        },
-        _ => WalError::Read {
-            action: "lock",
-            file: path,
-            source,
-        },
+        io::ErrorKind::WouldBlock => WalError::Locked { dir: dir.to_path_buf() },
+        _ => WalError::Read { action: "lock", file: path, source },
     })
 }
 
@@ -747,11 +566,7 @@ fn clear_tail(active: &Live, from: u64) -> io::Result<()> {
 }
 
 fn handle(segment: &Live) -> SegmentHandle {
-    SegmentHandle {
-        path: segment.path.clone(),
-        file: Arc::clone(&segment.file),
-        salt: segment.header.salt,
-    }
+    SegmentHandle { path: segment.path.clone(), file: Arc::clone(&segment.file), salt: segment.header.salt }
 }
 
 /// A salt for each segment from one seed (splitmix64's finisher).

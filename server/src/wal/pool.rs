@@ -42,13 +42,7 @@ pub struct Pool {
 impl Pool {
     /// An empty pool.
     pub fn new(files: Arc<dyn Files>, dir: &Path) -> Self {
-        Pool {
-            files,
-            dir: dir.to_path_buf(),
-            spares: VecDeque::new(),
-            making: None,
-            next_number: 1,
-        }
+        Pool { files, dir: dir.to_path_buf(), spares: VecDeque::new(), making: None, next_number: 1 }
     }
 
     /// Takes over what an earlier run left: finished spares that fit, the rest is removed.
@@ -59,11 +53,7 @@ impl Pool {
                 Some(FileName::Spare(number)) => {
                     self.next_number = self.next_number.max(number.saturating_add(1));
                     let file = self.files.open(&path, OpenMode::ReadWrite)?;
-                    let spare = Spare {
-                        size: file.size()?,
-                        path,
-                        file,
-                    };
+                    let spare = Spare { size: file.size()?, path, file };
                     if self.wants(spare.size, size) {
                         self.spares.push_back(spare);
                     } else {
@@ -97,24 +87,14 @@ impl Pool {
     }
 
     /// Keeps a purged segment as a spare or removes it. The caller syncs the directory before the next `take`.
-    pub fn give_back(
-        &mut self,
-        path: &Path,
-        file: Arc<dyn DataFile>,
-        size: u64,
-        target: u64,
-    ) -> io::Result<()> {
+    pub fn give_back(&mut self, path: &Path, file: Arc<dyn DataFile>, size: u64, target: u64) -> io::Result<()> {
         if !self.wants(size, target) {
             return self.files.remove(path);
         }
         let number = self.number();
         let spare_path = self.dir.join(FileName::Spare(number).to_string());
         self.files.rename(path, &spare_path)?;
-        self.spares.push_back(Spare {
-            path: spare_path,
-            file,
-            size,
-        });
+        self.spares.push_back(Spare { path: spare_path, file, size });
         Ok(())
     }
 
@@ -129,10 +109,7 @@ impl Pool {
                 self.files.remove(&spare.path)?;
             }
         }
-        if self
-            .making
-            .as_ref()
-            .is_some_and(|making| making.spare.size > target * 2)
+        if self.making.as_ref().is_some_and(|making| making.spare.size > target * 2)
             && let Some(making) = self.making.take()
         {
             self.files.remove(&making.spare.path)?;
@@ -169,10 +146,7 @@ impl Pool {
             Ok(true) => {
                 let path = self.dir.join(FileName::Spare(making.number).to_string());
                 self.files.rename(&making.spare.path, &path)?;
-                self.spares.push_back(Spare {
-                    path,
-                    ..making.spare
-                });
+                self.spares.push_back(Spare { path, ..making.spare });
                 Ok(())
             }
             Ok(false) => {
@@ -189,10 +163,7 @@ impl Pool {
 
     fn fill(&self, making: &mut Making) -> io::Result<bool> {
         let step = STEP_SIZE.min(making.spare.size - making.filled);
-        making
-            .spare
-            .file
-            .write_at(&vec![0; step as usize], making.filled)?;
+        making.spare.file.write_at(&vec![0; step as usize], making.filled)?;
         making.spare.file.sync()?;
         making.filled += step;
         Ok(making.filled == making.spare.size)
@@ -207,11 +178,7 @@ impl Pool {
             let _ = self.files.remove(&path);
             return Err(error);
         }
-        Ok(Making {
-            spare: Spare { path, file, size },
-            number,
-            filled: 0,
-        })
+        Ok(Making { spare: Spare { path, file, size }, number, filled: 0 })
     }
 
     fn number(&mut self) -> u64 {

@@ -25,11 +25,7 @@ pub enum ReadError {
     Unavailable { index: u64 },
     /// The record fails its checks.
     #[error("log file {} is corrupt at offset {offset}: {reason}", file.display())]
-    Corrupt {
-        file: PathBuf,
-        offset: u64,
-        reason: String,
-    },
+    Corrupt { file: PathBuf, offset: u64, reason: String },
     /// The disk failed.
     #[error("cannot read {}", file.display())]
     Io { file: PathBuf, source: io::Error },
@@ -76,10 +72,7 @@ impl WalReader {
                 }
             };
             let upto = end.min(hi);
-            for entry in read
-                .into_iter()
-                .filter(|entry| (wanted..upto).contains(&entry.index))
-            {
+            for entry in read.into_iter().filter(|entry| (wanted..upto).contains(&entry.index)) {
                 bytes += (entry.data.len() + entry.context.len()) as u64;
                 if bytes > max_bytes && !entries.is_empty() {
                     return Ok(entries);
@@ -103,24 +96,10 @@ impl WalReader {
 
 fn read_group(group: GroupPlace, segment: &SegmentHandle) -> Result<Vec<LogEntry>, ReadError> {
     let offset = u64::from(group.offset);
-    let corrupt = |reason: &str| ReadError::Corrupt {
-        file: segment.path.clone(),
-        offset,
-        reason: reason.to_owned(),
-    };
+    let corrupt = |reason: &str| ReadError::Corrupt { file: segment.path.clone(), offset, reason: reason.to_owned() };
     let mut image = vec![0; group.size as usize];
-    segment
-        .file
-        .read_exact_at(&mut image, offset)
-        .map_err(|source| ReadError::Io {
-            file: segment.path.clone(),
-            source,
-        })?;
-    let place = Place {
-        salt: segment.salt,
-        sequence: group.sequence,
-        offset,
-    };
+    segment.file.read_exact_at(&mut image, offset).map_err(|source| ReadError::Io { file: segment.path.clone(), source })?;
+    let place = Place { salt: segment.salt, sequence: group.sequence, offset };
     let (kind, start, size) = match record::read_slot(&image, place) {
         Slot::Record(head, _) => (head.kind, record::HEAD_SIZE, head.body_size),
         Slot::Empty => return Err(corrupt("the record is missing")),

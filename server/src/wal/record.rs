@@ -40,9 +40,7 @@ pub enum Kind {
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Kind::Group, Kind::Carry, Kind::Mark]
-            .into_iter()
-            .find(|kind| *kind as u8 == byte)
+        [Kind::Group, Kind::Carry, Kind::Mark].into_iter().find(|kind| *kind as u8 == byte)
     }
 }
 
@@ -120,10 +118,7 @@ pub fn record_size(body_size: usize) -> usize {
 #[must_use]
 pub fn body_size(group: &Group) -> usize {
     let state = group.hard_state.map_or(0, |_| HARD_STATE_SIZE);
-    let snapshot = group
-        .snapshot
-        .as_ref()
-        .map_or(0, |mark| SNAPSHOT_FIXED + mark.conf.len());
+    let snapshot = group.snapshot.as_ref().map_or(0, |mark| SNAPSHOT_FIXED + mark.conf.len());
     let entries = if group.entries.is_empty() { 0 } else { 8 };
     let each = |entry: &LogEntry| ENTRY_FIXED + entry.context.len() + entry.data.len();
     BODY_FIXED + state + snapshot + entries + group.entries.iter().map(each).sum::<usize>()
@@ -147,10 +142,7 @@ pub fn encode(
         encode_body(out, hard_state, snapshot, entries);
     }
     let body_size = out.len() - start - HEAD_SIZE;
-    assert!(
-        body_size <= BODY_LIMIT,
-        "a record body of {body_size} bytes passed the size check"
-    );
+    assert!(body_size <= BODY_LIMIT, "a record body of {body_size} bytes passed the size check");
     out.resize(start + record_size(body_size), 0);
     let record = &mut out[start..];
     record[..4].copy_from_slice(&(body_size as u32).to_le_bytes());
@@ -163,18 +155,9 @@ pub fn encode(
     checksum
 }
 
-fn encode_body(
-    out: &mut Vec<u8>,
-    hard_state: Option<HardState>,
-    snapshot: Option<(&SnapshotMark, bool)>,
-    entries: &[LogEntry],
-) {
+fn encode_body(out: &mut Vec<u8>, hard_state: Option<HardState>, snapshot: Option<(&SnapshotMark, bool)>, entries: &[LogEntry]) {
     let mut flags = 0;
-    flags |= if hard_state.is_some() {
-        FLAG_HARD_STATE
-    } else {
-        0
-    };
+    flags |= if hard_state.is_some() { FLAG_HARD_STATE } else { 0 };
     flags |= match snapshot {
         Some((_, true)) => FLAG_SNAPSHOT | FLAG_RESET,
         Some((_, false)) => FLAG_SNAPSHOT,
@@ -220,12 +203,7 @@ pub fn read_head(bytes: &[u8], place: Place) -> Option<Head> {
     if u32_at(head, 12) != head_checksum(place, head) {
         return None;
     }
-    Some(Head {
-        kind,
-        body_size,
-        checksum: u32_at(head, 4),
-        durable,
-    })
+    Some(Head { kind, body_size, checksum: u32_at(head, 4), durable })
 }
 
 /// Looks at what starts at `bytes[0]`, which is at `place` in its segment.
@@ -252,36 +230,22 @@ pub fn read_slot(bytes: &[u8], place: Place) -> Slot<'_> {
 /// Says what does not fit; such a record was written by another program or a later version.
 pub fn decode_body(kind: Kind, mut body: Bytes) -> Result<Body, &'static str> {
     if kind == Kind::Mark {
-        return if body.is_empty() {
-            Ok(Body::default())
-        } else {
-            Err("a closing mark has a body")
-        };
+        return if body.is_empty() { Ok(Body::default()) } else { Err("a closing mark has a body") };
     }
     let flags = take_u32(&mut body)?;
     let count = take_u32(&mut body)? as usize;
-    if flags & !(FLAG_HARD_STATE | FLAG_SNAPSHOT | FLAG_RESET) != 0
-        || flags & (FLAG_SNAPSHOT | FLAG_RESET) == FLAG_RESET
-    {
+    if flags & !(FLAG_HARD_STATE | FLAG_SNAPSHOT | FLAG_RESET) != 0 || flags & (FLAG_SNAPSHOT | FLAG_RESET) == FLAG_RESET {
         return Err("the record has flags this build does not know");
     }
     let mut decoded = Body::default();
     if flags & FLAG_HARD_STATE != 0 {
-        let (term, vote, commit) = (
-            take_u64(&mut body)?,
-            take_u64(&mut body)?,
-            take_u64(&mut body)?,
-        );
+        let (term, vote, commit) = (take_u64(&mut body)?, take_u64(&mut body)?, take_u64(&mut body)?);
         decoded.hard_state = Some(HardState { term, vote, commit });
     }
     if flags & FLAG_SNAPSHOT != 0 {
         let (index, term) = (take_u64(&mut body)?, take_u64(&mut body)?);
         let size = take_u32(&mut body)? as usize;
-        let mark = SnapshotMark {
-            index,
-            term,
-            conf: take(&mut body, size)?,
-        };
+        let mark = SnapshotMark { index, term, conf: take(&mut body, size)? };
         decoded.snapshot = Some((mark, flags & FLAG_RESET != 0));
     }
     if count > body.len() / ENTRY_FIXED {
@@ -291,17 +255,11 @@ pub fn decode_body(kind: Kind, mut body: Bytes) -> Result<Body, &'static str> {
         let first = take_u64(&mut body)?;
         decoded.entries.reserve_exact(count);
         for position in 0..count as u64 {
-            let index = first
-                .checked_add(position)
-                .ok_or("an entry index overflows")?;
+            let index = first.checked_add(position).ok_or("an entry index overflows")?;
             decoded.entries.push(decode_entry(index, &mut body)?);
         }
     }
-    if body.is_empty() {
-        Ok(decoded)
-    } else {
-        Err("the record has bytes after its last entry")
-    }
+    if body.is_empty() { Ok(decoded) } else { Err("the record has bytes after its last entry") }
 }
 
 fn decode_entry(index: u64, body: &mut Bytes) -> Result<LogEntry, &'static str> {
@@ -309,21 +267,11 @@ fn decode_entry(index: u64, body: &mut Bytes) -> Result<LogEntry, &'static str> 
     let kind = take(body, 1)?[0];
     let context_size = take_u32(body)? as usize;
     let data_size = take_u32(body)? as usize;
-    Ok(LogEntry {
-        index,
-        term,
-        kind,
-        context: take(body, context_size)?,
-        data: take(body, data_size)?,
-    })
+    Ok(LogEntry { index, term, kind, context: take(body, context_size)?, data: take(body, data_size)? })
 }
 
 fn take(body: &mut Bytes, size: usize) -> Result<Bytes, &'static str> {
-    if body.len() < size {
-        Err("the record ends inside a field")
-    } else {
-        Ok(body.split_to(size))
-    }
+    if body.len() < size { Err("the record ends inside a field") } else { Ok(body.split_to(size)) }
 }
 
 fn take_u32(body: &mut Bytes) -> Result<u32, &'static str> {

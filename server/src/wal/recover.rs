@@ -58,122 +58,65 @@ pub struct Recovered {
 }
 
 /// Checks and replays the segments among `names`.
-pub fn recover(
-    dir: &Path,
-    names: &[String],
-    identity: Identity,
-    files: &dyn Files,
-) -> Result<Recovered, WalError> {
+pub fn recover(dir: &Path, names: &[String], identity: Identity, files: &dyn Files) -> Result<Recovered, WalError> {
     let mut segments = open_segments(dir, names, identity, files)?;
     let mut state = State::default();
-    let mut ending = Ending {
-        end: 0,
-        checksum: 0,
-        torn: None,
-    };
+    let mut ending = Ending { end: 0, checksum: 0, torn: None };
     let pins: Vec<_> = segments.iter().skip(1).map(|next| next.header).collect();
     for (position, segment) in segments.iter_mut().enumerate() {
         let image = read_all(&segment.path, segment.file.as_ref())?;
-        let pinned = pins
-            .get(position)
-            .map(|next| (next.previous_end, next.previous_checksum));
-        let handle = SegmentHandle {
-            path: segment.path.clone(),
-            file: Arc::clone(&segment.file),
-            salt: segment.header.salt,
-        };
+        let pinned = pins.get(position).map(|next| (next.previous_end, next.previous_checksum));
+        let handle = SegmentHandle { path: segment.path.clone(), file: Arc::clone(&segment.file), salt: segment.header.salt };
         state.index.add_segment(segment.header.sequence, handle);
         let sequence = segment.header.sequence;
         let highest = &mut segment.highest_index;
         let visit = |offset, head, body| {
-            state
-                .take(&segment.path, sequence, position == 0, offset, head, body)
-                .map(|last| {
-                    *highest = (*highest).max(last);
-                })
+            state.take(&segment.path, sequence, position == 0, offset, head, body).map(|last| {
+                *highest = (*highest).max(last);
+            })
         };
-        ending = scan::scan(&image, &segment.header, pinned, visit).map_err(|damage| {
-            WalError::Corrupt {
-                file: segment.path.clone(),
-                offset: damage.offset,
-                reason: damage.reason,
-            }
+        ending = scan::scan(&image, &segment.header, pinned, visit).map_err(|damage| WalError::Corrupt {
+            file: segment.path.clone(),
+            offset: damage.offset,
+            reason: damage.reason,
         })?;
     }
     let last = &segments[segments.len() - 1];
-    let torn = ending.torn.map(|reason| TornTail {
-        file: last.path.clone(),
-        offset: ending.end,
-        reason,
-    });
+    let torn = ending.torn.map(|reason| TornTail { file: last.path.clone(), offset: ending.end, reason });
     let replay = state.finish(torn)?;
-    Ok(Recovered {
-        segments,
-        ending,
-        shape: state.shape,
-        index: state.index,
-        replay,
-    })
+    Ok(Recovered { segments, ending, shape: state.shape, index: state.index, replay })
 }
 
 /// Opens all segments and checks that their headers form one chain of this member.
-fn open_segments(
-    dir: &Path,
-    names: &[String],
-    identity: Identity,
-    files: &dyn Files,
-) -> Result<Vec<Live>, WalError> {
+fn open_segments(dir: &Path, names: &[String], identity: Identity, files: &dyn Files) -> Result<Vec<Live>, WalError> {
     let mut segments: Vec<Live> = Vec::new();
     for name in names {
         let Some(FileName::Segment(sequence)) = FileName::parse(name) else {
             continue;
         };
         let path = dir.join(name);
-        let file = files
-            .open(&path, OpenMode::ReadWrite)
-            .map_err(|source| WalError::Read {
-                action: "open",
-                file: path.clone(),
-                source,
-            })?;
-        let header = read_header(&path, file.as_ref())?;
-        let corrupt = |reason: String| WalError::Corrupt {
+        let file = files.open(&path, OpenMode::ReadWrite).map_err(|source| WalError::Read {
+            action: "open",
             file: path.clone(),
-            offset: 0,
-            reason,
-        };
+            source,
+        })?;
+        let header = read_header(&path, file.as_ref())?;
+        let corrupt = |reason: String| WalError::Corrupt { file: path.clone(), offset: 0, reason };
         if header.identity != identity {
-            return Err(WalError::Foreign {
-                file: path,
-                found: header.identity,
-                wanted: identity,
-            });
+            return Err(WalError::Foreign { file: path, found: header.identity, wanted: identity });
         }
         if header.sequence != sequence {
-            return Err(corrupt(format!(
-                "the header says that this is segment {:016x}",
-                header.sequence
-            )));
+            return Err(corrupt(format!("the header says that this is segment {:016x}", header.sequence)));
         }
         if let Some(before) = segments.last().map(|before| before.header.sequence)
             && before + 1 != sequence
         {
-            return Err(corrupt(format!(
-                "segment {:016x} before it is missing",
-                sequence - 1
-            )));
+            return Err(corrupt(format!("segment {:016x} before it is missing", sequence - 1)));
         }
-        segments.push(Live {
-            path,
-            file,
-            header,
-            highest_index: 0,
-        });
+        segments.push(Live { path, file, header, highest_index: 0 });
     }
     if segments.is_empty() {
-        return Err(WalError::Missing {
-            dir: dir.to_path_buf(),
-        });
+        return Err(WalError::Missing { dir: dir.to_path_buf() });
     }
     Ok(segments)
 }
@@ -184,24 +127,12 @@ fn read_header(path: &Path, file: &dyn DataFile) -> Result<Header, WalError> {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => block.clear(),
         Err(source) => {
-            return Err(WalError::Read {
-                action: "read",
-                file: path.to_path_buf(),
-                source,
-            });
+            return Err(WalError::Read { action: "read", file: path.to_path_buf(), source });
         }
     }
     Header::decode(&block).map_err(|bad| match bad {
-        BadHeader::Version(found) => WalError::Version {
-            file: path.to_path_buf(),
-            found,
-            supported: FORMAT_VERSION,
-        },
-        BadHeader::Corrupt(reason) => WalError::Corrupt {
-            file: path.to_path_buf(),
-            offset: 0,
-            reason: reason.to_owned(),
-        },
+        BadHeader::Version(found) => WalError::Version { file: path.to_path_buf(), found, supported: FORMAT_VERSION },
+        BadHeader::Corrupt(reason) => WalError::Corrupt { file: path.to_path_buf(), offset: 0, reason: reason.to_owned() },
     })
 }
 
@@ -211,11 +142,7 @@ fn read_all(path: &Path, file: &dyn DataFile) -> Result<Vec<u8>, WalError> {
         file.read_exact_at(&mut image, 0)?;
         Ok(image)
     };
-    read().map_err(|source| WalError::Read {
-        action: "read",
-        file: path.to_path_buf(),
-        source,
-    })
+    read().map_err(|source| WalError::Read { action: "read", file: path.to_path_buf(), source })
 }
 
 /// The log as replayed so far.
@@ -230,26 +157,11 @@ struct State {
 
 impl State {
     /// Follows one record; gives the highest entry index in it.
-    fn take(
-        &mut self,
-        path: &Path,
-        sequence: u64,
-        is_oldest: bool,
-        offset: u64,
-        head: Head,
-        body: Body,
-    ) -> Result<u64, String> {
+    fn take(&mut self, path: &Path, sequence: u64, is_oldest: bool, offset: u64, head: Head, body: Body) -> Result<u64, String> {
         if head.kind == Kind::Carry && !is_oldest {
-            let carried = (
-                body.hard_state.unwrap_or_default(),
-                body.snapshot.map(|(mark, _)| mark),
-            );
+            let carried = (body.hard_state.unwrap_or_default(), body.snapshot.map(|(mark, _)| mark));
             let same = carried == (self.shape.hard_state, self.shape.snapshot.clone());
-            return if same {
-                Ok(0)
-            } else {
-                Err("the carried state is not the one before it".to_owned())
-            };
+            return if same { Ok(0) } else { Err("the carried state is not the one before it".to_owned()) };
         }
         if self.shape.follow(&body)? {
             self.gap = Some((path.to_path_buf(), offset));
@@ -262,18 +174,10 @@ impl State {
         let (Some(first), Some(last)) = (body.entries.first(), body.entries.last()) else {
             return Ok(0);
         };
-        let offset =
-            u32::try_from(offset).map_err(|_| "the record lies beyond 4 GiB".to_owned())?;
-        let place = GroupPlace {
-            first: first.index,
-            sequence,
-            offset,
-            size: head.record_size() as u32,
-        };
+        let offset = u32::try_from(offset).map_err(|_| "the record lies beyond 4 GiB".to_owned())?;
+        let place = GroupPlace { first: first.index, sequence, offset, size: head.record_size() as u32 };
         self.index.add_group(place, body.entries.len() as u64);
-        let kept = self
-            .entries
-            .partition_point(|entry| entry.index < first.index);
+        let kept = self.entries.partition_point(|entry| entry.index < first.index);
         self.entries.truncate(kept);
         let last = last.index;
         self.entries.extend(body.entries);
@@ -287,22 +191,9 @@ impl State {
         if let (Some((file, offset)), Some(first)) = (self.gap.take(), entries.first())
             && first.index != compacted + 1
         {
-            let reason = format!(
-                "entries {} to {} are missing",
-                compacted + 1,
-                first.index - 1
-            );
-            return Err(WalError::Corrupt {
-                file,
-                offset,
-                reason,
-            });
+            let reason = format!("entries {} to {} are missing", compacted + 1, first.index - 1);
+            return Err(WalError::Corrupt { file, offset, reason });
         }
-        Ok(Replay {
-            hard_state: self.shape.hard_state,
-            snapshot: self.shape.snapshot.clone(),
-            entries,
-            torn,
-        })
+        Ok(Replay { hard_state: self.shape.hard_state, snapshot: self.shape.snapshot.clone(), entries, torn })
     }
 }

@@ -39,39 +39,21 @@ pub fn scan(
     pinned: Option<(u64, u32)>,
     mut visit: impl FnMut(u64, Head, Body) -> Result<(), String>,
 ) -> Result<Ending, Damage> {
-    let damage = |offset: usize, reason: &str| Damage {
-        offset: offset as u64,
-        reason: reason.to_owned(),
-    };
+    let damage = |offset: usize, reason: &str| Damage { offset: offset as u64, reason: reason.to_owned() };
     if (image.len() as u64) < header.size {
-        return Err(damage(
-            image.len(),
-            &format!(
-                "the file ends here, its header promises {} bytes",
-                header.size
-            ),
-        ));
+        return Err(damage(image.len(), &format!("the file ends here, its header promises {} bytes", header.size)));
     }
     let limit = match pinned {
         Some((end, _)) => usize::try_from(end)
             .ok()
             .filter(|end| (HEADER_SIZE..=image.len()).contains(end))
-            .ok_or_else(|| {
-                damage(
-                    image.len(),
-                    "the next segment says that this one ends beyond its size",
-                )
-            })?,
+            .ok_or_else(|| damage(image.len(), "the next segment says that this one ends beyond its size"))?,
         None => image.len(),
     };
     let mut offset = HEADER_SIZE;
     let mut checksum = 0;
     while offset < limit {
-        let place = Place {
-            salt: header.salt,
-            sequence: header.sequence,
-            offset: offset as u64,
-        };
+        let place = Place { salt: header.salt, sequence: header.sequence, offset: offset as u64 };
         let (head, body) = match record::read_slot(&image[offset..limit], place) {
             Slot::Record(head, body) => (head, body),
             Slot::Empty if pinned.is_some() => {
@@ -79,79 +61,43 @@ pub fn scan(
             }
             Slot::Bad(reason) if pinned.is_some() => return Err(damage(offset, reason)),
             other => {
-                let reason = if let Slot::Bad(reason) = other {
-                    Some(reason)
-                } else {
-                    None
-                };
-                return judge_tail(image, header, offset, reason).map(|torn| Ending {
-                    end: offset as u64,
-                    checksum,
-                    torn,
-                });
+                let reason = if let Slot::Bad(reason) = other { Some(reason) } else { None };
+                return judge_tail(image, header, offset, reason).map(|torn| Ending { end: offset as u64, checksum, torn });
             }
         };
         if (head.kind == Kind::Carry) != (offset == HEADER_SIZE) {
-            return Err(damage(
-                offset,
-                "the carried state is not the first record, or missing",
-            ));
+            return Err(damage(offset, "the carried state is not the first record, or missing"));
         }
-        let decoded = record::decode_body(head.kind, record::own(body))
-            .map_err(|reason| damage(offset, reason))?;
+        let decoded = record::decode_body(head.kind, record::own(body)).map_err(|reason| damage(offset, reason))?;
         visit(offset as u64, head, decoded).map_err(|reason| damage(offset, &reason))?;
         offset += head.record_size();
         checksum = head.checksum;
     }
     match pinned {
         Some((end, pinned_checksum)) if (end, pinned_checksum) != (offset as u64, checksum) => {
-            Err(damage(
-                offset,
-                "the last record is not the one that the next segment names",
-            ))
+            Err(damage(offset, "the last record is not the one that the next segment names"))
         }
-        _ => Ok(Ending {
-            end: offset as u64,
-            checksum,
-            torn: None,
-        }),
+        _ => Ok(Ending { end: offset as u64, checksum, torn: None }),
     }
 }
 
 /// Decides whether the log may end at `offset`, where no good record starts. Gives the reason when a tail was torn.
-fn judge_tail(
-    image: &[u8],
-    header: &Header,
-    offset: usize,
-    reason: Option<&'static str>,
-) -> Result<Option<&'static str>, Damage> {
+fn judge_tail(image: &[u8], header: &Header, offset: usize, reason: Option<&'static str>) -> Result<Option<&'static str>, Damage> {
     let reason_or = |fallback| reason.unwrap_or(fallback);
     if offset == HEADER_SIZE {
         // This record was synced before the file got its name.
         let reason = reason_or("the carried state is missing").to_owned();
-        return Err(Damage {
-            offset: offset as u64,
-            reason,
-        });
+        return Err(Damage { offset: offset as u64, reason });
     }
     let mut torn = reason;
     let mut later = offset + RECORD_ALIGN;
     while later + HEAD_SIZE <= image.len() {
-        let place = Place {
-            salt: header.salt,
-            sequence: header.sequence,
-            offset: later as u64,
-        };
+        let place = Place { salt: header.salt, sequence: header.sequence, offset: later as u64 };
         if let Some(head) = record::read_head(&image[later..], place) {
             if head.durable > offset as u64 {
                 let reason = reason_or("a record is missing");
-                let reason = format!(
-                    "{reason}, though the record at {later} was written when this one was durable"
-                );
-                return Err(Damage {
-                    offset: offset as u64,
-                    reason,
-                });
+                let reason = format!("{reason}, though the record at {later} was written when this one was durable");
+                return Err(Damage { offset: offset as u64, reason });
             }
             torn = torn.or(Some("a record is missing before later ones"));
         }

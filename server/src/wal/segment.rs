@@ -77,15 +77,11 @@ impl Header {
     /// The checksum is judged before the version, so a version is believed only when the block is sound.
     pub fn decode(block: &[u8]) -> Result<Self, BadHeader> {
         if block.len() < HEADER_SIZE {
-            return Err(BadHeader::Corrupt(
-                "the file is shorter than a segment header",
-            ));
+            return Err(BadHeader::Corrupt("the file is shorter than a segment header"));
         }
         let block = &block[..HEADER_SIZE];
         if &block[..8] != MAGIC {
-            return Err(BadHeader::Corrupt(
-                "the segment header does not start with the log's magic",
-            ));
+            return Err(BadHeader::Corrupt("the segment header does not start with the log's magic"));
         }
         if u32_at(block, 12) != header_checksum(block) {
             return Err(BadHeader::Corrupt("the segment header fails its checksum"));
@@ -95,10 +91,7 @@ impl Header {
             return Err(BadHeader::Version(version));
         }
         Ok(Header {
-            identity: Identity {
-                cluster: u64_at(block, 16),
-                member: u64_at(block, 24),
-            },
+            identity: Identity { cluster: u64_at(block, 16), member: u64_at(block, 24) },
             sequence: u64_at(block, 32),
             first_index: u64_at(block, 40),
             salt: u64_at(block, 48),

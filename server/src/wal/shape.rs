@@ -36,27 +36,17 @@ impl Shape {
     /// # Errors
     /// Says why the group does not continue the log; the shape must then be thrown away.
     pub fn admit(&mut self, group: &Group) -> Result<MarkEffect, String> {
-        let effect = group
-            .snapshot
-            .as_ref()
-            .map_or(MarkEffect::None, |mark| self.judge(mark));
+        let effect = group.snapshot.as_ref().map_or(MarkEffect::None, |mark| self.judge(mark));
         if let (Some(mark), MarkEffect::Keep | MarkEffect::Reset) = (&group.snapshot, effect) {
             self.take_mark(mark, effect == MarkEffect::Reset);
         }
         if let Some(first) = group.entries.first() {
             let compacted = self.snapshot.as_ref().map_or(0, |mark| mark.index);
             if first.index <= compacted {
-                return Err(format!(
-                    "entry {} is not after the snapshot at {compacted}",
-                    first.index
-                ));
+                return Err(format!("entry {} is not after the snapshot at {compacted}", first.index));
             }
             if let Some(next) = self.next.filter(|next| first.index > *next) {
-                return Err(format!(
-                    "entry {} leaves a gap after {}",
-                    first.index,
-                    next - 1
-                ));
+                return Err(format!("entry {} leaves a gap after {}", first.index, next - 1));
             }
         }
         self.take_entries(&group.entries)?;
@@ -91,10 +81,7 @@ impl Shape {
 
     /// Forgets terms of entries up to `index`.
     pub fn forget(&mut self, index: u64) {
-        let keep_from = self
-            .runs
-            .partition_point(|(first, _)| *first <= index)
-            .saturating_sub(1);
+        let keep_from = self.runs.partition_point(|(first, _)| *first <= index).saturating_sub(1);
         self.runs.drain(..keep_from);
     }
 
@@ -115,9 +102,7 @@ impl Shape {
             return None;
         }
         let position = self.runs.partition_point(|(first, _)| *first <= index);
-        position
-            .checked_sub(1)
-            .map(|position| self.runs[position].1)
+        position.checked_sub(1).map(|position| self.runs[position].1)
     }
 
     fn take_mark(&mut self, mark: &SnapshotMark, reset: bool) {
@@ -138,10 +123,7 @@ impl Shape {
         self.runs.retain(|(run, _)| *run < first.index);
         for (expected, entry) in (first.index..).zip(entries) {
             if entry.index != expected {
-                return Err(format!(
-                    "entry {} stands where {expected} belongs",
-                    entry.index
-                ));
+                return Err(format!("entry {} stands where {expected} belongs", entry.index));
             }
             if self.runs.last().is_none_or(|(_, term)| *term != entry.term) {
                 self.runs.push((entry.index, entry.term));

@@ -15,10 +15,7 @@ use super::*;
 use crate::env::files::{Files, RealFiles};
 use crate::env::files_sim::{Fault, SimFiles};
 
-const IDENTITY: Identity = Identity {
-    cluster: 0xc1,
-    member: 0xa1,
-};
+const IDENTITY: Identity = Identity { cluster: 0xc1, member: 0xa1 };
 const DIR: &str = "/data/wal";
 
 fn dir() -> &'static Path {
@@ -26,11 +23,7 @@ fn dir() -> &'static Path {
 }
 
 fn options(size: u64, salt: u64) -> Options {
-    Options {
-        segment_first: size,
-        segment_most: size * 4,
-        salt,
-    }
+    Options { segment_first: size, segment_most: size * 4, salt }
 }
 
 fn create(files: &SimFiles, size: u64) -> Wal {
@@ -44,55 +37,32 @@ fn reopen(files: &SimFiles, size: u64) -> Result<(Wal, Replay), WalError> {
 /// Opens a log that must be refused, and checks that the refusal changed nothing.
 fn refused(files: &SimFiles) -> WalError {
     let before = files.contents();
-    let Err(error) = reopen(files, 16384) else {
-        panic!("the log was accepted")
-    };
+    let Err(error) = reopen(files, 16384) else { panic!("the log was accepted") };
     assert_eq!(before, files.contents(), "a refused log was changed");
     error
 }
 
 fn entry(index: u64, term: u64, size: usize) -> LogEntry {
     let data = Bytes::from(vec![(index % 251) as u8; size]);
-    LogEntry {
-        index,
-        term,
-        kind: (index % 3) as u8,
-        context: Bytes::from_static(b"c"),
-        data,
-    }
+    LogEntry { index, term, kind: (index % 3) as u8, context: Bytes::from_static(b"c"), data }
 }
 
 fn group(number: u64, first: u64, count: u64, term: u64, size: usize) -> Group {
     Group {
         number,
-        hard_state: Some(HardState {
-            term,
-            vote: 3,
-            commit: first.saturating_sub(1),
-        }),
-        entries: (first..first + count)
-            .map(|index| entry(index, term, size))
-            .collect(),
+        hard_state: Some(HardState { term, vote: 3, commit: first.saturating_sub(1) }),
+        entries: (first..first + count).map(|index| entry(index, term, size)).collect(),
         snapshot: None,
         must_sync: true,
     }
 }
 
 fn mark(index: u64, term: u64) -> SnapshotMark {
-    SnapshotMark {
-        index,
-        term,
-        conf: Bytes::from(format!("conf {index}")),
-    }
+    SnapshotMark { index, term, conf: Bytes::from(format!("conf {index}")) }
 }
 
 fn marking(index: u64, term: u64) -> Group {
-    Group {
-        number: 0,
-        snapshot: Some(mark(index, term)),
-        must_sync: true,
-        ..Group::default()
-    }
+    Group { number: 0, snapshot: Some(mark(index, term)), must_sync: true, ..Group::default() }
 }
 
 fn segment_path(sequence: u64) -> PathBuf {
@@ -101,10 +71,7 @@ fn segment_path(sequence: u64) -> PathBuf {
 
 fn segment_count(files: &SimFiles) -> usize {
     let names = files.shared().list(dir()).expect("the directory");
-    names
-        .iter()
-        .filter(|name| matches!(FileName::parse(name), Some(FileName::Segment(_))))
-        .count()
+    names.iter().filter(|name| matches!(FileName::parse(name), Some(FileName::Segment(_)))).count()
 }
 
 /// The log as a plain vector.
@@ -118,21 +85,11 @@ struct Model {
 impl Model {
     fn apply(&mut self, group: &Group) {
         if let Some(mark) = &group.snapshot
-            && self
-                .snapshot
-                .as_ref()
-                .is_none_or(|standing| standing.index <= mark.index)
+            && self.snapshot.as_ref().is_none_or(|standing| standing.index <= mark.index)
         {
-            let here = self
-                .entries
-                .iter()
-                .any(|entry| entry.index == mark.index && entry.term == mark.term)
-                || self
-                    .snapshot
-                    .as_ref()
-                    .is_some_and(|at| (at.index, at.term) == (mark.index, mark.term));
-            self.entries
-                .retain(|entry| here && entry.index > mark.index);
+            let here = self.entries.iter().any(|entry| entry.index == mark.index && entry.term == mark.term)
+                || self.snapshot.as_ref().is_some_and(|at| (at.index, at.term) == (mark.index, mark.term));
+            self.entries.retain(|entry| here && entry.index > mark.index);
             self.snapshot = Some(mark.clone());
         }
         if let Some(first) = group.entries.first() {
@@ -147,17 +104,11 @@ impl Model {
     }
 
     fn last(&self) -> u64 {
-        self.entries
-            .last()
-            .map_or(self.compacted(), |entry| entry.index)
+        self.entries.last().map_or(self.compacted(), |entry| entry.index)
     }
 
     fn of(replay: &Replay) -> Self {
-        Model {
-            hard_state: replay.hard_state,
-            snapshot: replay.snapshot.clone(),
-            entries: replay.entries.clone(),
-        }
+        Model { hard_state: replay.hard_state, snapshot: replay.snapshot.clone(), entries: replay.entries.clone() }
     }
 }
 
@@ -186,10 +137,8 @@ fn a_group_larger_than_a_segment_gets_its_own() {
     let files = SimFiles::new(1);
     let mut wal = create(&files, 16384);
     let large = group(1, 1, 2, 1, 100_000);
-    wal.append(std::slice::from_ref(&large))
-        .expect("a large append");
-    wal.append(&[group(2, 3, 1, 1, 10)])
-        .expect("a small append");
+    wal.append(std::slice::from_ref(&large)).expect("a large append");
+    wal.append(&[group(2, 3, 1, 1, 10)]).expect("a small append");
     drop(wal);
     let (_, replay) = reopen(&files, 16384).expect("a sound log");
     assert_eq!(replay.entries[..2], large.entries);
@@ -209,32 +158,25 @@ fn groups_that_do_not_continue_the_log_are_refused_before_writing() {
     holed.entries[1].index = 13;
     assert!(matches!(wal.append(&[holed]), Err(WalError::Misuse { .. })));
     assert_eq!(before, files.contents());
-    wal.append(&[group(1, 11, 1, 1, 1)])
-        .expect("the next entry");
+    wal.append(&[group(1, 11, 1, 1, 1)]).expect("the next entry");
 }
 
 #[test]
 fn an_installed_snapshot_empties_the_log_and_a_local_one_does_not() {
     let files = SimFiles::new(1);
     let mut wal = create(&files, 16384);
-    wal.append(&[group(1, 1, 10, 1, 10), marking(5, 1)])
-        .expect("a local mark");
+    wal.append(&[group(1, 1, 10, 1, 10), marking(5, 1)]).expect("a local mark");
     drop(wal);
     let (mut wal, replay) = reopen(&files, 16384).expect("a sound log");
     assert_eq!(replay.entries.first().map(|entry| entry.index), Some(6));
-    wal.append(&[marking(8, 2)])
-        .expect("a mark whose term the log does not hold");
+    wal.append(&[marking(8, 2)]).expect("a mark whose term the log does not hold");
     drop(wal);
     let (mut wal, replay) = reopen(&files, 16384).expect("a sound log");
     assert_eq!(replay.entries, []);
-    wal.append(&[group(2, 9, 1, 2, 10), marking(4, 1)])
-        .expect("an older mark is ignored");
+    wal.append(&[group(2, 9, 1, 2, 10), marking(4, 1)]).expect("an older mark is ignored");
     drop(wal);
     let (_, replay) = reopen(&files, 16384).expect("a sound log");
-    assert_eq!(
-        (replay.snapshot, replay.entries.len()),
-        (Some(mark(8, 2)), 1)
-    );
+    assert_eq!((replay.snapshot, replay.entries.len()), (Some(mark(8, 2)), 1));
 }
 
 #[test]
@@ -244,9 +186,7 @@ fn a_second_opener_is_refused_until_the_first_lets_go() {
     assert!(matches!(refused(&files), WalError::Locked { .. }));
     drop(wal);
     reopen(&files, 16384).expect("the lock was let go");
-    let Err(error) = Wal::create(dir(), IDENTITY, files.shared()) else {
-        panic!("a log was made over another")
-    };
+    let Err(error) = Wal::create(dir(), IDENTITY, files.shared()) else { panic!("a log was made over another") };
     assert!(matches!(error, WalError::Exists { .. }));
 }
 
@@ -254,29 +194,9 @@ fn a_second_opener_is_refused_until_the_first_lets_go() {
 fn another_member_or_cluster_is_refused() {
     let files = SimFiles::new(1);
     drop(create(&files, 16384));
-    for wanted in [
-        Identity {
-            member: 2,
-            ..IDENTITY
-        },
-        Identity {
-            cluster: 2,
-            ..IDENTITY
-        },
-    ] {
-        let Err(error) = Wal::open(dir(), wanted, files.shared()) else {
-            panic!("a foreign log was accepted")
-        };
-        assert!(
-            matches!(
-                error,
-                WalError::Foreign {
-                    found: IDENTITY,
-                    ..
-                }
-            ),
-            "{error}"
-        );
+    for wanted in [Identity { member: 2, ..IDENTITY }, Identity { cluster: 2, ..IDENTITY }] {
+        let Err(error) = Wal::open(dir(), wanted, files.shared()) else { panic!("a foreign log was accepted") };
+        assert!(matches!(error, WalError::Foreign { found: IDENTITY, .. }), "{error}");
     }
     let empty = Wal::open(Path::new("/data/none"), IDENTITY, files.shared());
     assert!(matches!(empty, Err(WalError::Missing { .. })));
@@ -308,14 +228,8 @@ fn purging_keeps_hard_state_and_mark_and_recycled_files_stay_silent() {
     assert!(segment_count(&files) <= 3, "purged segments must go");
     let (first, next) = wal.reader().bounds();
     assert!(first > 300 && next == 400);
-    assert!(matches!(
-        wal.reader().read(1, 2, 1),
-        Err(ReadError::Purged { .. })
-    ));
-    assert!(matches!(
-        wal.reader().read(399, 401, 1 << 20),
-        Err(ReadError::Unavailable { index: 400 })
-    ));
+    assert!(matches!(wal.reader().read(1, 2, 1), Err(ReadError::Purged { .. })));
+    assert!(matches!(wal.reader().read(399, 401, 1 << 20), Err(ReadError::Unavailable { index: 400 })));
 }
 
 #[test]
@@ -323,15 +237,11 @@ fn purging_stops_at_the_snapshot_mark() {
     let files = SimFiles::new(1);
     let mut wal = create(&files, 16384);
     for number in 1..100 {
-        wal.append(&[group(number, number, 1, 1, 700)])
-            .expect("an append");
+        wal.append(&[group(number, number, 1, 1, 700)]).expect("an append");
     }
     assert_eq!(wal.purge(u64::MAX).expect("a purge"), 0);
     drop(wal);
-    assert_eq!(
-        reopen(&files, 16384).expect("a sound log").1.entries.len(),
-        99
-    );
+    assert_eq!(reopen(&files, 16384).expect("a sound log").1.entries.len(), 99);
 }
 
 #[test]
@@ -339,22 +249,14 @@ fn an_unsynced_group_may_be_torn_and_is_cut() {
     for seed in 0..200 {
         let files = SimFiles::new(seed);
         let mut wal = create(&files, 65536);
-        wal.append(&[group(1, 1, 2, 1, 900)])
-            .expect("a synced append");
-        wal.write(&[group(2, 3, 4, 1, 900), group(3, 7, 4, 1, 900)])
-            .expect("an unsynced write");
-        wal.write(&[group(4, 11, 4, 1, 900)])
-            .expect("an unsynced write");
+        wal.append(&[group(1, 1, 2, 1, 900)]).expect("a synced append");
+        wal.write(&[group(2, 3, 4, 1, 900), group(3, 7, 4, 1, 900)]).expect("an unsynced write");
+        wal.write(&[group(4, 11, 4, 1, 900)]).expect("an unsynced write");
         files.crash(seed);
         let (mut wal, replay) = reopen(&files, 65536).expect("a torn tail is no corruption");
-        assert!(
-            [2, 6, 10, 14].contains(&replay.entries.len()),
-            "groups come whole, not {}",
-            replay.entries.len()
-        );
+        assert!([2, 6, 10, 14].contains(&replay.entries.len()), "groups come whole, not {}", replay.entries.len());
         let next = replay.entries.len() as u64 + 1;
-        wal.append(&[group(5, next, 1, 2, 900)])
-            .expect("an append after the cut");
+        wal.append(&[group(5, next, 1, 2, 900)]).expect("an append after the cut");
         files.crash(seed);
         let (_, again) = reopen(&files, 65536).expect("a sound log");
         assert_eq!(again.torn, None, "the cut tail must not come back");
@@ -367,8 +269,7 @@ fn two_segments() -> SimFiles {
     let files = SimFiles::new(1);
     let mut wal = create(&files, 16384);
     for number in 1..20 {
-        wal.append(&[group(number, number, 1, 1, 700)])
-            .expect("an append");
+        wal.append(&[group(number, number, 1, 1, 700)]).expect("an append");
     }
     wal.close().expect("a close");
     assert_eq!(segment_count(&files), 2);
@@ -388,15 +289,10 @@ fn a_flipped_bit_anywhere_in_the_durable_log_is_refused_by_name_and_offset() {
                 drop(reopen(&files, 16384).expect("bytes behind a sealed end do not matter"));
             } else {
                 match refused(&files) {
-                    WalError::Corrupt {
-                        file, offset: at, ..
-                    } => {
+                    WalError::Corrupt { file, offset: at, .. } => {
                         assert_eq!(file, segment_path(sequence));
                         assert!(at as usize <= offset, "blamed {at} for a flip at {offset}");
-                        assert!(
-                            offset - at as usize <= HEADER_SIZE,
-                            "blamed {at} for a flip at {offset}"
-                        );
+                        assert!(offset - at as usize <= HEADER_SIZE, "blamed {at} for a flip at {offset}");
                     }
                     other => panic!("flip at {offset}: {other}"),
                 }
@@ -413,11 +309,7 @@ fn durable_end(files: &SimFiles, sequence: u64) -> usize {
     let header = Header::decode(image).expect("a sound header");
     let mut offset = HEADER_SIZE;
     loop {
-        let place = Place {
-            salt: header.salt,
-            sequence,
-            offset: offset as u64,
-        };
+        let place = Place { salt: header.salt, sequence, offset: offset as u64 };
         match record::read_slot(&image[offset..], place) {
             Slot::Record(head, _) if head.kind != Kind::Mark => offset += head.record_size(),
             _ => return offset,
@@ -429,32 +321,20 @@ fn durable_end(files: &SimFiles, sequence: u64) -> usize {
 fn missing_files_and_short_files_are_corruption() {
     let files = two_segments();
     files.truncate(&segment_path(2), 10_000);
-    assert!(matches!(
-        refused(&files),
-        WalError::Corrupt { offset: 10_000, .. }
-    ));
+    assert!(matches!(refused(&files), WalError::Corrupt { offset: 10_000, .. }));
     files.truncate(&segment_path(2), 100);
-    assert!(matches!(
-        refused(&files),
-        WalError::Corrupt { offset: 0, .. }
-    ));
+    assert!(matches!(refused(&files), WalError::Corrupt { offset: 0, .. }));
 
     let files = SimFiles::new(1);
     let mut wal = create(&files, 16384);
     for number in 1..200 {
-        wal.append(&[group(number, number, 1, 1, 700)])
-            .expect("an append");
+        wal.append(&[group(number, number, 1, 1, 700)]).expect("an append");
     }
     drop(wal);
     files.shared().remove(&segment_path(2)).expect("a removal");
     let error = refused(&files);
     assert!(matches!(error, WalError::Corrupt { .. }));
-    assert!(
-        error
-            .to_string()
-            .contains("add it again under a new member id"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("add it again under a new member id"), "{error}");
 }
 
 #[test]
@@ -474,8 +354,7 @@ fn a_full_disk_is_told_as_such_and_survived() {
                 assert!(error.is_no_space() && !error.is_fatal(), "{error}");
                 refusals += 1;
                 files.heal();
-                wal.append(std::slice::from_ref(&group))
-                    .expect("an append with space again");
+                wal.append(std::slice::from_ref(&group)).expect("an append with space again");
             }
         }
         files.heal();
@@ -483,10 +362,7 @@ fn a_full_disk_is_told_as_such_and_survived() {
     }
     assert!(refusals > 10);
     files.crash(3);
-    assert_eq!(
-        Model::of(&reopen(&files, 16384).expect("a sound log").1),
-        model
-    );
+    assert_eq!(Model::of(&reopen(&files, 16384).expect("a sound log").1), model);
 }
 
 #[test]
@@ -494,15 +370,10 @@ fn a_broken_disk_poisons_the_log() {
     let files = SimFiles::new(1);
     let mut wal = create(&files, 16384);
     files.fail_after(1, Fault::Broken);
-    let error = wal
-        .append(&[group(1, 1, 1, 1, 10)])
-        .expect_err("the sync fails");
+    let error = wal.append(&[group(1, 1, 1, 1, 10)]).expect_err("the sync fails");
     assert!(matches!(error, WalError::Failed { action: "sync", .. }));
     files.heal();
-    assert!(matches!(
-        wal.append(&[group(1, 1, 1, 1, 10)]),
-        Err(WalError::Poisoned)
-    ));
+    assert!(matches!(wal.append(&[group(1, 1, 1, 1, 10)]), Err(WalError::Poisoned)));
 }
 
 #[test]
@@ -513,8 +384,7 @@ fn spares_are_prepared_and_used_and_an_idle_log_stays_small() {
     for step in 0..600_u64 {
         number += 1;
         wal.clock(Duration::from_millis(step));
-        wal.append(&[group(number, number, 1, 1, 700)])
-            .expect("an append");
+        wal.append(&[group(number, number, 1, 1, 700)]).expect("an append");
         while wal.wants_spare() {
             wal.prepare().expect("a step");
         }
@@ -523,92 +393,33 @@ fn spares_are_prepared_and_used_and_an_idle_log_stays_small() {
     for minute in 1..20 {
         number += 1;
         wal.clock(Duration::from_secs(minute * 60));
-        wal.append(&[group(number, number, 1, 1, 10), marking(number, 1)])
-            .expect("an append");
+        wal.append(&[group(number, number, 1, 1, 10), marking(number, 1)]).expect("an append");
         wal.purge(u64::MAX).expect("a purge");
     }
-    assert!(
-        wal.disk_size() <= 16384 * 4,
-        "{} bytes for an idle log",
-        wal.disk_size()
-    );
+    assert!(wal.disk_size() <= 16384 * 4, "{} bytes for an idle log", wal.disk_size());
     let on_disk: usize = files.contents().values().map(Vec::len).sum();
-    assert!(
-        on_disk <= 16384 * 4,
-        "{on_disk} bytes on disk for an idle log"
-    );
+    assert!(on_disk <= 16384 * 4, "{on_disk} bytes on disk for an idle log");
 }
 
 #[test]
 fn the_format_of_a_record_and_a_header_is_fixed() {
-    let place = Place {
-        salt: 1,
-        sequence: 2,
-        offset: 4096,
-    };
-    let state = HardState {
-        term: 5,
-        vote: 6,
-        commit: 7,
-    };
-    let marked = SnapshotMark {
-        index: 8,
-        term: 4,
-        conf: Bytes::from_static(b"cf"),
-    };
-    let entries = [LogEntry {
-        index: 9,
-        term: 5,
-        kind: 1,
-        context: Bytes::from_static(b"x"),
-        data: Bytes::from_static(b"yz"),
-    }];
+    let place = Place { salt: 1, sequence: 2, offset: 4096 };
+    let state = HardState { term: 5, vote: 6, commit: 7 };
+    let marked = SnapshotMark { index: 8, term: 4, conf: Bytes::from_static(b"cf") };
+    let entries = [LogEntry { index: 9, term: 5, kind: 1, context: Bytes::from_static(b"x"), data: Bytes::from_static(b"yz") }];
     let mut bytes = Vec::new();
-    record::encode(
-        &mut bytes,
-        Kind::Group,
-        place,
-        4096,
-        Some(state),
-        Some((&marked, true)),
-        &entries,
-    );
+    record::encode(&mut bytes, Kind::Group, place, 4096, Some(state), Some((&marked, true)), &entries);
     assert_eq!(bytes, GOLDEN_RECORD);
-    let Slot::Record(head, body) = record::read_slot(&bytes, place) else {
-        panic!("not a record")
-    };
+    let Slot::Record(head, body) = record::read_slot(&bytes, place) else { panic!("not a record") };
     let body = record::decode_body(head.kind, record::own(body)).expect("a body");
-    assert_eq!(
-        (body.hard_state, body.snapshot),
-        (Some(state), Some((marked, true)))
-    );
+    assert_eq!((body.hard_state, body.snapshot), (Some(state), Some((marked, true))));
     assert_eq!(body.entries, entries);
-    for other in [
-        Place { salt: 9, ..place },
-        Place {
-            sequence: 9,
-            ..place
-        },
-        Place {
-            offset: 4104,
-            ..place
-        },
-    ] {
-        assert!(
-            matches!(record::read_slot(&bytes, other), Slot::Bad(_)),
-            "a record passed in a foreign place"
-        );
+    for other in [Place { salt: 9, ..place }, Place { sequence: 9, ..place }, Place { offset: 4104, ..place }] {
+        assert!(matches!(record::read_slot(&bytes, other), Slot::Bad(_)), "a record passed in a foreign place");
     }
 
-    let header = Header {
-        identity: IDENTITY,
-        sequence: 2,
-        first_index: 3,
-        salt: 4,
-        size: 5,
-        previous_end: 6,
-        previous_checksum: 7,
-    };
+    let header =
+        Header { identity: IDENTITY, sequence: 2, first_index: 3, salt: 4, size: 5, previous_end: 6, previous_checksum: 7 };
     let mut block = header.encode();
     assert_eq!(Header::decode(&block), Ok(header));
     assert_eq!(crc32c::crc32c(&block), GOLDEN_HEADER);
@@ -643,15 +454,10 @@ fn the_real_files_hold_a_log_too() {
     let temp = tempfile::tempdir().expect("a directory");
     let path = temp.path().join("member/wal");
     let files: Arc<dyn Files> = RealFiles::shared();
-    let mut wal = Wal::create_with(&path, IDENTITY, Arc::clone(&files), options(65536, 7))
-        .expect("a new log");
-    assert!(matches!(
-        Wal::open(&path, IDENTITY, Arc::clone(&files)),
-        Err(WalError::Locked { .. })
-    ));
+    let mut wal = Wal::create_with(&path, IDENTITY, Arc::clone(&files), options(65536, 7)).expect("a new log");
+    assert!(matches!(Wal::open(&path, IDENTITY, Arc::clone(&files)), Err(WalError::Locked { .. })));
     for number in 1..200 {
-        wal.append(&[group(number, number, 1, 1, 900)])
-            .expect("an append");
+        wal.append(&[group(number, number, 1, 1, 900)]).expect("an append");
         while wal.wants_spare() {
             wal.prepare().expect("a step");
         }
@@ -687,10 +493,7 @@ fn a_mark_does_not_hide_the_group_it_was_written_with() {
     submit(group(1, 1, 1, 1, 10));
     assert_eq!(answered.recv(), Ok(1));
     submit(group(2, 2, 1, 1, 10));
-    submit(Group {
-        snapshot: Some(mark(1, 1)),
-        ..Group::default()
-    });
+    submit(Group { snapshot: Some(mark(1, 1)), ..Group::default() });
     drop(go_on);
     assert_eq!(answered.recv(), Ok(2));
     writer.close().expect("a close");
@@ -703,18 +506,13 @@ fn the_writer_answers_in_order_and_batches() {
     let reader = wal.reader();
     let (answers, answered) = crossbeam_channel::unbounded();
     let hooks = Hooks {
-        on_durable: Box::new(move |durable: Durable<u64>| {
-            answers.send(durable).expect("a listener")
-        }),
+        on_durable: Box::new(move |durable: Durable<u64>| answers.send(durable).expect("a listener")),
         on_fault: Box::new(|error| panic!("{error}")),
         on_written: Box::new(|_, _| {}),
     };
     let writer = WalWriter::spawn(wal, hooks).expect("a thread");
     for number in 1..=3000 {
-        let task = WalTask {
-            group: group(number, number, 1, 1, 100),
-            tag: number,
-        };
+        let task = WalTask { group: group(number, number, 1, 1, 100), tag: number };
         assert!(writer.submit(task).is_ok());
         if number % 1000 == 0 {
             writer.purge(number);
@@ -722,21 +520,11 @@ fn the_writer_answers_in_order_and_batches() {
     }
     writer.close().expect("a close");
     let batches: Vec<_> = answered.iter().collect();
-    let tags: Vec<u64> = batches
-        .iter()
-        .flat_map(|batch| batch.tags.clone())
-        .collect();
+    let tags: Vec<u64> = batches.iter().flat_map(|batch| batch.tags.clone()).collect();
     assert_eq!(tags, (1..=3000).collect::<Vec<_>>());
-    assert!(
-        batches
-            .iter()
-            .all(|batch| batch.tags.last() == Some(&batch.number))
-    );
+    assert!(batches.iter().all(|batch| batch.tags.last() == Some(&batch.number)));
     assert_eq!(reader.read(1, 3001, u64::MAX).expect("all").len(), 3000);
-    assert_eq!(
-        reopen(&files, 65536).expect("a sound log").1.entries.len(),
-        3000
-    );
+    assert_eq!(reopen(&files, 65536).expect("a sound log").1.entries.len(), 3000);
 }
 
 #[test]
@@ -756,14 +544,7 @@ fn the_writer_waits_for_space_and_stops_at_a_broken_disk() {
     };
     files.fail_after(0, Fault::NoSpace);
     let writer = WalWriter::spawn(wal, hooks).expect("a thread");
-    assert!(
-        writer
-            .submit(WalTask {
-                group: group(1, 1, 1, 1, 100),
-                tag: ()
-            })
-            .is_ok()
-    );
+    assert!(writer.submit(WalTask { group: group(1, 1, 1, 1, 100), tag: () }).is_ok());
     writer.close().expect("space came back");
 
     let (wal, replay) = reopen(&files, 65536).expect("a sound log");
@@ -775,36 +556,17 @@ fn the_writer_waits_for_space_and_stops_at_a_broken_disk() {
     };
     files.fail_after(0, Fault::Broken);
     let writer = WalWriter::spawn(wal, hooks).expect("a thread");
-    assert!(
-        writer
-            .submit(WalTask {
-                group: group(2, 2, 1, 1, 100),
-                tag: ()
-            })
-            .is_ok()
-    );
+    assert!(writer.submit(WalTask { group: group(2, 2, 1, 1, 100), tag: () }).is_ok());
     assert!(writer.close().is_err_and(|error| error.is_fatal()));
 }
 
 /// One step of a random history; numbers are reduced to what the log allows at that point.
 #[derive(Clone, Debug)]
 enum Step {
-    Append {
-        back: u64,
-        count: u64,
-        size: usize,
-        sync: bool,
-    },
-    Local {
-        back: u64,
-        sync: bool,
-    },
-    Install {
-        ahead: u64,
-    },
-    State {
-        sync: bool,
-    },
+    Append { back: u64, count: u64, size: usize, sync: bool },
+    Local { back: u64, sync: bool },
+    Install { ahead: u64 },
+    State { sync: bool },
     Purge,
     Prepare,
     Crash(u64),
@@ -842,13 +604,7 @@ impl History {
     fn new(seed: u64) -> Self {
         let files = SimFiles::new(seed);
         let wal = Some(create(&files, Self::SIZE));
-        History {
-            files,
-            wal,
-            lawful: VecDeque::from([Model::default()]),
-            term: 1,
-            number: 0,
-        }
+        History { files, wal, lawful: VecDeque::from([Model::default()]), term: 1, number: 0 }
     }
 
     fn model(&self) -> &Model {
@@ -887,10 +643,7 @@ impl History {
         self.lawful = VecDeque::from([survivor]);
         let first = replay.snapshot.as_ref().map_or(0, |mark| mark.index) + 1;
         if let Some(last) = replay.entries.last() {
-            let read = wal
-                .reader()
-                .read(first, last.index + 1, u64::MAX)
-                .expect("all entries");
+            let read = wal.reader().read(first, last.index + 1, u64::MAX).expect("all entries");
             assert_eq!(read, replay.entries);
         }
         self.wal = Some(wal);
@@ -898,12 +651,7 @@ impl History {
 
     fn step(&mut self, step: &Step) {
         match *step {
-            Step::Append {
-                back,
-                count,
-                size,
-                sync,
-            } => {
+            Step::Append { back, count, size, sync } => {
                 let (compacted, last) = (self.model().compacted(), self.model().last());
                 let first = (last + 1).saturating_sub(back).max(compacted + 1);
                 self.term += u64::from(back > 0);
@@ -911,20 +659,13 @@ impl History {
                 group.must_sync = sync;
                 let mut second = group.clone();
                 second.entries.truncate(1);
-                self.append(if size % 3 == 0 {
-                    vec![group, second]
-                } else {
-                    vec![group]
-                });
+                self.append(if size % 3 == 0 { vec![group, second] } else { vec![group] });
             }
             Step::Local { back, sync } => {
                 let entries = &self.model().entries;
                 let position = entries.len().checked_sub(1 + back as usize);
                 if let Some(at) = position.map(|position| entries[position].clone()) {
-                    self.append(vec![Group {
-                        must_sync: sync,
-                        ..marking(at.index, at.term)
-                    }]);
+                    self.append(vec![Group { must_sync: sync, ..marking(at.index, at.term) }]);
                 }
             }
             Step::Install { ahead } => {
@@ -934,16 +675,8 @@ impl History {
             }
             Step::State { sync } => {
                 let commit = self.model().last();
-                let hard_state = Some(HardState {
-                    term: self.term,
-                    vote: self.number,
-                    commit,
-                });
-                self.append(vec![Group {
-                    hard_state,
-                    must_sync: sync,
-                    ..Group::default()
-                }]);
+                let hard_state = Some(HardState { term: self.term, vote: self.number, commit });
+                self.append(vec![Group { hard_state, must_sync: sync, ..Group::default() }]);
             }
             Step::Purge => {
                 if self.wal().purge(u64::MAX).expect("a purge") > 0 {
@@ -962,11 +695,7 @@ impl History {
                 self.replayed();
             }
             Step::Close => {
-                self.wal
-                    .take()
-                    .expect("an open log")
-                    .close()
-                    .expect("a close");
+                self.wal.take().expect("an open log").close().expect("a close");
                 self.settle();
                 self.files.crash(1);
                 self.replayed();
@@ -1050,15 +779,10 @@ proptest! {
 fn a_crash_at_any_step_of_recycling_leaves_a_sound_log() {
     for (step, seed) in (0..14).flat_map(|step| (0..24).map(move |seed| (step, seed))) {
         let files = SimFiles::new(seed);
-        let fixed = Options {
-            segment_first: 16384,
-            segment_most: 16384,
-            salt: 7,
-        };
+        let fixed = Options { segment_first: 16384, segment_most: 16384, salt: 7 };
         let mut wal = Wal::create_with(dir(), IDENTITY, files.shared(), fixed).expect("a new log");
         for number in 1..=30 {
-            wal.append(&[group(number, number, 1, 1, 1500)])
-                .expect("an append");
+            wal.append(&[group(number, number, 1, 1, 1500)]).expect("an append");
         }
         wal.append(&[marking(30, 1)]).expect("a mark");
         files.fail_after(step, Fault::Broken);
@@ -1072,13 +796,9 @@ fn a_crash_at_any_step_of_recycling_leaves_a_sound_log() {
             }
         }
         files.crash(seed);
-        let (_, replay) = reopen(&files, 16384)
-            .unwrap_or_else(|error| panic!("step {step} seed {seed}: {error}"));
+        let (_, replay) = reopen(&files, 16384).unwrap_or_else(|error| panic!("step {step} seed {seed}: {error}"));
         let last = replay.entries.last().map_or(30, |entry| entry.index);
-        assert!(
-            last == acknowledged || last == acknowledged + 1,
-            "{last} after {acknowledged}"
-        );
+        assert!(last == acknowledged || last == acknowledged + 1, "{last} after {acknowledged}");
     }
 }
 
@@ -1091,11 +811,7 @@ fn a_crash_at_any_step_of_creating_leaves_a_log_or_none() {
         files.crash(seed);
         let found = Wal::exists(dir(), &files.shared()).expect("a directory");
         assert!(found || !made, "a log that was made is gone");
-        let mut wal = if found {
-            reopen(&files, 16384).expect("a sound log").0
-        } else {
-            create(&files, 16384)
-        };
+        let mut wal = if found { reopen(&files, 16384).expect("a sound log").0 } else { create(&files, 16384) };
         wal.append(&[group(1, 1, 1, 1, 10)]).expect("an append");
     }
 }
@@ -1105,10 +821,8 @@ fn a_crash_at_any_step_of_cutting_a_torn_tail_is_survived() {
     for (step, seed) in (0..6).flat_map(|step| (0..40).map(move |seed| (step, seed))) {
         let files = SimFiles::new(seed);
         let mut wal = create(&files, 65536);
-        wal.append(&[group(1, 1, 2, 1, 900)])
-            .expect("a synced append");
-        wal.write(&[group(2, 3, 4, 1, 900), group(3, 7, 4, 1, 900)])
-            .expect("an unsynced write");
+        wal.append(&[group(1, 1, 2, 1, 900)]).expect("a synced append");
+        wal.write(&[group(2, 3, 4, 1, 900), group(3, 7, 4, 1, 900)]).expect("an unsynced write");
         files.crash(seed);
         files.fail_after(step, Fault::Broken);
         let floor = match reopen(&files, 65536) {
@@ -1147,26 +861,19 @@ fn readers_see_whole_entries_while_the_log_is_written_and_purged() {
         read
     });
     for number in 1..3000 {
-        wal.append(&[group(number, number, 1, 1, 400)])
-            .expect("an append");
+        wal.append(&[group(number, number, 1, 1, 400)]).expect("an append");
         if number % 50 == 0 {
             wal.append(&[marking(number - 20, 1)]).expect("a mark");
             wal.purge(number).expect("a purge");
         }
     }
     drop(stop);
-    thread
-        .join()
-        .expect("the reader met nothing but whole entries");
+    thread.join().expect("the reader met nothing but whole entries");
 }
 
 #[test]
 fn a_record_head_alone_tells_nothing_of_another_place() {
-    let place = Place {
-        salt: 1,
-        sequence: 1,
-        offset: 4096,
-    };
+    let place = Place { salt: 1, sequence: 1, offset: 4096 };
     let mut bytes = Vec::new();
     record::encode(&mut bytes, Kind::Mark, place, 4096, None, None, &[]);
     assert_eq!(bytes.len(), HEAD_SIZE);

@@ -72,17 +72,8 @@ impl<T: Send + 'static> WalWriter<T> {
     /// When the system gives no thread.
     pub fn spawn(wal: Wal, hooks: Hooks<T>) -> io::Result<Self> {
         let (queue, commands) = bounded(QUEUE_LIMIT);
-        let body = Body {
-            wal,
-            hooks,
-            commands,
-            started: Instant::now(),
-            held: None,
-            prepare_after: None,
-        };
-        let thread = thread::Builder::new()
-            .name("wal".to_owned())
-            .spawn(move || body.run())?;
+        let body = Body { wal, hooks, commands, started: Instant::now(), held: None, prepare_after: None };
+        let thread = thread::Builder::new().name("wal".to_owned()).spawn(move || body.run())?;
         Ok(WalWriter { queue, thread })
     }
 
@@ -91,9 +82,7 @@ impl<T: Send + 'static> WalWriter<T> {
     /// # Errors
     /// Gives the task back when the thread has ended.
     pub fn submit(&self, task: WalTask<T>) -> Result<(), WalTask<T>> {
-        self.queue
-            .send(Command::Append(task))
-            .map_err(|refused| give_back(refused.0))
+        self.queue.send(Command::Append(task)).map_err(|refused| give_back(refused.0))
     }
 
     /// Queues a task unless the queue is full.
@@ -101,13 +90,9 @@ impl<T: Send + 'static> WalWriter<T> {
     /// # Errors
     /// Gives the task back when the queue is full or the thread has ended.
     pub fn try_submit(&self, task: WalTask<T>) -> Result<(), WalTask<T>> {
-        self.queue
-            .try_send(Command::Append(task))
-            .map_err(|refused| match refused {
-                TrySendError::Full(command) | TrySendError::Disconnected(command) => {
-                    give_back(command)
-                }
-            })
+        self.queue.try_send(Command::Append(task)).map_err(|refused| match refused {
+            TrySendError::Full(command) | TrySendError::Disconnected(command) => give_back(command),
+        })
     }
 
     /// Tasks and commands that wait.
@@ -228,10 +213,7 @@ impl<T> Body<T> {
     }
 
     /// Calls until it succeeds, the hook gives up on a full disk, or something worse happens.
-    fn retry(
-        &mut self,
-        mut call: impl FnMut(&mut Wal) -> Result<(), WalError>,
-    ) -> Result<(), WalError> {
+    fn retry(&mut self, mut call: impl FnMut(&mut Wal) -> Result<(), WalError>) -> Result<(), WalError> {
         loop {
             let Err(error) = call(&mut self.wal) else {
                 return Ok(());
@@ -244,10 +226,7 @@ impl<T> Body<T> {
     }
 
     fn wants_spare(&self) -> bool {
-        self.wal.wants_spare()
-            && self
-                .prepare_after
-                .is_none_or(|after| self.started.elapsed() >= after)
+        self.wal.wants_spare() && self.prepare_after.is_none_or(|after| self.started.elapsed() >= after)
     }
 
     fn prepare(&mut self) {

@@ -209,7 +209,8 @@ impl Cluster {
     /// Waits until all running members have applied the same, then compares their history's checksums.
     pub fn agree(&self) {
         eventually("every member applied the same", || {
-            let applied: Vec<_> = self.up().iter().map(|at| (self.handle(*at).status().applied_index, self.handle(*at).store().revision())).collect();
+            let applied: Vec<_> =
+                self.up().iter().map(|at| (self.handle(*at).status().applied_index, self.handle(*at).store().revision())).collect();
             applied.windows(2).all(|w| w[0] == w[1])
         });
         let hashes: Vec<_> = self.up().iter().map(|at| self.handle(*at).store().hash_kv(0).expect("a hash").hash).collect();

@@ -78,7 +78,9 @@ async fn a_snapshot_that_breaks_off_is_sent_again() {
         let dir = cluster.slots[down].dir.path().join("member");
         // As soon as rows arrive, or the whole snapshot has.
         eventually("a snapshot arrives", || {
-            let begun = std::fs::read_dir(&dir).expect("the folder").any(|e| e.is_ok_and(|e| e.file_name().to_string_lossy().starts_with("db.")));
+            let begun = std::fs::read_dir(&dir)
+                .expect("the folder")
+                .any(|e| e.is_ok_and(|e| e.file_name().to_string_lossy().starts_with("db.")));
             begun || !cluster.running(down).told.lock().unwrap().resets.is_empty()
         });
         cluster.stop(down);

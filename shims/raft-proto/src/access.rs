@@ -10,8 +10,8 @@ use std::mem;
 use bytes::Bytes;
 
 use crate::eraftpb::{
-    ConfChange, ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState,
-    Entry, EntryType, HardState, Message, MessageType, Snapshot, SnapshotMetadata,
+    ConfChange, ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState, Entry, EntryType, HardState,
+    Message, MessageType, Snapshot, SnapshotMetadata,
 };
 
 // Defaults that `get_x` lends out for an absent message.
@@ -22,15 +22,8 @@ static NO_CONF_STATE: ConfState = ConfState {
     learners_next: Vec::new(),
     auto_leave: false,
 };
-static NO_METADATA: SnapshotMetadata = SnapshotMetadata {
-    conf_state: None,
-    index: 0,
-    term: 0,
-};
-static NO_SNAPSHOT: Snapshot = Snapshot {
-    data: Bytes::new(),
-    metadata: None,
-};
+static NO_METADATA: SnapshotMetadata = SnapshotMetadata { conf_state: None, index: 0, term: 0 };
+static NO_SNAPSHOT: Snapshot = Snapshot { data: Bytes::new(), metadata: None };
 
 // Method names are spelled out at each use because a macro cannot glue two names together.
 macro_rules! number {

@@ -5,9 +5,7 @@
 
 use std::borrow::Cow;
 
-use crate::eraftpb::{
-    ConfChange, ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2,
-};
+use crate::eraftpb::{ConfChange, ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2};
 
 /// A change in either form.
 pub trait ConfChangeI {
@@ -26,10 +24,7 @@ impl ConfChangeI for ConfChange {
         ConfChangeV2 {
             transition: ConfChangeTransition::Auto.into(),
             // The number is carried as it came, so one that this version does not know is not turned into an add.
-            changes: vec![ConfChangeSingle {
-                change_type: self.change_type,
-                node_id: self.node_id,
-            }],
+            changes: vec![ConfChangeSingle { change_type: self.change_type, node_id: self.node_id }],
             context: self.context,
         }
     }
@@ -76,10 +71,7 @@ impl ConfChangeV2 {
 
 /// One change of one member.
 pub fn new_conf_change_single(node_id: u64, ty: ConfChangeType) -> ConfChangeSingle {
-    ConfChangeSingle {
-        change_type: ty.into(),
-        node_id,
-    }
+    ConfChangeSingle { change_type: ty.into(), node_id }
 }
 
 /// Reads changes from text: words apart by spaces, each a letter (`v` voter, `l` learner, `r` remove) and a member id
@@ -99,9 +91,7 @@ pub fn parse_conf_change(text: &str) -> Result<Vec<ConfChangeSingle>, String> {
             } else {
                 return Err(format!("change {word:?} does not begin with v, l or r"));
             };
-            let id = id
-                .parse()
-                .map_err(|e| format!("change {word:?} has no member id: {e}"))?;
+            let id = id.parse().map_err(|e| format!("change {word:?} has no member id: {e}"))?;
             Ok(new_conf_change_single(id, ty))
         })
         .collect()

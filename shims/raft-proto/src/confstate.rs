@@ -14,11 +14,7 @@ where
 {
     /// A configuration that is not joint, from `(voters, learners)`.
     fn from((voters, learners): (V, L)) -> Self {
-        ConfState {
-            voters: voters.into_iter().collect(),
-            learners: learners.into_iter().collect(),
-            ..ConfState::default()
-        }
+        ConfState { voters: voters.into_iter().collect(), learners: learners.into_iter().collect(), ..ConfState::default() }
     }
 }
 

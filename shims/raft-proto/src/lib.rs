@@ -15,16 +15,14 @@ mod access;
 mod confchange;
 mod confstate;
 
-pub use crate::confchange::{
-    ConfChangeI, new_conf_change_single, parse_conf_change, stringify_conf_change,
-};
+pub use crate::confchange::{ConfChangeI, new_conf_change_single, parse_conf_change, stringify_conf_change};
 pub use crate::confstate::conf_state_eq;
 
 /// Every message and enum, for `use raft_proto::prelude::*` (raft's own prelude exports it onward).
 pub mod prelude {
     pub use crate::eraftpb::{
-        ConfChange, ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2,
-        ConfState, Entry, EntryType, HardState, Message, MessageType, Snapshot, SnapshotMetadata,
+        ConfChange, ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState, Entry, EntryType, HardState,
+        Message, MessageType, Snapshot, SnapshotMetadata,
     };
 }
 

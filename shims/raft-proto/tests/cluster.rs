@@ -30,12 +30,7 @@ impl Member {
         };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let node = RawNode::new(&config, storage, &logger).unwrap();
-        Member {
-            node,
-            applied: Vec::new(),
-            reads: Vec::new(),
-            snapshots: 0,
-        }
+        Member { node, applied: Vec::new(), reads: Vec::new(), snapshots: 0 }
     }
 
     /// Carries out every effect that waits, and returns the messages to deliver.
@@ -83,14 +78,8 @@ impl Member {
                 }
                 return;
             }
-            EntryType::EntryConfChange => self
-                .node
-                .apply_conf_change(&ConfChange::decode(entry.take_data()).unwrap())
-                .unwrap(),
-            EntryType::EntryConfChangeV2 => self
-                .node
-                .apply_conf_change(&ConfChangeV2::decode(entry.take_data()).unwrap())
-                .unwrap(),
+            EntryType::EntryConfChange => self.node.apply_conf_change(&ConfChange::decode(entry.take_data()).unwrap()).unwrap(),
+            EntryType::EntryConfChangeV2 => self.node.apply_conf_change(&ConfChangeV2::decode(entry.take_data()).unwrap()).unwrap(),
         };
         self.node.store().wl().set_conf_state(state);
     }
@@ -105,15 +94,8 @@ struct Cluster(BTreeMap<u64, Member>);
 impl Cluster {
     /// Three voters with the same empty log, member 1 leads.
     fn new() -> Cluster {
-        let members = [1, 2, 3].map(|id| {
-            (
-                id,
-                Member::new(
-                    id,
-                    MemStorage::new_with_conf_state((vec![1, 2, 3], Vec::<u64>::new())),
-                ),
-            )
-        });
+        let members =
+            [1, 2, 3].map(|id| (id, Member::new(id, MemStorage::new_with_conf_state((vec![1, 2, 3], Vec::<u64>::new())))));
         let mut cluster = Cluster(members.into());
         cluster.at(1).node.campaign().unwrap();
         cluster.settle();
@@ -156,47 +138,25 @@ impl Cluster {
     }
 
     fn propose(&mut self, leader: u64, payloads: &[Bytes]) {
-        let mut message = Message {
-            from: leader,
-            ..Message::default()
-        };
+        let mut message = Message { from: leader, ..Message::default() };
         message.set_msg_type(MessageType::MsgPropose);
-        message.set_entries(
-            payloads
-                .iter()
-                .map(|data| Entry {
-                    data: data.clone(),
-                    ..Entry::default()
-                })
-                .collect(),
-        );
+        message.set_entries(payloads.iter().map(|data| Entry { data: data.clone(), ..Entry::default() }).collect());
         self.at(leader).node.step(message).unwrap();
         self.settle();
         self.heartbeat(leader);
     }
 
     fn change(&mut self, leader: u64, transition: ConfChangeTransition, text: &str) {
-        let change = ConfChangeV2 {
-            transition: transition.into(),
-            changes: parse_conf_change(text).unwrap(),
-            ..ConfChangeV2::default()
-        };
-        self.at(leader)
-            .node
-            .propose_conf_change(Vec::new(), change)
-            .unwrap();
+        let change =
+            ConfChangeV2 { transition: transition.into(), changes: parse_conf_change(text).unwrap(), ..ConfChangeV2::default() };
+        self.at(leader).node.propose_conf_change(Vec::new(), change).unwrap();
         self.settle();
         self.heartbeat(leader);
     }
 
     #[track_caller]
     fn check_leader(&self, id: u64) {
-        let leaders: Vec<u64> = self
-            .0
-            .iter()
-            .filter(|(_, m)| m.node.raft.state == StateRole::Leader)
-            .map(|(id, _)| *id)
-            .collect();
+        let leaders: Vec<u64> = self.0.iter().filter(|(_, m)| m.node.raft.state == StateRole::Leader).map(|(id, _)| *id).collect();
         assert_eq!(leaders, [id]);
     }
 }
@@ -211,11 +171,7 @@ fn elect_by_ticks() {
             member.node.tick();
         }
         cluster.settle();
-        if cluster
-            .0
-            .values()
-            .any(|m| m.node.raft.state == StateRole::Leader)
-        {
+        if cluster.0.values().any(|m| m.node.raft.state == StateRole::Leader) {
             return;
         }
     }
@@ -235,11 +191,7 @@ fn replicate_a_payload_without_copy_on_the_leader() {
     let leader = cluster.at(1);
     assert_eq!(leader.applied[0].as_ptr(), big.as_ptr());
     let last = leader.node.store().last_index().unwrap();
-    let log = leader
-        .node
-        .store()
-        .entries(last - 1, last + 1, None, GetEntriesContext::empty(false))
-        .unwrap();
+    let log = leader.node.store().entries(last - 1, last + 1, None, GetEntriesContext::empty(false)).unwrap();
     assert_eq!(log[0].data.as_ptr(), big.as_ptr());
 }
 
@@ -252,13 +204,7 @@ fn read_index_on_leader_and_follower() {
         let context = vec![0xff, id as u8];
         cluster.at(id).node.read_index(context.clone());
         cluster.settle();
-        assert_eq!(
-            cluster.at(id).reads,
-            [ReadState {
-                index: commit,
-                request_ctx: context
-            }]
-        );
+        assert_eq!(cluster.at(id).reads, [ReadState { index: commit, request_ctx: context }]);
     }
 }
 
@@ -271,19 +217,11 @@ fn learner_gets_a_snapshot_then_entries() {
     cluster.at(1).node.store().wl().compact(applied).unwrap();
     cluster.0.insert(4, Member::new(4, MemStorage::new()));
     cluster.change(1, ConfChangeTransition::Auto, "l4");
-    cluster
-        .at(1)
-        .node
-        .report_snapshot(4, SnapshotStatus::Finish);
+    cluster.at(1).node.report_snapshot(4, SnapshotStatus::Finish);
     cluster.propose(1, &[Bytes::from_static(b"after")]);
 
     let expected = ConfState::from(([1, 2, 3], [4]));
-    assert!(
-        cluster
-            .0
-            .values()
-            .all(|m| conf_state_eq(&m.conf(), &expected))
-    );
+    assert!(cluster.0.values().all(|m| conf_state_eq(&m.conf(), &expected)));
     let learner = cluster.at(4);
     assert_eq!(learner.snapshots, 1);
     assert_eq!(learner.applied, [Bytes::from_static(b"after")]);
@@ -293,38 +231,19 @@ fn learner_gets_a_snapshot_then_entries() {
 #[test]
 fn change_of_the_older_form() {
     let mut cluster = Cluster::new();
-    let mut change = ConfChange {
-        node_id: 3,
-        ..ConfChange::default()
-    };
+    let mut change = ConfChange { node_id: 3, ..ConfChange::default() };
     change.set_change_type(ConfChangeType::RemoveNode);
-    cluster
-        .at(1)
-        .node
-        .propose_conf_change(b"why".to_vec(), change)
-        .unwrap();
+    cluster.at(1).node.propose_conf_change(b"why".to_vec(), change).unwrap();
     cluster.settle();
-    assert!(conf_state_eq(
-        &cluster.at(1).conf(),
-        &ConfState::from(([1, 2], []))
-    ));
+    assert!(conf_state_eq(&cluster.at(1).conf(), &ConfState::from(([1, 2], []))));
 }
 
 #[test]
 fn joint_swap_left_by_hand() {
     let mut cluster = Cluster::new();
-    cluster.0.insert(
-        4,
-        Member::new(
-            4,
-            MemStorage::new_with_conf_state((vec![1, 2, 3], Vec::<u64>::new())),
-        ),
-    );
+    cluster.0.insert(4, Member::new(4, MemStorage::new_with_conf_state((vec![1, 2, 3], Vec::<u64>::new()))));
     cluster.change(1, ConfChangeTransition::Explicit, "v4 r3");
-    let joint = ConfState {
-        voters_outgoing: vec![1, 2, 3],
-        ..ConfState::from(([1, 2, 4], []))
-    };
+    let joint = ConfState { voters_outgoing: vec![1, 2, 3], ..ConfState::from(([1, 2, 4], [])) };
     assert!(conf_state_eq(&cluster.at(1).conf(), &joint));
     assert!(conf_state_eq(&cluster.at(4).conf(), &joint));
 
@@ -340,18 +259,9 @@ fn joint_swap_left_by_hand() {
 #[test]
 fn joint_swap_left_by_raft() {
     let mut cluster = Cluster::new();
-    cluster.0.insert(
-        4,
-        Member::new(
-            4,
-            MemStorage::new_with_conf_state((vec![1, 2, 3], Vec::<u64>::new())),
-        ),
-    );
+    cluster.0.insert(4, Member::new(4, MemStorage::new_with_conf_state((vec![1, 2, 3], Vec::<u64>::new()))));
     cluster.change(1, ConfChangeTransition::Auto, "v4 r3");
-    assert!(conf_state_eq(
-        &cluster.at(1).conf(),
-        &ConfState::from(([1, 2, 4], []))
-    ));
+    assert!(conf_state_eq(&cluster.at(1).conf(), &ConfState::from(([1, 2, 4], []))));
 }
 
 #[test]
@@ -361,10 +271,5 @@ fn leader_transfer() {
     cluster.settle();
     cluster.check_leader(2);
     cluster.propose(2, &[Bytes::from_static(b"x")]);
-    assert!(
-        cluster
-            .0
-            .values()
-            .all(|m| m.applied == [Bytes::from_static(b"x")])
-    );
+    assert!(cluster.0.values().all(|m| m.applied == [Bytes::from_static(b"x")]));
 }

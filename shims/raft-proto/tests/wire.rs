@@ -6,9 +6,7 @@ use std::fmt::Debug;
 use bytes::Bytes;
 use protobuf::Message as _;
 use raft_proto::prelude::*;
-use raft_proto::{
-    ConfChangeI, conf_state_eq, new_conf_change_single, parse_conf_change, stringify_conf_change,
-};
+use raft_proto::{ConfChangeI, conf_state_eq, new_conf_change_single, parse_conf_change, stringify_conf_change};
 
 /// The message encodes to exactly these bytes, they decode to the message, and both ways of measuring agree.
 #[track_caller]
@@ -32,32 +30,17 @@ fn metadata() -> SnapshotMetadata {
 
 #[test]
 fn hard_state() {
-    check(
-        HardState {
-            term: 300,
-            vote: 2,
-            commit: 1,
-        },
-        b"\x08\xac\x02\x10\x02\x18\x01",
-    );
+    check(HardState { term: 300, vote: 2, commit: 1 }, b"\x08\xac\x02\x10\x02\x18\x01");
     check(HardState::default(), b"");
 }
 
 #[test]
 fn entry_keeps_field_order_by_number() {
-    let mut entry = Entry {
-        term: 1,
-        index: 2,
-        sync_log: true,
-        ..Entry::default()
-    };
+    let mut entry = Entry { term: 1, index: 2, sync_log: true, ..Entry::default() };
     entry.set_entry_type(EntryType::EntryConfChangeV2);
     entry.set_data(Bytes::from_static(b"ab"));
     entry.set_context(Bytes::from_static(b"c"));
-    check(
-        entry,
-        b"\x08\x02\x10\x01\x18\x02\x22\x02ab\x28\x01\x32\x01c",
-    );
+    check(entry, b"\x08\x02\x10\x01\x18\x02\x22\x02ab\x28\x01\x32\x01c");
 }
 
 #[test]
@@ -69,10 +52,7 @@ fn conf_state_is_packed_and_read_unpacked_too() {
         learners_next: vec![5],
         auto_leave: true,
     };
-    check(
-        state,
-        b"\x0a\x04\x01\x02\xac\x02\x12\x01\x04\x1a\x01\x01\x22\x01\x05\x28\x01",
-    );
+    check(state, b"\x0a\x04\x01\x02\xac\x02\x12\x01\x04\x1a\x01\x01\x22\x01\x05\x28\x01");
 
     let mut unpacked = ConfState::default();
     unpacked.merge_from_bytes(b"\x08\x01\x08\x02").unwrap();
@@ -82,15 +62,9 @@ fn conf_state_is_packed_and_read_unpacked_too() {
 #[test]
 fn snapshot_and_metadata() {
     check(metadata(), b"\x0a\x03\x0a\x01\x01\x10\x07\x18\x03");
-    let snapshot = Snapshot {
-        data: Bytes::from_static(b"s"),
-        metadata: Some(metadata()),
-    };
+    let snapshot = Snapshot { data: Bytes::from_static(b"s"), metadata: Some(metadata()) };
     assert!(!snapshot.is_empty());
-    check(
-        snapshot,
-        b"\x0a\x01s\x12\x09\x0a\x03\x0a\x01\x01\x10\x07\x18\x03",
-    );
+    check(snapshot, b"\x0a\x01s\x12\x09\x0a\x03\x0a\x01\x01\x10\x07\x18\x03");
     assert!(Snapshot::default().is_empty());
 }
 
@@ -112,16 +86,8 @@ fn message_with_every_field() {
         ..Message::default()
     };
     message.set_msg_type(MessageType::MsgAppend);
-    message.set_entries(vec![Entry {
-        term: 5,
-        index: 10,
-        data: Bytes::from_static(b"x"),
-        ..Entry::default()
-    }]);
-    message.set_snapshot(Snapshot {
-        data: Bytes::from_static(b"s"),
-        metadata: Some(metadata()),
-    });
+    message.set_entries(vec![Entry { term: 5, index: 10, data: Bytes::from_static(b"x"), ..Entry::default() }]);
+    message.set_snapshot(Snapshot { data: Bytes::from_static(b"s"), metadata: Some(metadata()) });
     message.set_context(Bytes::from_static(b"r"));
     check(
         message,
@@ -136,12 +102,7 @@ fn message_with_every_field() {
 
 #[test]
 fn conf_changes() {
-    let mut v1 = ConfChange {
-        id: 7,
-        node_id: 3,
-        context: Bytes::from_static(b"k"),
-        ..ConfChange::default()
-    };
+    let mut v1 = ConfChange { id: 7, node_id: 3, context: Bytes::from_static(b"k"), ..ConfChange::default() };
     v1.set_change_type(ConfChangeType::RemoveNode);
     check(v1.clone(), b"\x08\x07\x10\x01\x18\x03\x22\x01k");
 
@@ -151,20 +112,11 @@ fn conf_changes() {
     assert_eq!(v2.as_v1(), None);
     check(v2, b"\x12\x04\x08\x01\x10\x03\x1a\x01k");
 
-    let mut joint = ConfChangeV2 {
-        changes: parse_conf_change("l4 v5").unwrap(),
-        ..ConfChangeV2::default()
-    };
+    let mut joint = ConfChangeV2 { changes: parse_conf_change("l4 v5").unwrap(), ..ConfChangeV2::default() };
     joint.set_transition(ConfChangeTransition::Explicit);
     joint.set_context(Bytes::from_static(b"z"));
-    check(
-        joint,
-        b"\x08\x02\x12\x04\x08\x02\x10\x04\x12\x02\x10\x05\x1a\x01z",
-    );
-    check(
-        new_conf_change_single(4, ConfChangeType::AddLearnerNode),
-        b"\x08\x02\x10\x04",
-    );
+    check(joint, b"\x08\x02\x12\x04\x08\x02\x10\x04\x12\x02\x10\x05\x1a\x01z");
+    check(new_conf_change_single(4, ConfChangeType::AddLearnerNode), b"\x08\x02\x10\x04");
 }
 
 /// The table of raft: when a change is joint, who leaves, and which change is the leaving one.
@@ -188,10 +140,7 @@ fn joint_or_simple() {
 #[test]
 fn change_text_both_ways_and_faults() {
     let text = "v1 l2 r18446744073709551615";
-    assert_eq!(
-        stringify_conf_change(&parse_conf_change(text).unwrap()),
-        text
-    );
+    assert_eq!(stringify_conf_change(&parse_conf_change(text).unwrap()), text);
     assert_eq!(parse_conf_change("  ").unwrap(), []);
     for bad in ["x1", "v", "v1 r-2", "é3", "l18446744073709551616"] {
         assert!(parse_conf_change(bad).is_err(), "{bad}");
@@ -201,18 +150,9 @@ fn change_text_both_ways_and_faults() {
 #[test]
 fn conf_states_compare_as_sets() {
     let a = ConfState::from(([1, 2, 3], [4]));
-    assert!(conf_state_eq(
-        &a,
-        &ConfState::from((vec![3, 1, 2], vec![4]))
-    ));
+    assert!(conf_state_eq(&a, &ConfState::from((vec![3, 1, 2], vec![4]))));
     assert!(!conf_state_eq(&a, &ConfState::from((vec![1, 2], vec![4]))));
-    assert!(!conf_state_eq(
-        &a,
-        &ConfState {
-            auto_leave: true,
-            ..a.clone()
-        }
-    ));
+    assert!(!conf_state_eq(&a, &ConfState { auto_leave: true, ..a.clone() }));
 }
 
 /// An enum number from a later version reads as the zero value and goes back out as it came in.
@@ -226,24 +166,16 @@ fn unknown_enum_number_survives() {
 
 #[test]
 fn malformed_bytes_are_an_error_that_raft_carries() {
-    let fault = ConfChange::default()
-        .merge_from_bytes(b"\x22\x05ab")
-        .unwrap_err();
+    let fault = ConfChange::default().merge_from_bytes(b"\x22\x05ab").unwrap_err();
     assert_eq!(fault.to_string(), "message does not decode");
     assert!(std::error::Error::source(&fault).is_some());
-    assert!(matches!(
-        raft::Error::from(fault),
-        raft::Error::CodecError(_)
-    ));
+    assert!(matches!(raft::Error::from(fault), raft::Error::CodecError(_)));
 }
 
 /// A decode from `Bytes` lends the payload out of the input, and `take_` moves it: no copy on the way.
 #[test]
 fn payload_is_not_copied() {
-    let entry = Entry {
-        data: Bytes::from(vec![7; 1024]),
-        ..Entry::default()
-    };
+    let entry = Entry { data: Bytes::from(vec![7; 1024]), ..Entry::default() };
     let wire = Bytes::from(entry.write_to_bytes().unwrap());
     let mut read: Entry = prost::Message::decode(wire.clone()).unwrap();
     let data = read.take_data();
@@ -256,18 +188,10 @@ fn payload_is_not_copied() {
 #[test]
 fn absent_messages() {
     let mut message = Message::default();
-    assert_eq!(
-        message.get_snapshot().get_metadata().get_conf_state(),
-        &ConfState::default()
-    );
+    assert_eq!(message.get_snapshot().get_metadata().get_conf_state(), &ConfState::default());
     assert!(!message.has_snapshot());
     assert_eq!(message.take_snapshot(), Snapshot::default());
-    message
-        .mut_snapshot()
-        .mut_metadata()
-        .mut_conf_state()
-        .mut_voters()
-        .push(1);
+    message.mut_snapshot().mut_metadata().mut_conf_state().mut_voters().push(1);
     assert!(message.has_snapshot() && message.get_snapshot().get_metadata().has_conf_state());
     message.clear_snapshot();
     assert!(!message.has_snapshot());

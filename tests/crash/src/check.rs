@@ -241,7 +241,8 @@ impl Ledger {
     }
 
     fn pair_at(&self, key: &Bytes, revision: i64) -> Option<&KeyValue> {
-        let newest = self.history.range(..=revision).rev().flat_map(|(_, changes)| changes.iter().rev()).find(|c| c.pair.key == key)?;
+        let newest =
+            self.history.range(..=revision).rev().flat_map(|(_, changes)| changes.iter().rev()).find(|c| c.pair.key == key)?;
         newest.put.then_some(&newest.pair)
     }
 

@@ -349,15 +349,8 @@ fn cut(journal: &[u8]) -> Option<(Record<'_>, &[u8])> {
     let u64_at = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("eight bytes"));
     let (a, b) = (u32_at(4), u32_at(8));
     let body = journal.get(HEAD..HEAD + a + b)?;
-    let record = Record {
-        kind: u16_at(0),
-        flags: u16_at(2),
-        inode: u64_at(16),
-        x: u64_at(24),
-        y: u64_at(32),
-        a: &body[..a],
-        b: &body[a..],
-    };
+    let record =
+        Record { kind: u16_at(0), flags: u16_at(2), inode: u64_at(16), x: u64_at(24), y: u64_at(32), a: &body[..a], b: &body[a..] };
     Some((record, &journal[HEAD + a + b..]))
 }
 

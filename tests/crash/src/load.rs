@@ -25,14 +25,32 @@ pub const LEASE_TTL: i64 = 1_000_000;
 /// What is asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Ask {
-    Put { key: Bytes, value: Bytes, lease: i64 },
-    Delete { key: Bytes },
+    Put {
+        key: Bytes,
+        value: Bytes,
+        lease: i64,
+    },
+    Delete {
+        key: Bytes,
+    },
     /// When `guard` exists it and `other` are put, else `other` alone.
-    Txn { guard: Bytes, other: Bytes, value: Bytes },
-    Grant { id: i64 },
-    Revoke { id: i64 },
-    Compact { revision: i64 },
-    Read { key: Bytes },
+    Txn {
+        guard: Bytes,
+        other: Bytes,
+        value: Bytes,
+    },
+    Grant {
+        id: i64,
+    },
+    Revoke {
+        id: i64,
+    },
+    Compact {
+        revision: i64,
+    },
+    Read {
+        key: Bytes,
+    },
 }
 
 /// What was told.
@@ -148,18 +166,22 @@ impl Client {
     }
 
     async fn send(&mut self, ask: &Ask) -> Result<Answer, tonic::Status> {
-        let answer = |header: Option<pb::ResponseHeader>| Answer { revision: header.map_or(0, |h| h.revision), ..Answer::default() };
+        let answer =
+            |header: Option<pb::ResponseHeader>| Answer { revision: header.map_or(0, |h| h.revision), ..Answer::default() };
         Ok(match ask {
             Ask::Put { key, value, lease } => answer(self.kv.put(put(key, value, *lease)).await?.into_inner().header),
             Ask::Delete { key } => {
-                let response = self.kv.delete_range(pb::DeleteRangeRequest { key: key.clone(), ..Default::default() }).await?.into_inner();
+                let response =
+                    self.kv.delete_range(pb::DeleteRangeRequest { key: key.clone(), ..Default::default() }).await?.into_inner();
                 Answer { deleted: response.deleted, ..answer(response.header) }
             }
             Ask::Txn { guard, other, value } => {
                 let response = self.kv.txn(txn(guard, other, value)).await?.into_inner();
                 Answer { succeeded: response.succeeded, ..answer(response.header) }
             }
-            Ask::Grant { id } => answer(self.lease.lease_grant(pb::LeaseGrantRequest { id: *id, ttl: LEASE_TTL }).await?.into_inner().header),
+            Ask::Grant { id } => {
+                answer(self.lease.lease_grant(pb::LeaseGrantRequest { id: *id, ttl: LEASE_TTL }).await?.into_inner().header)
+            }
             Ask::Revoke { id } => answer(self.lease.lease_revoke(pb::LeaseRevokeRequest { id: *id }).await?.into_inner().header),
             Ask::Compact { revision } => {
                 answer(self.kv.compact(pb::CompactionRequest { revision: *revision, physical: false }).await?.into_inner().header)
@@ -197,7 +219,11 @@ fn txn(guard: &Bytes, other: &Bytes, value: &Bytes) -> pb::TxnRequest {
         target_union: Some(pb::compare::TargetUnion::Version(0)),
         ..Default::default()
     };
-    pb::TxnRequest { compare: vec![exists], success: vec![op(guard, &for_guard), op(other, &for_other)], failure: vec![op(other, &for_other)] }
+    pb::TxnRequest {
+        compare: vec![exists],
+        success: vec![op(guard, &for_guard), op(other, &for_other)],
+        failure: vec![op(other, &for_other)],
+    }
 }
 
 /// Runs all clients and a watcher until the work is done or the server is gone.
@@ -219,7 +245,14 @@ pub async fn run(endpoint: &str, load: Load, seed: u64) -> Record {
     record
 }
 
-async fn one(endpoint: String, number: usize, load: Load, seed: u64, clock: Arc<AtomicU64>, compacted: Arc<AtomicI64>) -> Vec<Request> {
+async fn one(
+    endpoint: String,
+    number: usize,
+    load: Load,
+    seed: u64,
+    clock: Arc<AtomicU64>,
+    compacted: Arc<AtomicI64>,
+) -> Vec<Request> {
     let mut requests = Vec::new();
     let Ok(mut client) = Client::connect(&endpoint).await else { return requests };
     let mut chance = crate::chance(seed, &format!("client {number} of life {}", load.life));
@@ -273,7 +306,8 @@ fn next(chance: &mut Chance, number: usize, turn: u64, load: &Load, leases: &mut
 /// Follows all keys until told that it is over or the stream ends.
 async fn watch(mut client: Client, mut over: tokio::sync::watch::Receiver<()>) -> Vec<Change> {
     let mut seen = Vec::new();
-    let create = pb::WatchCreateRequest { key: Bytes::from_static(&[0]), range_end: Bytes::from_static(&[0]), ..Default::default() };
+    let create =
+        pb::WatchCreateRequest { key: Bytes::from_static(&[0]), range_end: Bytes::from_static(&[0]), ..Default::default() };
     let request = pb::WatchRequest { request_union: Some(pb::watch_request::RequestUnion::CreateRequest(create)) };
     let (asks, stream) = tokio::sync::mpsc::channel(1);
     if asks.send(request).await.is_err() {

@@ -94,7 +94,16 @@ impl Server {
         let data_dir = start.data_dir.to_str().expect("a readable path");
         // Urls with a fresh port would found a member of another name; the name and the founding are those of the folder.
         command
-            .args(["--name", "one", "--data-dir", data_dir, "--listen-client-urls", &endpoint, "--advertise-client-urls", &endpoint])
+            .args([
+                "--name",
+                "one",
+                "--data-dir",
+                data_dir,
+                "--listen-client-urls",
+                &endpoint,
+                "--advertise-client-urls",
+                &endpoint,
+            ])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", "http://127.0.0.1:2380"])
             .args(["--initial-cluster", "one=http://127.0.0.1:2380", "--log-format", "console"])
             .args(&start.arguments)

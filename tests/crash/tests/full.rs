@@ -117,7 +117,11 @@ fn a_full_disk() {
     // Writes wait, reads do not, and the log says why.
     small.fill();
     let mut record = runtime.block_on(load::run(&server.endpoint, Load { life: 2, requests: 500, ..load }, 1));
-    assert!(record.requests.iter().any(|r| matches!(r.end, End::Unanswered(_))), "the disk never was full: {} answers", record.answered());
+    assert!(
+        record.requests.iter().any(|r| matches!(r.end, End::Unanswered(_))),
+        "the disk never was full: {} answers",
+        record.answered()
+    );
     wait_for("a word on the full disk", || server.log().contains("the disk is full"));
     assert!(server.ended().is_none(), "a full disk ended the server; its log:\n{}", server.log());
     runtime.block_on(async {
@@ -131,7 +135,14 @@ fn a_full_disk() {
     let mut tick = 1 << 40;
     runtime.block_on(async {
         let mut client = Client::connect(&server.endpoint).await.expect("it serves");
-        insist(&server, &mut client, &mut record, &mut tick, Ask::Put { key: "key-001".into(), value: "there is space".into(), lease: 0 }).await;
+        insist(
+            &server,
+            &mut client,
+            &mut record,
+            &mut tick,
+            Ask::Put { key: "key-001".into(), value: "there is space".into(), lease: 0 },
+        )
+        .await;
         for number in 2..10 {
             insist(&server, &mut client, &mut record, &mut tick, Ask::Delete { key: format!("key-{number:03}").into() }).await;
         }

@@ -73,7 +73,9 @@ impl Fields {
             let path = format!("{path}responses[{i}].");
             match (&response.response, asked) {
                 (None, _) => self.set(path, "none"),
-                (Some(Response::ResponseRange(r)), Some(Request::RequestRange(a))) => self.range(&format!("{path}range."), Some(a), r),
+                (Some(Response::ResponseRange(r)), Some(Request::RequestRange(a))) => {
+                    self.range(&format!("{path}range."), Some(a), r)
+                }
                 (Some(Response::ResponseRange(r)), _) => self.range(&format!("{path}range."), None, r),
                 (Some(Response::ResponsePut(r)), _) => self.put(&format!("{path}put."), r),
                 (Some(Response::ResponseDeleteRange(r)), _) => self.delete(&format!("{path}delete."), r),

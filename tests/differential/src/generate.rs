@@ -67,9 +67,8 @@ impl Generator {
             let kind = std::mem::take(&mut self.alarmed);
             return Op::Alarm { action: 2, kind, local: true, member: 0 };
         }
-        const WEIGHTS: &[u64] = &[
-            3000, 2300, 350, 500, 1700, 60, 220, 100, 150, 60, 150, 2, 330, 150, 80, 200, 40, 16, 20, 8, 6, 400, 8,
-        ];
+        const WEIGHTS: &[u64] =
+            &[3000, 2300, 350, 500, 1700, 60, 220, 100, 150, 60, 150, 2, 330, 150, 80, 200, 40, 16, 20, 8, 6, 400, 8];
         match self.rng.weighted(WEIGHTS) {
             0 => Op::Put(self.put()),
             1 => Op::Range(self.range()),
@@ -253,12 +252,8 @@ impl Generator {
     /// With options that have a name only: Quorate refuses others, etcd takes them for a comparison that holds.
     fn compare(&mut self) -> Compare {
         let key = if self.rng.one_in(80) { Blob::default() } else { self.key() };
-        let mut compare = Compare {
-            key,
-            result: self.rng.between(0, 3) as i32,
-            target: self.rng.between(0, 4) as i32,
-            ..Default::default()
-        };
+        let mut compare =
+            Compare { key, result: self.rng.between(0, 3) as i32, target: self.rng.between(0, 4) as i32, ..Default::default() };
         if self.rng.one_in(4) {
             (compare.key, compare.range_end) = self.span();
         }
@@ -290,8 +285,11 @@ impl Generator {
     fn txn(&mut self, depth: u32) -> Txn {
         let most = if depth == 0 && self.rng.one_in(60) { MAX_TXN_OPS as i64 + 1 } else { 3 };
         let compares = if self.rng.one_in(60) { most } else { self.rng.between(0, 2) };
-        let mut txn =
-            Txn { compare: (0..compares).map(|_| self.compare()).collect(), success: self.branch(most, depth), failure: Vec::new() };
+        let mut txn = Txn {
+            compare: (0..compares).map(|_| self.compare()).collect(),
+            success: self.branch(most, depth),
+            failure: Vec::new(),
+        };
         txn.failure = self.branch(most, depth);
         if depth == 0 && self.rng.one_in(8) {
             for branch in [&mut txn.success, &mut txn.failure] {

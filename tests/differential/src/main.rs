@@ -191,7 +191,13 @@ async fn one(args: &Args, case: Case) -> bool {
             script.iter().for_each(|op| text.push_str(&(op.line() + "\n")));
             let written = std::fs::create_dir_all(&args.out).and_then(|()| std::fs::write(&path, &text));
             match written {
-                Ok(()) => println!("{}: shortened to {} operations: {}\n{}", case.name, script.len(), path.display(), if script.len() > 20 { "" } else { &text }),
+                Ok(()) => println!(
+                    "{}: shortened to {} operations: {}\n{}",
+                    case.name,
+                    script.len(),
+                    path.display(),
+                    if script.len() > 20 { "" } else { &text }
+                ),
                 Err(e) => println!("{}: {}: {e}\n{text}", case.name, path.display()),
             }
             false

@@ -103,10 +103,8 @@ pub async fn run(script: &[Op], reference: &Program, candidate: &Program) -> Ver
         Ok(dir) => dir,
         Err(e) => return Verdict::Broken(e.to_string()),
     };
-    let (a, b) = tokio::join!(
-        Side::start(reference, dir.path().join("a"), STREAMS),
-        Side::start(candidate, dir.path().join("b"), STREAMS)
-    );
+    let (a, b) =
+        tokio::join!(Side::start(reference, dir.path().join("a"), STREAMS), Side::start(candidate, dir.path().join("b"), STREAMS));
     let (a, b) = match (a, b) {
         (Ok(a), Ok(b)) => (a, b),
         (Err(e), _) | (_, Err(e)) => return Verdict::Broken(e),
@@ -332,14 +330,18 @@ impl Pair {
             };
             let (events, cancels) = (of(&self.expected), of(&self.canceled));
             let done = |log: &crate::watch::Log| {
-                let has = |map: &BTreeMap<i64, u64>, want: &[(i64, u64)]| want.iter().all(|(id, n)| map.get(id).copied().unwrap_or(0) >= *n);
+                let has = |map: &BTreeMap<i64, u64>, want: &[(i64, u64)]| {
+                    want.iter().all(|(id, n)| map.get(id).copied().unwrap_or(0) >= *n)
+                };
                 has(&log.events, &events) && has(&log.canceled, &cancels)
             };
             let (a, b) = tokio::join!(self.a.streams[stream].wait(deadline, done), self.b.streams[stream].wait(deadline, done));
             self.compare(stream)?;
             if !a || !b {
                 // Both have told the same, and less than the history of all events asks for.
-                return Err(Stop::Broken(format!("stream {stream} lacks events on both sides: expected {events:?}, cancels {cancels:?}")));
+                return Err(Stop::Broken(format!(
+                    "stream {stream} lacks events on both sides: expected {events:?}, cancels {cancels:?}"
+                )));
             }
         }
         self.watches.retain(|_, t| !t.doomed);

@@ -78,7 +78,11 @@ impl Side {
                 _ => tokio::time::sleep(Duration::from_millis(10)).await,
             }
         };
-        if self.everything.wait(deadline, |log| log.created.len() == 1).await { Ok(()) } else { Err("a watch was not created".into()) }
+        if self.everything.wait(deadline, |log| log.created.len() == 1).await {
+            Ok(())
+        } else {
+            Err("a watch was not created".into())
+        }
     }
 
     /// Sends one operation and waits for its answer.
@@ -151,7 +155,11 @@ impl Side {
                     f.header("header", &r.header);
                     f.set("id", r.id);
                     f.set("granted_ttl", r.granted_ttl);
-                    if r.ttl > 0 { seconds = Some(r.ttl) } else { f.set("ttl", r.ttl) }
+                    if r.ttl > 0 {
+                        seconds = Some(r.ttl)
+                    } else {
+                        f.set("ttl", r.ttl)
+                    }
                     let mut keys: Vec<String> = r.keys.iter().map(|k| escape(k)).collect();
                     // etcd keeps the keys of a lease in a map.
                     keys.sort();

@@ -70,7 +70,9 @@ pub(super) fn provider(suites: &[String]) -> Result<Arc<CryptoProvider>, TlsErro
         let ours = provider.cipher_suites.iter().find(|s| suite_name(s) == full);
         match ours {
             Some(suite) => wanted.push(suite.suite()),
-            None if FOREIGN_SUITES.contains(&name.as_str()) => tracing::warn!(suite = %name, "skipping a TLS cipher suite that is not offered"),
+            None if FOREIGN_SUITES.contains(&name.as_str()) => {
+                tracing::warn!(suite = %name, "skipping a TLS cipher suite that is not offered")
+            }
             None => return Err(TlsError::Suite(name.clone())),
         }
     }
@@ -120,7 +122,11 @@ pub(super) fn roots(bundle: Option<&Path>) -> Result<RootCertStore, TlsError> {
         None => {
             let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
             let found = named.into_iter().chain(SYSTEM_BUNDLES.map(PathBuf::from)).find(|p| p.exists());
-            (found.ok_or_else(|| TlsError::Rules("no trusted authority is given and the system has no bundle of them".into()))?, false)
+            (
+                found
+                    .ok_or_else(|| TlsError::Rules("no trusted authority is given and the system has no bundle of them".into()))?,
+                false,
+            )
         }
     };
     let mut store = RootCertStore::empty();

@@ -11,7 +11,7 @@ mod server;
 pub(in crate::door) mod testing;
 mod verify;
 
-pub use client::{ClientTls, Dialer, Dialed};
+pub use client::{ClientTls, Dialed, Dialer};
 pub use material::TlsVersion;
 pub use self_signed::{SelfSigned, self_signed};
 pub use server::ServerTls;

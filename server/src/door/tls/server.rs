@@ -56,7 +56,9 @@ fn build(settings: &TlsSettings) -> Result<ServerConfig, TlsError> {
         .map_err(|e| TlsError::Rules(e.to_string()))?;
     let builder = if settings.client_cert_auth || settings.trusted_ca.is_some() {
         let roots = material::roots(settings.trusted_ca.as_deref())?;
-        let inner = WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build().map_err(|e| TlsError::Rules(e.to_string()))?;
+        let inner = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
+            .build()
+            .map_err(|e| TlsError::Rules(e.to_string()))?;
         builder.with_client_cert_verifier(rules(settings, inner)?)
     } else {
         builder.with_no_client_auth()
@@ -69,7 +71,8 @@ fn build(settings: &TlsSettings) -> Result<ServerConfig, TlsError> {
 }
 
 fn rules(settings: &TlsSettings, inner: Arc<dyn ClientCertVerifier>) -> Result<Arc<ClientRules>, TlsError> {
-    let hostnames = settings.allowed_hostnames.iter().map(|n| ServerName::try_from(n.clone()).map_err(|_| TlsError::Name(n.clone())));
+    let hostnames =
+        settings.allowed_hostnames.iter().map(|n| ServerName::try_from(n.clone()).map_err(|_| TlsError::Name(n.clone())));
     Ok(Arc::new(ClientRules {
         inner,
         revoked: settings.crl.as_deref().map(material::revoked).transpose()?.unwrap_or_default(),

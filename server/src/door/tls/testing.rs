@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use rcgen::{BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    RevokedCertParams, SerialNumber,
+};
 
 use crate::door::TlsSettings;
 
@@ -33,7 +36,11 @@ impl Authority {
         params.serial_number = Some(SerialNumber::from(serial));
         let key = KeyPair::generate().expect("key");
         let cert = params.signed_by(&key, &self.issuer).expect("sign");
-        let settings = TlsSettings { cert: self.dir.join(format!("{name}.pem")), key: self.dir.join(format!("{name}.key")), ..Default::default() };
+        let settings = TlsSettings {
+            cert: self.dir.join(format!("{name}.pem")),
+            key: self.dir.join(format!("{name}.key")),
+            ..Default::default()
+        };
         std::fs::write(&settings.cert, cert.pem()).expect("write");
         std::fs::write(&settings.key, key.serialize_pem()).expect("write");
         settings
@@ -42,7 +49,12 @@ impl Authority {
     /// Writes a PEM revocation list of these serial numbers.
     pub(crate) fn revoke(&self, serials: &[u64]) -> PathBuf {
         let at = rcgen::date_time_ymd(2026, 1, 1);
-        let revoked = |serial: &u64| RevokedCertParams { serial_number: SerialNumber::from(*serial), revocation_time: at, reason_code: None, invalidity_date: None };
+        let revoked = |serial: &u64| RevokedCertParams {
+            serial_number: SerialNumber::from(*serial),
+            revocation_time: at,
+            reason_code: None,
+            invalidity_date: None,
+        };
         let list = CertificateRevocationListParams {
             this_update: at,
             next_update: rcgen::date_time_ymd(2046, 1, 1),

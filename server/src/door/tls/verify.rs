@@ -34,7 +34,12 @@ pub(super) struct ClientRules {
 }
 
 impl ClientCertVerifier for ClientRules {
-    fn verify_client_cert(&self, leaf: &CertificateDer<'_>, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<ClientCertVerified, Error> {
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
         let verified = self.inner.verify_client_cert(leaf, chain, now)?;
         if !self.revoked.is_empty() {
             for cert in std::iter::once(leaf).chain(chain) {
@@ -47,7 +52,10 @@ impl ClientCertVerifier for ClientRules {
         }
         let cn = common_name(leaf);
         if !self.cns.is_empty() && !cn.as_ref().is_some_and(|cn| self.cns.contains(cn)) {
-            return Err(refused(format!("client certificate authentication failed: common name {:?} is not allowed", cn.unwrap_or_default())));
+            return Err(refused(format!(
+                "client certificate authentication failed: common name {:?} is not allowed",
+                cn.unwrap_or_default()
+            )));
         }
         if !self.hostnames.is_empty() {
             let parsed = ParsedCertificate::try_from(leaf)?;
@@ -62,11 +70,21 @@ impl ClientCertVerifier for ClientRules {
         self.inner.root_hint_subjects()
     }
 
-    fn verify_tls12_signature(&self, m: &[u8], c: &CertificateDer<'_>, d: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, Error> {
+    fn verify_tls12_signature(
+        &self,
+        m: &[u8],
+        c: &CertificateDer<'_>,
+        d: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
         self.inner.verify_tls12_signature(m, c, d)
     }
 
-    fn verify_tls13_signature(&self, m: &[u8], c: &CertificateDer<'_>, d: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, Error> {
+    fn verify_tls13_signature(
+        &self,
+        m: &[u8],
+        c: &CertificateDer<'_>,
+        d: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
         self.inner.verify_tls13_signature(m, c, d)
     }
 
@@ -91,11 +109,21 @@ impl ServerCertVerifier for AnyServer {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(&self, m: &[u8], c: &CertificateDer<'_>, d: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, Error> {
+    fn verify_tls12_signature(
+        &self,
+        m: &[u8],
+        c: &CertificateDer<'_>,
+        d: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
         rustls::crypto::verify_tls12_signature(m, c, d, &self.0.signature_verification_algorithms)
     }
 
-    fn verify_tls13_signature(&self, m: &[u8], c: &CertificateDer<'_>, d: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, Error> {
+    fn verify_tls13_signature(
+        &self,
+        m: &[u8],
+        c: &CertificateDer<'_>,
+        d: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
         rustls::crypto::verify_tls13_signature(m, c, d, &self.0.signature_verification_algorithms)
     }
 
