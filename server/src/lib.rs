@@ -16,6 +16,7 @@ pub mod offline;
 pub mod peer;
 pub mod serve;
 pub mod snapshot;
+pub mod space;
 pub mod state;
 pub mod telemetry;
 pub mod types;

@@ -316,6 +316,7 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
     tokio::spawn(publish(handle.clone(), config.name.clone(), urls));
     tokio::spawn(settle_version(handle.clone()));
     tokio::spawn(crate::compactor::run(handle.clone(), config.auto_compaction));
+    tokio::spawn(crate::space::run(handle.clone(), config.quota_bytes));
     tracing::info!("ready to serve client requests");
     notify_ready();
     Ok(Server { node, peers, hub, door, peer_door, serving })
