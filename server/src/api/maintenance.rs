@@ -130,7 +130,8 @@ pub fn status(door: &Door) -> pb::StatusResponse {
         db_size_in_use: wire_size(sizes.in_use).max(1),
         db_size_quota: door.limits.quota_bytes,
         leader: node.leader,
-        raft_index: node.raft_index,
+        // The two are read one after the other, and what is applied is committed.
+        raft_index: node.raft_index.max(node.applied_index),
         raft_term: node.term,
         raft_applied_index: node.applied_index,
         errors,

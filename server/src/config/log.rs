@@ -31,7 +31,10 @@ pub(super) fn settings(s: &Settings) -> Result<LogSettings, ConfigError> {
         "json" | "" => LogFormat::Json,
         "console" => LogFormat::Console,
         other => {
-            return Err(ConfigError::refused("log-format", format!("unknown log format {other:?}, supported values json, console")));
+            return Err(ConfigError::refused(
+                "log-format",
+                format!("unknown log format {other:?}, supported values json, console"),
+            ));
         }
     };
     const FLAG: &str = "log-outputs";

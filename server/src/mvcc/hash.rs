@@ -1,12 +1,14 @@
 //! HashKV: a checksum of the kept history up to a revision, equal to etcd's for equal content.
 //!
 //! It is CRC-32C over the word "key", then each row's revision bytes and value in revision order. Of the rows at or before the
-//! compaction revision only those count that are still the newest of their key at the hashed revision and are not deletions.
+//! compaction revision only those count that are still the newest of their key at the hashed revision and are not deletions; if no
+//! key is alive at the hashed revision, those that were the newest at the compaction revision.
 
+use super::scan::Scan;
 use super::{ReadError, Rows};
 use crate::base::kind::log;
 use crate::base::{BaseError, Family};
-use crate::types::Revision;
+use crate::types::{KeyRange, RangeEnd, Revision};
 use bytes::Bytes;
 use prost::Message;
 use quorate_proto::mvccpb::KeyValue;
@@ -74,8 +76,10 @@ impl Rows {
 
     fn hash_rows(&self, upto: i64, compacted: i64) -> Result<u32, ReadError> {
         let mut crc = crc32c::crc32c(b"key");
+        // With no key alive at the hashed revision etcd leaves nothing out, so what counts is what the compaction kept.
+        let kept_at = if self.any_live(upto)? { upto } else { compacted };
         self.each_row(i64::MIN, upto, |rev, tombstone, kv| {
-            if rev.main <= compacted && !self.counts_below(rev, tombstone, kv, upto)? {
+            if rev.main <= compacted && !self.counts_below(rev, tombstone, kv, kept_at)? {
                 return Ok(());
             }
             crc = crc32c::crc32c_append(crc, &log::key(rev, tombstone));
@@ -86,12 +90,23 @@ impl Rows {
     }
 
     /// Whether a row at or before the compaction revision is part of the hash.
-    fn counts_below(&self, rev: Revision, tombstone: bool, kv: &Bytes, upto: i64) -> Result<bool, ReadError> {
+    fn counts_below(&self, rev: Revision, tombstone: bool, kv: &Bytes, at: i64) -> Result<bool, ReadError> {
         if tombstone {
             return Ok(false);
         }
         let key = KeyValue::decode(kv.clone()).map_err(|e| ReadError::Corrupt(format!("revision {}: {e}", rev.main)))?.key;
-        Ok(self.get_at(&key, upto)?.is_some_and(|f| f.rev == rev))
+        Ok(self.get_at(&key, at)?.is_some_and(|f| f.rev == rev))
+    }
+
+    /// Whether any key is alive at a revision.
+    fn any_live(&self, at: i64) -> Result<bool, ReadError> {
+        let mut live = false;
+        let all = KeyRange { start: Bytes::new(), end: RangeEnd::Unbounded };
+        Scan::new(self, &all, at).each(|_, _| {
+            live = true;
+            false
+        })?;
+        Ok(live)
     }
 
     /// Gives every kept row of revisions `from..=to` to `visit`, in order.

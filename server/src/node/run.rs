@@ -125,6 +125,28 @@ struct Round {
     readers: Vec<u64>,
 }
 
+/// When a lone voter's store may be read as it is: once everything that was committed when its term began is applied. From then on a
+/// write is acknowledged only after it is applied, so the published store is never behind an acknowledgement; before, the writes of
+/// an earlier life may still wait in the log.
+#[derive(Default)]
+struct Fresh {
+    /// The term, and the committed index when it was first seen to serve.
+    since: Option<(u64, u64)>,
+}
+
+impl Fresh {
+    fn at(&mut self, serves: bool, term: u64, committed: u64, applied: u64) -> bool {
+        if !serves {
+            self.since = None;
+            return false;
+        }
+        if self.since.is_none_or(|(t, _)| t != term) {
+            self.since = Some((term, committed));
+        }
+        self.since.is_some_and(|(_, index)| applied >= index)
+    }
+}
+
 pub(super) struct Loop {
     pub driver: Driver,
     pub inner: Arc<Inner>,
@@ -146,6 +168,7 @@ pub(super) struct Loop {
     transfer: Option<(MemberId, u64)>,
     changes: VecDeque<MemberChange>,
     last_time_ms: i64,
+    fresh: Fresh,
     /// A view was asked for and has not come.
     view_asked: bool,
     /// When the view for followers was last in use.
@@ -186,6 +209,7 @@ impl Loop {
             transfer: None,
             changes: VecDeque::new(),
             last_time_ms,
+            fresh: Fresh::default(),
             view_asked: false,
             view_used: Instant::now(),
             installing: None,
@@ -503,7 +527,9 @@ impl Loop {
         g.term.store(self.driver.term(), Ordering::Release);
         g.committed.store(self.driver.committed(), Ordering::Release);
         g.is_learner.store(!self.driver.is_voter(), Ordering::Release);
-        g.reads_are_fresh.store(self.driver.lone_voter() && self.driver.may_serve_reads(), Ordering::Release);
+        let serves = self.driver.lone_voter() && self.driver.may_serve_reads();
+        let fresh = self.fresh.at(serves, self.driver.term(), self.driver.committed(), self.inner.shared.applied_index());
+        g.reads_are_fresh.store(fresh, Ordering::Release);
         let led = g.is_leader.swap(leading, Ordering::AcqRel);
         if leading != led {
             let mut clock = self.inner.clock.lock();
@@ -593,5 +619,23 @@ impl Loop {
         failpoint::visit(failpoint::Place::AfterMark);
         self.wal.purge(index);
         self.driver.store().compact(index, term);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Fresh;
+
+    /// What an earlier life acknowledged and this one has not replayed yet is not missed by a read.
+    #[test]
+    fn a_lone_voter_is_fresh_once_its_first_entry_is_applied() {
+        let mut fresh = Fresh::default();
+        assert!(!fresh.at(false, 2, 100, 40), "no leader yet");
+        assert!(!fresh.at(true, 3, 101, 40), "entries of the earlier life wait in the log");
+        assert!(!fresh.at(true, 3, 105, 100));
+        assert!(fresh.at(true, 3, 105, 101), "what came after was not acknowledged before it was applied");
+        assert!(fresh.at(true, 3, 200, 150));
+        assert!(!fresh.at(true, 4, 210, 150), "a new term begins anew");
+        assert!(!fresh.at(false, 4, 210, 210));
     }
 }
