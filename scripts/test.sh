@@ -33,7 +33,8 @@ stage() {
 }
 skip() { echo "=== $1: skipped: $2"; skipped=$((skipped + 1)); }
 
-stage build cargo build --release --workspace --bins
+# Programs and tests in one go: cargo then settles on one set of features, and nothing is compiled twice.
+stage build cargo build --release --workspace --bins --tests
 server=$(realpath "$target/release/quorate")
 ctl=$(realpath "$target/release/quoratectl")
 export QUORATE_BIN=$server
