@@ -366,7 +366,8 @@ impl Generator {
             }
         }
         if self.rng.one_in(4) {
-            watch.id = if self.rng.one_in(10) { -1 - self.rng.between(0, 1) } else { self.watch_id() };
+            // Refused creates and told progress use -1, so no watch has it.
+            watch.id = if self.rng.one_in(10) { -2 } else { self.watch_id() };
         }
         watch
     }
