@@ -61,7 +61,10 @@ impl From<Status> for Error {
         if let Some(text) = not_connected(&status) {
             return Self::Connect(text);
         }
-        if status.code() == Code::Cancelled && status.message() == "Timeout expired" {
+        // The server keeps the same deadline as we do, and may be the first to notice that it has passed.
+        let ours = status.code() == Code::Cancelled && status.message() == "Timeout expired";
+        let servers = status.code() == Code::DeadlineExceeded && status.message() == "context deadline exceeded";
+        if ours || servers {
             return Self::Timeout;
         }
         Self::Server { code: status.code(), message: status.message().to_string() }
@@ -130,6 +133,8 @@ mod tests {
         let known = Error::from(Status::failed_precondition("etcdserver: not leader"));
         assert_eq!(known.to_string(), "etcdserver: not leader");
         assert!(known.is_etcd("not leader") && !known.is_etcd("no leader"));
+        let late = Error::from(Status::deadline_exceeded("context deadline exceeded"));
+        assert_eq!(late.to_string(), "context deadline exceeded");
         let other = Error::from(Status::resource_exhausted("too big"));
         assert_eq!(other.to_string(), "rpc error: code = ResourceExhausted desc = too big");
         assert_eq!(other.code(), Some(Code::ResourceExhausted));

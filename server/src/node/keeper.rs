@@ -61,6 +61,8 @@ pub(super) struct Keeper {
 
 /// Pause before a full disk is tried again.
 const FULL_PAUSE: Duration = Duration::from_secs(1);
+/// Free bytes, beside those a checkpoint takes, at which a disk is no longer full.
+const ROOM: u64 = 4 << 20;
 
 impl Keeper {
     /// Runs until told to stop.
@@ -88,7 +90,14 @@ impl Keeper {
     }
 
     /// Waits a while for space; false when the keeper is to stop, which loses nothing: the log has what is not in the rows.
+    ///
+    /// RocksDB does not take up writing again once a flush has failed for want of space, until it is opened anew. So when there is
+    /// space and it still refuses, the member ends itself and whoever watches over it starts it again.
     fn wait_for_space(&self, e: &BaseError) -> bool {
+        let free = rustix::fs::statvfs(&self.member).map_or(0, |s| s.f_bavail * s.f_frsize);
+        if free > ROOM + 3 * self.store.policy().freeze_bytes as u64 {
+            Self::fail(format_args!("{e}; there is space again ({free} bytes), and the rows must be opened anew: start this member again"));
+        }
         tracing::error!(error = %e, "the disk is full; the durable rows wait until there is space");
         let until = Instant::now() + FULL_PAUSE;
         while let Ok(task) = self.tasks.recv_deadline(until) {
