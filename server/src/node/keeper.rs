@@ -96,7 +96,9 @@ impl Keeper {
     fn wait_for_space(&self, e: &BaseError) -> bool {
         let free = rustix::fs::statvfs(&self.member).map_or(0, |s| s.f_bavail * s.f_frsize);
         if free > ROOM + 3 * self.store.policy().freeze_bytes as u64 {
-            Self::fail(format_args!("{e}; there is space again ({free} bytes), and the rows must be opened anew: start this member again"));
+            Self::fail(format_args!(
+                "{e}; there is space again ({free} bytes), and the rows must be opened anew: start this member again"
+            ));
         }
         tracing::error!(error = %e, "the disk is full; the durable rows wait until there is space");
         let until = Instant::now() + FULL_PAUSE;
