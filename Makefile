@@ -9,7 +9,7 @@ BIN := $(or $(CARGO_TARGET_DIR),target)/release
 # Every recipe that links RocksDB finds it built once, for every profile.
 CARGO := ROCKSDB_STATIC=1 ROCKSDB_LIB_DIR="$$(scripts/rocksdb.sh)" cargo
 
-.PHONY: help setup build run test test-full verify fix unit differential kubernetes foreign bench
+.PHONY: help setup build run test test-full verify fix unit bench
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
