@@ -5,7 +5,7 @@
 //! most one row in each main revision.
 
 use super::Found;
-use crate::types::{KeyRange, LeaseId, RangeEnd, Revision};
+use crate::types::{LeaseId, Revision};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -100,14 +100,6 @@ impl Delta {
             }
         }
         false
-    }
-
-    pub fn has_keys_in(&self, range: &KeyRange) -> bool {
-        match &range.end {
-            RangeEnd::Single => self.keys.contains_key(&range.start),
-            RangeEnd::Unbounded => self.keys.range(range.start.clone()..).next().is_some(),
-            RangeEnd::Before(end) => end > &range.start && self.keys.range(range.start.clone()..end.clone()).next().is_some(),
-        }
     }
 
     /// Rows from main revision `from` on, ascending.

@@ -2,7 +2,7 @@
 
 use super::delta::Row;
 use super::scan::Scan;
-use super::{DeltaPolicy, Event, Found, MAX_FROZEN, RevisionEvents, Rows, encode};
+use super::{Event, Found, MAX_FROZEN, RevisionEvents, Rows, encode};
 use crate::base::BaseError;
 use crate::types::{KeyRange, LeaseId, Revision};
 use bytes::Bytes;
@@ -41,10 +41,6 @@ impl Rows {
     pub(crate) fn wants_freeze(&self) -> bool {
         let layers = self.layers.read();
         !layers.active.is_empty() && layers.active.bytes() >= self.policy.freeze_bytes
-    }
-
-    pub(crate) fn policy(&self) -> DeltaPolicy {
-        self.policy
     }
 
     /// Freezes the active delta, which must already hold the applied position. Waits while too many await their checkpoint.

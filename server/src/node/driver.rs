@@ -142,11 +142,6 @@ impl Driver {
         self.raw.store().term(index).ok()
     }
 
-    /// How far each follower's log is known to agree, and whether it was heard from lately.
-    pub fn progress(&self) -> Vec<(u64, u64, bool)> {
-        self.raw.raft.prs().iter().map(|(id, p)| (*id, p.matched, p.recent_active)).collect()
-    }
-
     // === inputs ===
 
     pub fn tick(&mut self) {

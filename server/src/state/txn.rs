@@ -90,15 +90,6 @@ fn branch(txn: &entry::Txn, succeeded: bool) -> &[entry::Op] {
     if succeeded { &txn.success } else { &txn.failure }
 }
 
-/// True when no operation of either branch, nested ones included, writes.
-pub fn is_read_only(txn: &entry::Txn) -> bool {
-    txn.success.iter().chain(&txn.failure).all(|op| match &op.op {
-        Some(Op::Range(_)) | None => true,
-        Some(Op::Txn(inner)) => is_read_only(inner),
-        Some(Op::Put(_) | Op::DeleteRange(_)) => false,
-    })
-}
-
 /// True when some operation of either branch puts a key.
 pub(super) fn has_put(txn: &entry::Txn) -> bool {
     txn.success.iter().chain(&txn.failure).any(|op| match &op.op {
