@@ -59,6 +59,10 @@ pub(super) struct Driver {
     writing: u64,
     durable: u64,
     handed: u64,
+    /// The last ready of which something went to the log; later ones had nothing to write.
+    logged: u64,
+    /// A commit index that is newer than the log's; it rides on the next group.
+    unwritten: Option<LogHardState>,
     applied: u64,
 }
 
@@ -79,7 +83,7 @@ impl Driver {
             ..Default::default()
         };
         let raw = RawNode::new(&config, store, logger)?;
-        Ok(Self { raw, writing: 0, durable: 0, handed: 0, applied: settings.applied })
+        Ok(Self { raw, writing: 0, durable: 0, handed: 0, logged: 0, unwritten: None, applied: settings.applied })
     }
 
     // === what raft knows ===
@@ -215,6 +219,8 @@ impl Driver {
 
     /// The log has made every group up to `number` durable.
     pub fn persisted(&mut self, number: u64) {
+        // Readies after the last logged one wait for nothing more than those before them.
+        let number = if number >= self.logged { self.handed } else { number };
         if number > self.durable {
             self.durable = number;
             self.writing = self.handed.saturating_sub(number);
@@ -263,18 +269,95 @@ impl Driver {
                 self.raw.mut_store().set_hard_state(hs.clone());
             }
             out.committed.extend(ready.take_committed_entries());
+            let hard_state = hard_state.map(|hs| LogHardState { term: hs.term, vote: hs.vote, commit: hs.commit });
+            let after = ready.take_persisted_messages();
+            let must_sync = ready.must_sync() || mark.is_some();
+            self.handed = ready.number();
+            // A commit index alone is not worth a write: a member that forgets it learns it again, from its leader or by leading.
+            if !must_sync && ready.entries().is_empty() && after.is_empty() {
+                self.unwritten = hard_state.or(self.unwritten.take());
+                self.raw.advance_append_async(ready);
+                if self.durable >= self.logged {
+                    self.persisted(self.logged);
+                }
+                continue;
+            }
             let group = Group {
                 number: ready.number(),
-                hard_state: hard_state.map(|hs| LogHardState { term: hs.term, vote: hs.vote, commit: hs.commit }),
+                hard_state: hard_state.or(self.unwritten.take()),
                 entries: ready.entries().iter().map(to_log).collect(),
-                must_sync: ready.must_sync() || mark.is_some(),
+                must_sync,
                 snapshot: mark,
             };
-            out.log.push(LogWrite { group, after: ready.take_persisted_messages() });
-            self.handed = ready.number();
+            out.log.push(LogWrite { group, after });
+            self.logged = self.handed;
             self.writing = self.handed.saturating_sub(self.durable);
             self.raw.advance_append_async(ready);
         }
         out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lone() -> Driver {
+        let conf = ConfState { voters: vec![1], ..Default::default() };
+        let state = raft::eraftpb::HardState { term: 1, commit: 1, ..Default::default() };
+        let store = LogStore::new(state, conf, (1, 1), Vec::new(), 1 << 20);
+        let settings = DriverSettings { id: 1, election_ticks: 10, heartbeat_ticks: 1, pre_vote: true, applied: 1 };
+        Driver::new(&settings, store, &slog::Logger::root(slog::Discard, slog::o!())).expect("a driver")
+    }
+
+    /// Makes everything handed to the log durable, round by round, and returns the groups and the committed entries.
+    fn settle(driver: &mut Driver) -> (Vec<Group>, Vec<Entry>) {
+        let (mut groups, mut committed) = (Vec::new(), Vec::new());
+        loop {
+            let effects = driver.ready();
+            committed.extend(effects.committed);
+            if effects.log.is_empty() {
+                return (groups, committed);
+            }
+            for write in effects.log {
+                driver.persisted(write.group.number);
+                groups.push(write.group);
+            }
+        }
+    }
+
+    /// A new commit index alone is not written: it rides on the next group, nothing counts as being written meanwhile, and every
+    /// proposal costs one group.
+    #[test]
+    fn commit_index_rides_along() {
+        let mut driver = lone();
+        driver.campaign();
+        let (groups, _) = settle(&mut driver);
+        assert!(driver.is_leader() && groups.iter().all(|g| g.must_sync));
+        for i in 0..3u8 {
+            let before = driver.committed();
+            assert!(driver.propose(Bytes::from(vec![i])));
+            let (groups, committed) = settle(&mut driver);
+            assert_eq!((groups.len(), committed.len(), driver.writing()), (1, 1, 0));
+            assert_eq!(groups[0].hard_state.map(|h| h.commit), Some(before), "the group carries what was committed before it");
+            assert_eq!(driver.committed(), before + 1);
+        }
+    }
+
+    /// A commit index that arrives while a group is being written is settled by that group's end.
+    #[test]
+    fn commit_during_a_write() {
+        let mut driver = lone();
+        driver.campaign();
+        settle(&mut driver);
+        assert!(driver.propose(Bytes::from_static(b"a")));
+        let first = driver.ready().log.pop().expect("a group").group.number;
+        assert!(driver.propose(Bytes::from_static(b"b")));
+        let second = driver.ready().log.pop().expect("a group").group.number;
+        driver.persisted(first);
+        assert!(driver.ready().log.is_empty());
+        assert_eq!(driver.writing(), 1 + u64::from(second < driver.handed));
+        driver.persisted(second);
+        assert_eq!(driver.writing(), 0);
     }
 }
