@@ -14,6 +14,7 @@ pub mod mvcc;
 pub mod node;
 pub mod offline;
 pub mod peer;
+pub mod queue;
 pub mod serve;
 pub mod snapshot;
 pub mod space;

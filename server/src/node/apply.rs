@@ -6,7 +6,7 @@ use super::run::Input;
 use crate::base::BaseError;
 use crate::mvcc::RevisionEvents;
 use crate::state::{Applied, EntryResult, LeaseChange, Machine};
-use crossbeam_channel::{Receiver, Sender};
+use crate::queue::{Receiver, Sender};
 use prost::Message as _;
 use quorate_proto::state::{Configuration, MemberChange};
 use raft::eraftpb::{ConfChangeV2, ConfState, Entry, EntryType, Snapshot};
@@ -95,7 +95,7 @@ impl ApplyThread {
     /// Goes on from a snapshot whose rows wait in their folder and whose mark the log holds.
     fn install(&mut self, snapshot: &Snapshot) {
         let index = snapshot.get_metadata().index;
-        let (done, is_done) = crossbeam_channel::bounded(1);
+        let (done, is_done) = crate::queue::bounded(1);
         let _ = self.keeper.send(KeeperTask::Install { index, done });
         if is_done.recv().is_err() {
             return;
@@ -163,7 +163,7 @@ impl ApplyThread {
         let allowed = member.as_ref().is_none_or(|m| self.machine.check_change(m).is_ok());
         let steps = !change.get_changes().is_empty() || member.is_none();
         if allowed && steps {
-            let (reply, conf) = crossbeam_channel::bounded(1);
+            let (reply, conf) = crate::queue::bounded(1);
             let _ = self.inner.inbox.send(Input::ApplyChange { change: Some(change), reply });
             if let Ok(conf) = conf.recv() {
                 self.machine.put_configuration(&configuration(&conf));

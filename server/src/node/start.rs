@@ -21,7 +21,7 @@ use crate::wal::{
     Durable, Group, HardState as LogHardState, Hooks, Identity, SnapshotMark, Verdict, Wal, WalError, WalWriter, take_lock,
 };
 use arc_swap::ArcSwap;
-use crossbeam_channel::Sender;
+use crate::queue::{self, Sender};
 use parking_lot::Mutex;
 use prost::Message as _;
 use quorate_proto::state::Member;
@@ -395,7 +395,7 @@ impl Opened {
         let settings = self.settings;
         let member = Paths::of(&settings, "member").dir;
         let shared = self.machine.shared();
-        let (inbox, inputs) = crossbeam_channel::bounded(INBOX);
+        let (inbox, inputs) = queue::bounded(INBOX);
         let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |d| d.as_micros() as u64);
         let min_lease_ttl = (settings.election.as_millis() as i64 * 3 / 2 + 999) / 1000;
         let limits = RequestLimits { timeout: settings.request_timeout, election: settings.election, min_lease_ttl };
@@ -417,8 +417,8 @@ impl Opened {
         });
         let wal = WalWriter::spawn(self.wal, wal_hooks(inbox.clone(), peers.clone(), settings.on_log_write))
             .map_err(io(Path::new("log thread")))?;
-        let (apply, apply_tasks) = crossbeam_channel::unbounded();
-        let (keeper, keeper_tasks) = crossbeam_channel::unbounded();
+        let (apply, apply_tasks) = queue::unbounded();
+        let (keeper, keeper_tasks) = queue::unbounded();
         let keeper_thread = Keeper {
             store: self.store.clone(),
             tasks: keeper_tasks,

@@ -8,7 +8,8 @@ use std::io;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
+use crate::queue::{Receiver, Sender, bounded};
+use crossbeam_channel::{TryRecvError, TrySendError};
 
 use super::record;
 use super::{Group, Wal, WalError};

@@ -1,0 +1,255 @@
+//! Queues between threads: many senders, one receiver that sleeps when there is nothing to do.
+//!
+//! In: items from any thread. Out: the same items in order to the one receiver, with crossbeam-channel's error types.
+//! Other channels spin and yield before they sleep. A yield tells the scheduler that the thread can wait: on a busy machine it
+//! loses its turn for milliseconds, just when the next item is about to arrive, and on an idle one the spinning is pure cost. Here
+//! the receiver sleeps at once, and a sender pays for a wake-up only when the receiver sleeps.
+//! Invariants: items leave in the order in which their sends took the lock; a bounded queue never holds more than its limit; when
+//! all senders are gone the receiver still gets what is queued; when the receiver is gone every send fails.
+
+use crossbeam_channel::{RecvError, RecvTimeoutError, SendError, TryRecvError, TrySendError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+struct State<T> {
+    items: VecDeque<T>,
+    senders: usize,
+    receiver_alive: bool,
+    receiver_sleeps: bool,
+    /// Senders that wait for room.
+    blocked: usize,
+}
+
+struct Shared<T> {
+    state: Mutex<State<T>>,
+    limit: usize,
+    filled: Condvar,
+    drained: Condvar,
+}
+
+impl<T> Shared<T> {
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        // No code of ours runs under the lock, so a poisoned one is as good as any.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The sending end; clones feed the same queue.
+pub struct Sender<T>(Arc<Shared<T>>);
+
+/// The receiving end.
+pub struct Receiver<T>(Arc<Shared<T>>);
+
+/// A queue of at most `limit` items; `limit` is at least one.
+pub fn bounded<T>(limit: usize) -> (Sender<T>, Receiver<T>) {
+    let state = State { items: VecDeque::new(), senders: 1, receiver_alive: true, receiver_sleeps: false, blocked: 0 };
+    let shared = Arc::new(Shared { state: Mutex::new(state), limit: limit.max(1), filled: Condvar::new(), drained: Condvar::new() });
+    (Sender(shared.clone()), Receiver(shared))
+}
+
+/// A queue whose length something else bounds.
+pub fn unbounded<T>() -> (Sender<T>, Receiver<T>) {
+    bounded(usize::MAX)
+}
+
+impl<T> Sender<T> {
+    /// Queues an item; waits while the queue is full. Fails, with the item, when the receiver is gone.
+    pub fn send(&self, item: T) -> Result<(), SendError<T>> {
+        let mut state = self.0.lock();
+        while state.receiver_alive && state.items.len() >= self.0.limit {
+            state.blocked += 1;
+            state = self.0.drained.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.blocked -= 1;
+        }
+        if !state.receiver_alive {
+            return Err(SendError(item));
+        }
+        self.push(state, item);
+        Ok(())
+    }
+
+    /// Queues an item unless the queue is full or the receiver is gone.
+    pub fn try_send(&self, item: T) -> Result<(), TrySendError<T>> {
+        let state = self.0.lock();
+        if !state.receiver_alive {
+            return Err(TrySendError::Disconnected(item));
+        }
+        if state.items.len() >= self.0.limit {
+            return Err(TrySendError::Full(item));
+        }
+        self.push(state, item);
+        Ok(())
+    }
+
+    fn push(&self, mut state: MutexGuard<'_, State<T>>, item: T) {
+        state.items.push_back(item);
+        let wake = std::mem::take(&mut state.receiver_sleeps);
+        drop(state);
+        if wake {
+            self.0.filled.notify_one();
+        }
+    }
+
+    /// Items that wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.lock().items.len()
+    }
+
+    /// True when nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl<T> Clone for Sender<T> {
+    fn clone(&self) -> Self {
+        self.0.lock().senders += 1;
+        Self(self.0.clone())
+    }
+}
+
+impl<T> Drop for Sender<T> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.senders -= 1;
+        if state.senders == 0 {
+            drop(state);
+            self.0.filled.notify_one();
+        }
+    }
+}
+
+impl<T> Receiver<T> {
+    /// The next item, as soon as there is one. Fails when the queue is empty and all senders are gone.
+    pub fn recv(&self) -> Result<T, RecvError> {
+        self.take(None).map_err(|_| RecvError)
+    }
+
+    /// The next item, if it comes within `wait`.
+    pub fn recv_timeout(&self, wait: Duration) -> Result<T, RecvTimeoutError> {
+        self.take(Some(wait))
+    }
+
+    /// The next item, if it comes before `until`.
+    pub fn recv_deadline(&self, until: Instant) -> Result<T, RecvTimeoutError> {
+        self.take(Some(until.saturating_duration_since(Instant::now())))
+    }
+
+    /// The next item, if it is there.
+    pub fn try_recv(&self) -> Result<T, TryRecvError> {
+        let mut state = self.0.lock();
+        match state.items.pop_front() {
+            Some(item) => {
+                self.popped(state);
+                Ok(item)
+            }
+            None if state.senders == 0 => Err(TryRecvError::Disconnected),
+            None => Err(TryRecvError::Empty),
+        }
+    }
+
+    fn take(&self, wait: Option<Duration>) -> Result<T, RecvTimeoutError> {
+        // The clock is read only when there is something to wait for.
+        let mut until = None;
+        let mut state = self.0.lock();
+        loop {
+            if let Some(item) = state.items.pop_front() {
+                self.popped(state);
+                return Ok(item);
+            }
+            if state.senders == 0 {
+                return Err(RecvTimeoutError::Disconnected);
+            }
+            state.receiver_sleeps = true;
+            state = match wait {
+                None => self.0.filled.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(wait) => {
+                    let now = Instant::now();
+                    let left = until.get_or_insert(now + wait).saturating_duration_since(now);
+                    if left.is_zero() {
+                        state.receiver_sleeps = false;
+                        return Err(RecvTimeoutError::Timeout);
+                    }
+                    self.0.filled.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+            state.receiver_sleeps = false;
+        }
+    }
+
+    fn popped(&self, state: MutexGuard<'_, State<T>>) {
+        let blocked = state.blocked > 0;
+        drop(state);
+        if blocked {
+            self.0.drained.notify_one();
+        }
+    }
+}
+
+impl<T> Drop for Receiver<T> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.receiver_alive = false;
+        let left = std::mem::take(&mut state.items);
+        drop(state);
+        self.0.drained.notify_all();
+        // Outside the lock: an item may hold an end of this very queue.
+        drop(left);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    /// Every item of every sender arrives once, each sender's in its order, through a queue far shorter than their number.
+    #[test]
+    fn many_senders_one_receiver() {
+        let (sender, receiver) = bounded(3);
+        let threads: Vec<_> = (0..4)
+            .map(|s| {
+                let sender = sender.clone();
+                thread::spawn(move || (0..1000).for_each(|i| sender.send((s, i)).expect("the receiver lives")))
+            })
+            .collect();
+        drop(sender);
+        let mut next = [0; 4];
+        while let Ok((s, i)) = receiver.recv() {
+            assert_eq!(i, next[s]);
+            next[s] += 1;
+        }
+        assert_eq!(next, [1000; 4]);
+        threads.into_iter().for_each(|t| t.join().expect("no sender fails"));
+    }
+
+    /// A full queue refuses, an empty one says so, and each end notices that the other is gone; what was queued still arrives.
+    #[test]
+    fn full_empty_and_gone() {
+        let (sender, receiver) = bounded(1);
+        assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
+        assert_eq!(receiver.recv_timeout(Duration::ZERO), Err(RecvTimeoutError::Timeout));
+        assert_eq!(sender.try_send(1), Ok(()));
+        assert_eq!(sender.try_send(2), Err(TrySendError::Full(2)));
+        drop(sender);
+        assert_eq!(receiver.recv(), Ok(1));
+        assert_eq!(receiver.recv(), Err(RecvError));
+        assert_eq!(receiver.try_recv(), Err(TryRecvError::Disconnected));
+        let (sender, receiver) = unbounded();
+        drop(receiver);
+        assert_eq!(sender.send(1), Err(SendError(1)));
+    }
+
+    /// A sender that waits for room fails when the receiver goes instead.
+    #[test]
+    fn blocked_sender_is_told() {
+        let (sender, receiver) = bounded(1);
+        sender.send(1).expect("room");
+        let blocked = thread::spawn(move || sender.send(2));
+        drop(receiver);
+        assert_eq!(blocked.join().expect("no panic"), Err(SendError(2)));
+    }
+}
