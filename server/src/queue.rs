@@ -44,7 +44,8 @@ pub struct Receiver<T>(Arc<Shared<T>>);
 /// A queue of at most `limit` items; `limit` is at least one.
 pub fn bounded<T>(limit: usize) -> (Sender<T>, Receiver<T>) {
     let state = State { items: VecDeque::new(), senders: 1, receiver_alive: true, receiver_sleeps: false, blocked: 0 };
-    let shared = Arc::new(Shared { state: Mutex::new(state), limit: limit.max(1), filled: Condvar::new(), drained: Condvar::new() });
+    let shared =
+        Arc::new(Shared { state: Mutex::new(state), limit: limit.max(1), filled: Condvar::new(), drained: Condvar::new() });
     (Sender(shared.clone()), Receiver(shared))
 }
 

@@ -15,13 +15,13 @@ use crate::env::failpoint::{self, Place};
 use crate::env::files::Files;
 use crate::lease::LeaseClock;
 use crate::mvcc::{DeltaPolicy, Store};
+use crate::queue::{self, Sender};
 use crate::snapshot::{Receiver, RestoreOptions, SnapshotError, folder};
 use crate::state::Machine;
 use crate::wal::{
     Durable, Group, HardState as LogHardState, Hooks, Identity, SnapshotMark, Verdict, Wal, WalError, WalWriter, take_lock,
 };
 use arc_swap::ArcSwap;
-use crate::queue::{self, Sender};
 use parking_lot::Mutex;
 use prost::Message as _;
 use quorate_proto::state::Member;

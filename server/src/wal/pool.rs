@@ -16,6 +16,9 @@ use crate::env::files::{DataFile, Files, OpenMode};
 const SPARES_MOST: usize = 2;
 /// Zeros are written and synced in steps of this many bytes, so that no sync of the log waits behind a large one.
 const STEP_SIZE: u64 = 1 << 20;
+/// Within a step, zeros go out in writes of this many bytes. The page cache keeps one large folio for a large write, and from then on
+/// each small log write dirties, and is billed as, the whole of it: a megabyte for a few hundred bytes.
+const ZEROS: &[u8] = &[0; 4096];
 
 /// A file that may become a segment.
 pub struct Spare {
@@ -163,7 +166,10 @@ impl Pool {
 
     fn fill(&self, making: &mut Making) -> io::Result<bool> {
         let step = STEP_SIZE.min(making.spare.size - making.filled);
-        making.spare.file.write_at(&vec![0; step as usize], making.filled)?;
+        for at in (0..step).step_by(ZEROS.len()) {
+            let zeros = &ZEROS[..ZEROS.len().min((step - at) as usize)];
+            making.spare.file.write_at(zeros, making.filled + at)?;
+        }
         making.spare.file.sync()?;
         making.filled += step;
         Ok(making.filled == making.spare.size)
