@@ -14,6 +14,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use raft::eraftpb::{ConfChangeV2, ConfState, Entry, EntryType, Message, MessageType, Snapshot};
 use raft::{RawNode, SnapshotStatus, StateRole, Storage};
+use std::collections::VecDeque;
 
 /// What raft is told at start.
 #[derive(Clone, Debug)]
@@ -55,8 +56,8 @@ const MAX_COMMITTED: u64 = 16 << 20;
 
 pub(super) struct Driver {
     raw: RawNode<LogStore>,
-    /// Readies handed to the log and not yet durable.
-    writing: u64,
+    /// Numbers of the groups the log is writing, rising.
+    writing: VecDeque<u64>,
     durable: u64,
     handed: u64,
     /// The last ready of which something went to the log; later ones had nothing to write.
@@ -83,7 +84,7 @@ impl Driver {
             ..Default::default()
         };
         let raw = RawNode::new(&config, store, logger)?;
-        Ok(Self { raw, writing: 0, durable: 0, handed: 0, logged: 0, unwritten: None, applied: settings.applied })
+        Ok(Self { raw, writing: VecDeque::new(), durable: 0, handed: 0, logged: 0, unwritten: None, applied: settings.applied })
     }
 
     // === what raft knows ===
@@ -128,9 +129,9 @@ impl Driver {
         self.raw.raft.lead_transferee.is_some()
     }
 
-    /// Readies the log is still writing.
-    pub fn writing(&self) -> u64 {
-        self.writing
+    /// How many groups the log is still writing.
+    pub fn writing(&self) -> usize {
+        self.writing.len()
     }
 
     /// Number of the newest ready handed to the log.
@@ -149,7 +150,7 @@ impl Driver {
     // === inputs ===
 
     pub fn tick(&mut self) {
-        if self.lone_voter() && !self.is_leader() && self.writing > 0 {
+        if self.lone_voter() && !self.is_leader() && !self.writing.is_empty() {
             return;
         }
         self.raw.tick();
@@ -157,7 +158,7 @@ impl Driver {
 
     /// A lone voter need not wait for its election timeout.
     pub fn campaign(&mut self) {
-        if self.writing == 0 {
+        if self.writing.is_empty() {
             let _ = self.raw.campaign();
         }
     }
@@ -223,7 +224,9 @@ impl Driver {
         let number = if number >= self.logged { self.handed } else { number };
         if number > self.durable {
             self.durable = number;
-            self.writing = self.handed.saturating_sub(number);
+            while self.writing.front().is_some_and(|first| *first <= number) {
+                self.writing.pop_front();
+            }
             self.raw.on_persist_ready(number);
         }
     }
@@ -291,7 +294,7 @@ impl Driver {
             };
             out.log.push(LogWrite { group, after });
             self.logged = self.handed;
-            self.writing = self.handed.saturating_sub(self.durable);
+            self.writing.push_back(self.handed);
             self.raw.advance_append_async(ready);
         }
         out
@@ -356,7 +359,8 @@ mod tests {
         let second = driver.ready().log.pop().expect("a group").group.number;
         driver.persisted(first);
         assert!(driver.ready().log.is_empty());
-        assert_eq!(driver.writing(), 1 + u64::from(second < driver.handed));
+        assert!(second < driver.handed, "the new commit index had a ready of its own");
+        assert_eq!(driver.writing(), 1, "which the log does not write");
         driver.persisted(second);
         assert_eq!(driver.writing(), 0);
     }

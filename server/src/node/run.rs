@@ -98,7 +98,7 @@ pub(super) enum Input {
 /// Proposals that wait for a leader, or for the log to catch up; beyond it new ones are dropped and time out.
 const MAX_WAITING: usize = 65_536;
 /// Groups the log may be writing before further proposals wait to share an entry.
-const MAX_WRITING: u64 = 2;
+const MAX_WRITING: usize = 2;
 /// Proposal bytes put into one entry, but for a proposal that is larger by itself.
 const MAX_ENTRY: usize = 512 << 10;
 /// Inputs taken at once.
