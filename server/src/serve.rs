@@ -125,9 +125,8 @@ pub(crate) fn make_data_dir(dir: &Path) -> Result<(), Failure> {
 }
 
 fn bind(urls: &[config::ListenUrl]) -> Result<Vec<Listener>, Failure> {
-    let one =
-        |url: &config::ListenUrl| Address::parse(&url.url().to_string()).and_then(|a| a.bind()).map_err(|e| Failure::new(1, e));
-    urls.iter().map(one).collect()
+    let parsed: Result<Vec<Address>, _> = urls.iter().map(|url| Address::parse(&url.url().to_string())).collect();
+    parsed.and_then(|addresses| Address::bind_all(&addresses)).map_err(|e| Failure::new(1, e))
 }
 
 /// Tells systemd, when it asked to be told.
@@ -241,7 +240,7 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
         thread.spawn(async move { node.attach_thread().await });
     }
     let (serving, is_serving) = tokio::sync::watch::channel(true);
-    let counters = Arc::<api::Counters>::default();
+    let counters = Arc::new(pages::counters(config, &metrics));
     let shared: Arc<Shared> = handle.shared().clone();
     let context = api::Context {
         node: handle.clone(),
@@ -253,12 +252,14 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
         snapshots: Arc::new(snapshots::Snapshots(handle.clone())),
         serving: is_serving,
         counters: counters.clone(),
+        metrics: metrics.clone(),
     };
     let limits = api::Limits {
         max_request_bytes: config.max_request_bytes,
         max_txn_ops: config.max_txn_ops,
         quota_bytes: config.quota_bytes.map_or(-1, |q| q as i64),
         election_timeout: config.election_timeout,
+        slow_call: config.warning_unary_request_duration,
         etcd_version: config::ETCD_VERSION.to_string(),
     };
     let grpc = api::routes(context, limits).into_axum_router();

@@ -34,7 +34,7 @@ pub(super) fn spawn(door: &Door, listener: Listener, entrance: Arc<Entrance>) ->
     let net = Arc::downgrade(&door.net);
     let (tasks, closing, cut) = (door.tasks.clone(), door.closing.clone(), door.cut.clone());
     let (connections, handshakes) = (door.connections.clone(), door.handshakes.clone());
-    let tls = listener.address().tls;
+    let (tls, mixed) = (listener.address().tls, listener.mixed);
     let accepting = async move {
         loop {
             let next = async {
@@ -49,8 +49,15 @@ pub(super) fn spawn(door: &Door, listener: Listener, entrance: Arc<Entrance>) ->
             match accepted {
                 Ok(raw) => {
                     let Some(net) = net.upgrade() else { break };
-                    let arrival =
-                        Arrival { raw, entrance: entrance.clone(), tls, permits, closing: closing.clone(), cut: cut.clone() };
+                    let arrival = Arrival {
+                        raw,
+                        entrance: entrance.clone(),
+                        tls,
+                        mixed,
+                        permits,
+                        closing: closing.clone(),
+                        cut: cut.clone(),
+                    };
                     net.run(|seat| tasks.track_future(connection::serve(arrival, seat)));
                 }
                 Err(e) if is_of_one_connection(&e) => {}

@@ -34,6 +34,8 @@ pub enum Place {
 #[derive(Debug)]
 pub struct Listener {
     pub(super) socket: Socket,
+    /// Plain connections are welcome too, where `address` says TLS: the first byte tells which one comes.
+    pub(super) mixed: bool,
     address: Address,
     local: String,
 }
@@ -95,7 +97,22 @@ impl Address {
         .map_err(|e| {
             if e.kind() == io::ErrorKind::AddrInUse { BindError::InUse(name.clone()) } else { BindError::Io(name.clone(), e) }
         })?;
-        Ok(Listener { socket, address: self.clone(), local })
+        Ok(Listener { socket, mixed: false, address: self.clone(), local })
+    }
+
+    /// Takes all addresses. A host and port that is named both with and without TLS becomes one listener that serves either.
+    pub fn bind_all(addresses: &[Address]) -> Result<Vec<Listener>, BindError> {
+        let twin = |a: &Address| {
+            let other = Address { tls: !a.tls, ..a.clone() };
+            matches!(a.place, Place::Tcp { port, .. } if port != 0) && addresses.contains(&other)
+        };
+        let mut listeners = Vec::new();
+        for address in addresses.iter().filter(|a| a.tls || !twin(a)) {
+            let mut listener = address.bind()?;
+            listener.mixed = twin(address);
+            listeners.push(listener);
+        }
+        Ok(listeners)
     }
 }
 

@@ -29,6 +29,8 @@ use super::{Entrance, Http2, ServerTls};
 
 /// Bounds a TLS handshake, as etcd does.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A TLS record that begins a handshake begins with this byte; no request of HTTP does.
+const TLS_HANDSHAKE: u8 = 0x16;
 /// How long a connection may stay without a whole HTTP/1 head or HTTP/2 preface, as in etcd.
 const SILENCE: Duration = Duration::from_secs(300);
 /// An HTTP/2 preface has 24 bytes; whoever has sent that many has chosen a protocol, and the protocol's own timeouts hold.
@@ -72,6 +74,8 @@ pub(super) struct Arrival {
     pub(super) raw: Raw,
     pub(super) entrance: Arc<Entrance>,
     pub(super) tls: bool,
+    /// TLS only if the first byte is that of a TLS handshake.
+    pub(super) mixed: bool,
     pub(super) permits: Permits,
     pub(super) closing: CancellationToken,
     pub(super) cut: CancellationToken,
@@ -106,12 +110,30 @@ pub(super) async fn serve(arrival: Arrival, _seat: Seat) {
 }
 
 async fn begin(arrival: Arrival, remote: Remote) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let Arrival { raw, entrance, tls, mut permits, closing, .. } = arrival;
-    let tls = entrance.tls.clone().filter(|_| tls);
-    let handshake = permits.handshake.take();
+    let Arrival { raw, entrance, tls, mixed, mut permits, closing, .. } = arrival;
+    let mut tls = entrance.tls.clone().filter(|_| tls);
+    let mut handshake = permits.handshake.take();
     match raw {
-        Raw::Tcp(s, _) => meet(tokio::net::TcpStream::from_std(s)?, tls, handshake, entrance, remote, closing).await,
+        Raw::Tcp(s, _) => {
+            let stream = tokio::net::TcpStream::from_std(s)?;
+            if mixed && !greets_in_tls(&stream, &closing).await? {
+                (tls, handshake) = (None, None);
+            }
+            meet(stream, tls, handshake, entrance, remote, closing).await
+        }
         Raw::Unix(s) => meet(tokio::net::UnixStream::from_std(s)?, tls, handshake, entrance, remote, closing).await,
+    }
+}
+
+/// Looks at the first byte without taking it.
+async fn greets_in_tls(stream: &tokio::net::TcpStream, closing: &CancellationToken) -> io::Result<bool> {
+    let mut first = [0];
+    tokio::select! {
+        () = closing.cancelled() => Err(io::ErrorKind::ConnectionAborted.into()),
+        seen = tokio::time::timeout(HANDSHAKE_TIMEOUT, stream.peek(&mut first)) => {
+            let seen = seen.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+            Ok(seen > 0 && first[0] == TLS_HANDSHAKE)
+        }
     }
 }
 

@@ -195,6 +195,31 @@ async fn tls_matrix() {
     }
 }
 
+/// A host and port named with and without TLS is one listener, which serves each connection as it greets.
+#[tokio::test]
+async fn one_port_with_and_without_tls() {
+    let dir = tempfile::tempdir().expect("dir");
+    let p = papers(dir.path());
+    let tls = ServerTls::load(p.server.clone()).expect("tls");
+    let free = Address::parse("http://127.0.0.1:0").and_then(|a| a.bind()).expect("bind").local().to_owned();
+    let urls = ["http", "https"].map(|scheme| Address::parse(&format!("{scheme}://{free}")).expect("url"));
+    let mut listeners = Address::bind_all(&urls).expect("bind");
+    assert_eq!(listeners.len(), 1);
+    let door = Door::new(Arc::new(NetThreads::start("net", 1).expect("threads")), 100);
+    let http = Some(who("http"));
+    let entrance = Entrance { name: "client", tls: Some(tls), grpc: None, http, http2: Http2::default(), bytes: Arc::default() };
+    door.open(listeners.remove(0), entrance).expect("open");
+    let house = House { door, local: free, bytes: Arc::default() };
+    let plain = http1(TcpStream::connect(&house.local).await.expect("connect")).await.expect("plain");
+    assert!(plain.ends_with("http HTTP/1.1 cn=-"), "{plain}");
+    let trusting = TlsSettings { trusted_ca: Some(p.ours.ca.clone()), ..Default::default() };
+    let secret = https(&house, &trusting).await.expect("TLS");
+    assert!(secret.ends_with("http HTTP/1.1 cn=-"), "{secret}");
+    // Whoever leaves without a word is no loss.
+    drop(TcpStream::connect(&house.local).await.expect("connect"));
+    assert!(http1(TcpStream::connect(&house.local).await.expect("connect")).await.is_ok());
+}
+
 /// A list that does not name the certificate lets it pass; ALPN chooses HTTP/2; a dialer checks the server's name.
 #[tokio::test]
 async fn tls_passes_what_it_should() {
