@@ -1,14 +1,20 @@
-//! Request counters, one row a method: what `grpc_server_started_total`, `_handled_total`, `_msg_received_total` and `_msg_sent_total` read.
+//! Request counters, one row a method: what `grpc_server_started_total`, `_handled_total`, `_msg_received_total` and `_msg_sent_total` read,
+//! and, when asked for, how long calls took.
 //!
 //! In: a [`Call`] opened by the door for each request. Out: plain numbers for the metrics page.
 //! Invariant: every started call is handled exactly once; a call dropped before it answered (the client went away) counts as `Canceled`.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
 };
 
 use tonic::{Code, Status};
+
+use crate::telemetry::Histogram;
 
 /// How many gRPC codes there are (0 `OK` to 16 `UNAUTHENTICATED`).
 pub const CODES: usize = 17;
@@ -116,6 +122,8 @@ struct Row {
     received: AtomicU64,
     sent: AtomicU64,
     handled: [AtomicU64; CODES],
+    /// Where the time of each call goes; `None` when nobody asked for it.
+    seconds: Option<Arc<Histogram>>,
 }
 
 /// The numbers of one method at one moment.
@@ -145,6 +153,12 @@ impl Default for Counters {
 }
 
 impl Counters {
+    /// Rows that also put the time of each call into the histogram `of` gives for its method.
+    pub fn timed(of: impl Fn(Method) -> Arc<Histogram>) -> Counters {
+        let row = |&method: &Method| Row { seconds: Some(of(method)), ..Row::default() };
+        Counters { rows: Method::ALL.iter().map(row).collect() }
+    }
+
     /// The numbers of every method, zero rows included, as etcd initialises them.
     pub fn read(&self) -> impl Iterator<Item = MethodCounts> + '_ {
         Method::ALL.iter().map(|&method| {
@@ -162,7 +176,7 @@ impl Counters {
     /// Opens a call: counts it as started and returns the guard that counts its end.
     pub fn start(self: &Arc<Counters>, method: Method) -> Call {
         self.rows[method as usize].started.fetch_add(1, Relaxed);
-        Call { counters: self.clone(), method, open: true }
+        Call { counters: self.clone(), method, began: Instant::now(), open: true }
     }
 }
 
@@ -170,12 +184,18 @@ impl Counters {
 pub struct Call {
     counters: Arc<Counters>,
     method: Method,
+    began: Instant,
     open: bool,
 }
 
 impl Call {
     fn row(&self) -> &Row {
         &self.counters.rows[self.method as usize]
+    }
+
+    /// How long it has been under way.
+    pub fn elapsed(&self) -> Duration {
+        self.began.elapsed()
     }
 
     /// Counts one message from the client.
@@ -195,7 +215,11 @@ impl Call {
 
     fn close(&mut self, code: Code) {
         if std::mem::take(&mut self.open) {
-            self.row().handled[code as usize].fetch_add(1, Relaxed);
+            let row = self.row();
+            row.handled[code as usize].fetch_add(1, Relaxed);
+            if let Some(seconds) = &row.seconds {
+                seconds.observe_seconds(self.began.elapsed());
+            }
         }
     }
 }
@@ -222,6 +246,17 @@ mod tests {
         assert_eq!(put.handled.iter().sum::<u64>(), 3);
         for (code, count) in [(Code::Ok, 1), (Code::NotFound, 1), (Code::Cancelled, 1)] {
             assert_eq!(put.handled[code as usize], count, "{code:?}");
+        }
+    }
+
+    /// Timed rows give each call's time to its method's histogram, and to no other.
+    #[test]
+    fn calls_are_timed() {
+        let histograms: Vec<_> = Method::ALL.iter().map(|_| Arc::new(Histogram::with_bounds(vec![60.0]))).collect();
+        let counters = Arc::new(Counters::timed(|method| histograms[method as usize].clone()));
+        counters.start(Method::Txn).end(&Ok(()));
+        for (method, histogram) in Method::ALL.iter().zip(&histograms) {
+            assert_eq!(histogram.count(), u64::from(*method == Method::Txn));
         }
     }
 

@@ -3,13 +3,18 @@
 //! In: tonic requests. Out: a handler's answer, wrapped and counted.
 //! Nothing here allocates for a call that succeeds, and there is no layer: a method that needs none of this pays none of it.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use quorate_proto::{entry, etcdserverpb::ResponseHeader};
 use tonic::{Request, Response, Status, metadata::MetadataMap};
 
 use super::{
     Context, Limits,
+    client_version::{ClientVersions, Shape},
     counters::Method,
     decode,
     status::{Refusal, apply_status, propose_status, read_status},
@@ -33,6 +38,7 @@ pub struct Door {
     pub context: Context,
     /// Numbers fixed at start.
     pub limits: Limits,
+    versions: ClientVersions,
 }
 
 /// Whether a learner, which has no vote and may lag, serves the call.
@@ -47,7 +53,8 @@ pub enum Learner {
 impl Door {
     /// A door over `context`.
     pub fn new(context: Context, limits: Limits) -> Door {
-        Door { context, limits }
+        let versions = ClientVersions::new(context.metrics.clone());
+        Door { context, limits, versions }
     }
 
     /// Runs a unary method. `learner` looks at the message, since a learner serves some requests of a method and not others.
@@ -64,12 +71,16 @@ impl Door {
         let call = self.context.counters.start(method);
         call.received();
         let (metadata, _, message) = request.into_parts();
-        let result = match self.admit(&metadata, learner(&message)) {
+        let result = match self.admit(&metadata, learner(&message), Shape::Unary) {
             Ok(_) => work(message).await,
             Err(refusal) => Err(refusal.into()),
         };
         if result.is_ok() {
             call.sent();
+        }
+        let took = call.elapsed();
+        if took >= self.limits.slow_call {
+            self.slow(method, took, result.as_ref().err());
         }
         call.end(&result);
         result.map(Response::new)
@@ -90,7 +101,7 @@ impl Door {
     {
         let call = Arc::new(self.context.counters.start(method));
         let (metadata, _, message) = request.into_parts();
-        let need_leader = match self.admit(&metadata, learner) {
+        let need_leader = match self.admit(&metadata, learner, Shape::Stream) {
             Ok(need_leader) => need_leader,
             Err(refusal) => {
                 let refused = Err(refusal.into());
@@ -122,21 +133,34 @@ impl Door {
     }
 
     /// The checks before any handler, in etcd's order. Ok says whether the client asked for a leader to be known.
-    fn admit(&self, metadata: &MetadataMap, learner: Learner) -> Result<bool, Refusal> {
+    fn admit(&self, metadata: &MetadataMap, learner: Learner, shape: Shape) -> Result<bool, Refusal> {
         if learner == Learner::Refuses && self.context.node.status().is_learner {
             return Err(Refusal::NotSupportedForLearner);
         }
+        let version = metadata.get("client-api-version").map(|version| version.as_encoded_bytes());
+        self.versions.count(shape, version)?;
         if metadata.is_empty() {
             return Ok(false);
-        }
-        if metadata.get("client-api-version").is_some_and(|version| std::str::from_utf8(version.as_encoded_bytes()).is_err()) {
-            return Err(Refusal::InvalidClientApiVersion);
         }
         let need_leader = metadata.get("hasleader").is_some_and(|value| value.as_encoded_bytes() == b"true");
         if need_leader && !self.context.node.has_leader() {
             return Err(Refusal::NoLeader);
         }
         Ok(need_leader)
+    }
+
+    /// Names a call that took long, with the line etcd has for it.
+    #[cold]
+    fn slow(&self, method: Method, took: Duration, error: Option<&Status>) {
+        let (service, name, _) = method.labels();
+        let error = error.map(|status| status.message().to_string());
+        tracing::warn!(
+            "time spent" = ?took,
+            "expected duration" = ?self.limits.slow_call,
+            "response type" = format!("/{service}/{name}"),
+            error,
+            "request stats"
+        );
     }
 
     /// Completes when this member has known no leader for [`LEADERLESS_TIMEOUTS`] election timeouts on end.
@@ -190,7 +214,10 @@ impl Door {
             self.barrier().await?;
         }
         let small = query.range_end.is_empty() || (query.limit > 0 && query.limit <= INLINE_KEYS);
-        self.read(small, move |store| store.range(&query)).await
+        let began = Instant::now();
+        let result = self.read(small, move |store| store.range(&query)).await;
+        self.context.metrics.range_times(result.is_ok()).observe_seconds(began.elapsed());
+        result
     }
 
     /// Runs a read: at once when it is small, else on the blocking pool.

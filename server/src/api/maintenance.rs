@@ -4,7 +4,7 @@
 //! `Defragment` answers at once: the store compacts in the background, so there is nothing to defragment. `Downgrade` refuses every target:
 //! no older server could read this store.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use quorate_proto::{entry, etcdserverpb as pb};
@@ -37,13 +37,20 @@ impl pb::maintenance_server::Maintenance for Maintenance {
     }
 
     async fn defragment(&self, request: Request<pb::DefragmentRequest>) -> Result<Response<pb::DefragmentResponse>, Status> {
-        self.0.unary(Method::Defragment, request, refuses, |_| async { Ok(pb::DefragmentResponse { header: None }) }).await
+        self.0
+            .unary(Method::Defragment, request, refuses, |_| async {
+                self.0.context.metrics.backend_defrag.observe(0.0);
+                Ok(pb::DefragmentResponse { header: None })
+            })
+            .await
     }
 
     async fn hash(&self, request: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
         self.0
             .unary(Method::Hash, request, refuses, |_| async {
+                let began = Instant::now();
                 let found = self.0.read(false, |store| store.hash_kv(0)).await?;
+                self.0.context.metrics.hash_seconds.observe_seconds(began.elapsed());
                 Ok(pb::HashResponse { header: Some(self.0.header(found.current_revision)), hash: found.hash })
             })
             .await
@@ -153,7 +160,9 @@ fn minor_version(version: &str) -> String {
 
 /// The checksum of the history up to a revision, to compare members by.
 pub async fn hash_kv(door: &Door, request: pb::HashKvRequest) -> Result<pb::HashKvResponse, Status> {
+    let began = Instant::now();
     let found = door.read(false, move |store| store.hash_kv(request.revision)).await?;
+    door.context.metrics.hash_rev_seconds.observe_seconds(began.elapsed());
     Ok(pb::HashKvResponse {
         header: Some(door.header(found.current_revision)),
         hash: found.hash,
@@ -165,6 +174,7 @@ pub async fn hash_kv(door: &Door, request: pb::HashKvRequest) -> Result<pb::Hash
 /// Streams a snapshot, and after it the SHA-256 of its bytes.
 async fn snapshot(door: &Door, mut out: Outgoing<pb::SnapshotResponse>) -> Result<(), Status> {
     let failed = |error: super::SnapshotError| Status::unknown(error.to_string());
+    let began = Instant::now();
     let mut open = door.context.snapshots.open().await.map_err(failed)?;
     let version = open.version;
     let mut remaining_bytes = open.total_bytes;
@@ -180,6 +190,7 @@ async fn snapshot(door: &Door, mut out: Outgoing<pb::SnapshotResponse>) -> Resul
     if remaining_bytes > 0 {
         return Err(Status::unknown(format!("snapshot ended {remaining_bytes} bytes early")));
     }
+    door.context.metrics.backend_snapshot.observe_seconds(began.elapsed());
     let blob = Bytes::copy_from_slice(&checksum.finalize());
     out.send(pb::SnapshotResponse { header: None, remaining_bytes: 0, blob, version }).await;
     Ok(())

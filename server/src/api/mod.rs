@@ -7,6 +7,7 @@
 //! [`decode`]; how an error looks is in [`status`].
 
 pub mod auth;
+mod client_version;
 pub mod cluster;
 pub mod counters;
 pub mod decode;
@@ -51,7 +52,7 @@ pub use self::{
     snapshot::{OpenSnapshot, SnapshotError, SnapshotSource},
     status::Refusal,
 };
-use crate::{mvcc, node, state, watch::Hub};
+use crate::{mvcc, node, state, telemetry::Metrics, watch::Hub};
 
 /// What the door needs of the rooms behind it.
 #[derive(Clone)]
@@ -74,6 +75,8 @@ pub struct Context {
     pub serving: signal::Receiver<bool>,
     /// Counted here, read by the metrics page.
     pub counters: Arc<Counters>,
+    /// Times and totals of what has no row of its own in `counters`.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Numbers and names fixed at start.
@@ -87,6 +90,8 @@ pub struct Limits {
     pub quota_bytes: i64,
     /// One election timeout (`--election-timeout`).
     pub election_timeout: Duration,
+    /// A unary call that takes longer is named in the log (`--warning-unary-request-duration`).
+    pub slow_call: Duration,
     /// The etcd version clients are told, `major.minor.patch`.
     pub etcd_version: String,
 }

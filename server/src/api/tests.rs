@@ -128,6 +128,7 @@ impl World {
             max_txn_ops: 128,
             quota_bytes: 2 << 30,
             election_timeout: Duration::from_millis(100),
+            slow_call: Duration::from_secs(60),
             etcd_version: "3.7.3".into(),
         };
         let mut snapshots = Fixed { claimed: 300 };
@@ -142,6 +143,7 @@ impl World {
             snapshots: Arc::new(snapshots),
             serving: is_serving,
             counters: counters.clone(),
+            metrics: crate::telemetry::Metrics::new(false),
         };
         let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -47,10 +47,13 @@ pub(super) fn config(s: &Settings, warnings: &mut Vec<Warning>) -> Result<Config
     }
 
     let tls_bounds = tls::bounds(s, warnings)?;
-    // Plain metrics beside TLS clients are usual, so only TLS ones are looked at.
-    let tls_metrics = listen_metrics_urls.iter().filter(|url| url.scheme().is_tls());
-    let client_urls: Vec<&ListenUrl> = listen_client_urls.iter().chain(&listen_client_http_urls).chain(tls_metrics).collect();
+    let client_urls: Vec<&ListenUrl> = listen_client_urls.iter().chain(&listen_client_http_urls).collect();
     let client_tls = tls::client(s, &client_urls, warnings)?;
+    // Plain metrics beside TLS clients are usual, so only TLS ones are looked at.
+    if listen_metrics_urls.iter().any(|url| url.scheme().is_tls()) && client_tls.server.is_none() && !client_tls.auto {
+        let reason = "client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url";
+        return Err(ConfigError::refused("listen-metrics-urls", reason));
+    }
     let peer_tls = tls::peer(s, &listen_peer_urls.iter().collect::<Vec<_>>(), warnings)?;
 
     let name = s.text("name").to_owned();

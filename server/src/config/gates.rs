@@ -11,6 +11,16 @@ pub enum Stage {
     Beta,
 }
 
+impl Stage {
+    /// As etcd's metrics spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Alpha => "ALPHA",
+            Stage::Beta => "BETA",
+        }
+    }
+}
+
 /// One gate of the catalogue.
 #[derive(Debug, Clone, Copy)]
 pub struct Gate {
@@ -43,6 +53,8 @@ const fn gate(name: &'static str, stage: Stage, default: bool, no_effect: Option
 /// The gates that do something here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FeatureGates {
+    /// Whether each gate of [`GATES`] is on, in that order, those that change nothing included.
+    pub on: [bool; GATES.len()],
     pub compact_hash_check: bool,
     pub fast_lease_keep_alive: bool,
     pub initial_corrupt_check: bool,
@@ -84,6 +96,7 @@ pub(super) fn settle(text: &str, warnings: &mut Vec<Warning>) -> Result<FeatureG
         }
     }
     Ok(FeatureGates {
+        on: std::array::from_fn(|at| on(GATES[at].name)),
         compact_hash_check: on("CompactHashCheck"),
         fast_lease_keep_alive: on("FastLeaseKeepAlive"),
         initial_corrupt_check: on("InitialCorruptCheck"),

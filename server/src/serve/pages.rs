@@ -103,6 +103,17 @@ pub(super) fn members(node: &NodeHandle) -> Arc<dyn Fn() -> serde_json::Value + 
     })
 }
 
+/// Counters of calls, with their times when the page is to show everything.
+pub(super) fn counters(config: &Config, metrics: &Metrics) -> api::Counters {
+    if !config.extensive_metrics {
+        return api::Counters::default();
+    }
+    api::Counters::timed(|method| {
+        let (service, name, kind) = method.labels();
+        metrics.grpc_seconds.with(&[name, service, kind])
+    })
+}
+
 /// Lets the metrics page read the rooms' own numbers, at each request for it.
 pub(super) fn observe(
     config: &Config,
@@ -117,6 +128,9 @@ pub(super) fn observe(
     let status = node.status();
     Metrics::name(&metrics.server_id, &format!("{:x}", status.member_id));
     Metrics::name(&metrics.server_version, config::ETCD_VERSION);
+    for (gate, on) in config::GATES.iter().zip(config.features.on) {
+        metrics.feature_enabled.with(&[gate.name, gate.stage.name()]).set(flag(on));
+    }
     metrics.quota.set(config.quota_bytes.map_or(0.0, |q| q as f64));
     let (node, watch, counters) = (node.clone(), hub.counters(), counters.clone());
     let (changes, peers) = (node.leader_change_count(), peers.clone());
@@ -149,10 +163,11 @@ pub(super) fn observe(
         m.watch_streams.set(watch.streams() as f64);
         m.slow_watchers.set(watch.lagging() as f64);
         m.events.set(watch.events());
+        m.pending_events.set(watch.pending() as f64);
         let local = format!("{:x}", s.member_id);
         m.known_peers.clear();
         m.active_peers.clear();
-        for member in node.shared().members().iter().filter(|m| m.id != s.member_id) {
+        for member in node.shared().members().iter() {
             m.known_peers.with(&[&local, &format!("{:x}", member.id)]).set(1.0);
         }
         for id in peers.connected() {

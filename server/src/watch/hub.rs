@@ -59,7 +59,7 @@ pub struct Counters {
     pub(super) watchers: AtomicU64,
     pub(super) lagging: AtomicU64,
     pub(super) events: AtomicU64,
-    queued: AtomicU64,
+    pending: AtomicU64,
 }
 
 /// The watch room's door for the rest of the member. Dropping it ends all streams and both threads.
@@ -115,6 +115,10 @@ enum Round {
     NotYet,
 }
 
+fn events(revisions: &[RevisionEvents]) -> u64 {
+    revisions.iter().map(|r| r.events.len() as u64).sum()
+}
+
 impl Counters {
     pub fn streams(&self) -> u64 {
         self.streams.load(Ordering::Relaxed)
@@ -134,9 +138,9 @@ impl Counters {
         self.events.load(Ordering::Relaxed)
     }
 
-    /// Bytes published and not yet handed to the streams.
-    pub fn queued_bytes(&self) -> u64 {
-        self.queued.load(Ordering::Relaxed)
+    /// Events published and not yet handed to the streams.
+    pub fn pending(&self) -> u64 {
+        self.pending.load(Ordering::Relaxed)
     }
 
     pub(super) fn add(counter: &AtomicU64, n: u64) {
@@ -188,6 +192,7 @@ impl Hub {
 
     /// Queues applied revisions, in order, after the store made them readable. Never blocks on a stream.
     pub fn publish(&self, revisions: Vec<RevisionEvents>) {
+        Counters::add(&self.shared.counters.pending, events(&revisions));
         let bytes = revisions.iter().flat_map(|r| &r.events).map(|e| OVERHEAD + e.kv.0.len()).sum();
         if let Some(last) = revisions.last().map(|r| r.revision) {
             self.shared.enqueue(Job::Publish(revisions, bytes), bytes, last);
@@ -335,13 +340,13 @@ impl Shared {
         if overflows || matches!(job, Job::Jump(_)) {
             // History holds what is dropped here; only marks are still of use.
             queue.jobs.retain(|job| matches!(job, Job::Compacted(_)));
+            self.counters.pending.store(0, Ordering::Relaxed);
             queue.bytes = 0;
             queue.jobs.push_back(Job::Jump(revision));
         } else {
             queue.bytes += bytes;
             queue.jobs.push_back(job);
         }
-        self.counters.queued.store(queue.bytes as u64, Ordering::Relaxed);
         drop(queue);
         self.queue_filled.notify_one();
     }
@@ -358,7 +363,6 @@ impl Shared {
                 *bytes += more_bytes;
             }
             queue.bytes -= *bytes;
-            self.counters.queued.store(queue.bytes as u64, Ordering::Relaxed);
         }
         Some(job)
     }
@@ -366,8 +370,11 @@ impl Shared {
     fn run(&self, job: Job) {
         match job {
             Job::Publish(revisions, _) => {
+                let count = events(&revisions);
                 let batch = Batch::new(revisions);
                 self.each_shard(|core| core.publish(&batch));
+                // A batch that was dropped meanwhile is counted off already.
+                let _ = self.counters.pending.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| Some(n.saturating_sub(count)));
             }
             Job::Jump(revision) => self.each_shard(|core| core.jump(revision)),
             Job::Compacted(mark) => self.each_shard(|core| core.compacted(mark)),
