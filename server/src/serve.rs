@@ -220,7 +220,7 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
         cluster_id: identity.cluster,
         member_id: identity.member,
         election: config.election_timeout,
-        dial: Arc::new(tls::PeerDial { tls: dial_tls }),
+        dial: Arc::new(tls::PeerDial { tls: dial_tls, from: tls::local_address(config) }),
     };
     let peers = Peers::start(settings).map_err(|e| Failure::new(5, e))?;
     let sink: Arc<dyn PeerSink> = Arc::new(peers.clone());

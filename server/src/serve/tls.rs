@@ -4,6 +4,7 @@ use super::Failure;
 use crate::config::{self, Config};
 use crate::door::{Address, ClientTls, Dialer, ServerTls, tls};
 use crate::peer::{Dial, PeerStream};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 pub(super) fn server_tls(
@@ -60,14 +61,24 @@ pub(super) fn tls_settings(
 /// Dials peers, encrypted where their URLs say so.
 pub(super) struct PeerDial {
     pub tls: Option<Arc<ClientTls>>,
+    /// The address of ours that peers are dialed from.
+    pub from: Option<IpAddr>,
+}
+
+/// The first address among our peer URLs that other hosts can reach, when the gate SetMemberLocalAddr asks to dial from there.
+pub(super) fn local_address(config: &Config) -> Option<IpAddr> {
+    let ip = |url: &config::Url| url.host_port().and_then(|(host, _)| host.parse::<IpAddr>().ok());
+    let usable = |ip: &IpAddr| !ip.is_loopback() && !ip.is_unspecified();
+    let found = config.advertise_peer_urls.iter().filter_map(ip).find(usable);
+    found.filter(|_| config.features.set_member_local_addr)
 }
 
 impl Dial for PeerDial {
     fn dial(&self, url: &str) -> crate::peer::Dialing {
-        let (url, tls) = (url.to_string(), self.tls.clone());
+        let (url, tls, from) = (url.to_string(), self.tls.clone(), self.from);
         Box::pin(async move {
             let address = Address::parse(&url).map_err(std::io::Error::other)?;
-            let dialer = Dialer::new(&address, tls, Arc::default()).map_err(std::io::Error::other)?;
+            let dialer = Dialer::new(&address, tls, Arc::default()).map_err(std::io::Error::other)?.from(from);
             Ok(Box::new(dialer.dial().await?.into_inner()) as Box<dyn PeerStream>)
         })
     }

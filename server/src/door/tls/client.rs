@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
 use super::server::Follower;
@@ -83,6 +84,7 @@ pub struct Dialer {
     place: Place,
     tls: Option<Arc<ClientTls>>,
     counts: Arc<ByteCounts>,
+    from: Option<IpAddr>,
 }
 
 /// A dialed stream, encrypted or not, counted.
@@ -98,7 +100,12 @@ impl Dialer {
         if address.tls && tls.is_none() {
             return Err(TlsError::Rules(format!("{address} needs TLS, and no TLS files are set for it")));
         }
-        Ok(Self { place: address.place.clone(), tls: tls.filter(|_| address.tls), counts })
+        Ok(Self { place: address.place.clone(), tls: tls.filter(|_| address.tls), counts, from: None })
+    }
+
+    /// Connects from this address of ours, which the other side may look for in our certificate; `None` lets the kernel choose.
+    pub fn from(self, from: Option<IpAddr>) -> Self {
+        Self { from, ..self }
     }
 
     /// Connects, within 5 s.
@@ -112,7 +119,10 @@ impl Dialer {
         match &self.place {
             Place::Unix(path) => self.secure("localhost", UnixStream::connect(path).await?).await,
             Place::Tcp { host, port } => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                let stream = match self.from {
+                    None => TcpStream::connect((host.as_str(), *port)).await?,
+                    Some(from) => connect_from(from, host, *port).await?,
+                };
                 stream.set_nodelay(true)?;
                 self.secure(host, stream).await
             }
@@ -125,6 +135,19 @@ impl Dialer {
             Some(tls) => Ok(Box::new(tls.connect(host, stream).await?)),
         }
     }
+}
+
+async fn connect_from(from: IpAddr, host: &str, port: u16) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, format!("{host} has no address that {from} can reach"));
+    for to in tokio::net::lookup_host((host, port)).await?.filter(|to| to.is_ipv4() == from.is_ipv4()) {
+        let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.bind((from, 0).into())?;
+        match socket.connect(to).await {
+            Ok(stream) => return Ok(stream),
+            Err(e) => last = e,
+        }
+    }
+    Err(last)
 }
 
 impl tower::Service<Uri> for Dialer {

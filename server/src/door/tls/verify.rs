@@ -170,6 +170,10 @@ pub(in crate::door) async fn leads_to(cert: &CertificateDer<'_>, remote: IpAddr)
             return Ok(());
         }
     }
+    if names.is_empty() {
+        let valid: Vec<String> = ips.iter().map(IpAddr::to_string).collect();
+        return Err(format!("x509: certificate is valid for {}, not {remote}", valid.join(", ")));
+    }
     Err(format!("tls: \"{remote}\" does not match any of DNSNames {names:?} or IPs {ips:?}"))
 }
 
