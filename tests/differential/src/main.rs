@@ -38,7 +38,10 @@ struct Args {
     /// Operations a seed.
     #[arg(long, default_value_t = 2000)]
     ops: usize,
-    /// Pairs of servers at once.
+    /// Members of each cluster; with more than one, a restart makes the others elect a leader.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=7))]
+    members: u8,
+    /// Pairs of clusters at once.
     #[arg(long, default_value_t = 2)]
     jobs: usize,
     /// Run these scripts instead of seeds.
@@ -166,8 +169,9 @@ async fn all(args: Arc<Args>) -> ExitCode {
 async fn one(args: &Args, case: Case) -> bool {
     let program = |label, binary: &PathBuf| Program { label, binary: binary.clone(), fsync: args.fsync };
     let (etcd, quorate) = (program("the reference", &args.etcd), program("the candidate", &args.quorate));
+    let members = usize::from(args.members);
     let began = Instant::now();
-    match run::run(&case.script, &etcd, &quorate).await {
+    match run::run(&case.script, &etcd, &quorate, members).await {
         Verdict::Same(n) => {
             println!("{}: {n} operations, no difference, {:.1} s", case.name, began.elapsed().as_secs_f64());
             true
@@ -181,7 +185,7 @@ async fn one(args: &Args, case: Case) -> bool {
             let (script, shown) = if args.no_shrink {
                 (case.script[..(d.operation + 1).min(case.script.len())].to_vec(), d)
             } else {
-                shrink::shrink(case.script, d, &etcd, &quorate).await
+                shrink::shrink(case.script, d, &etcd, &quorate, members).await
             };
             let path = args.out.join(format!("{}.script", case.name.replace([' ', '/'], "-")));
             let mut text = String::new();

@@ -97,14 +97,16 @@ fn differs(what: &str, a: impl ToString, b: impl ToString) -> Stop {
     Stop::Differs(vec![(what.to_string(), a.to_string(), b.to_string())])
 }
 
-/// Runs a script on fresh servers in a folder of its own.
-pub async fn run(script: &[Op], reference: &Program, candidate: &Program) -> Verdict {
+/// Runs a script on two fresh clusters of this many members, in a folder of their own.
+pub async fn run(script: &[Op], reference: &Program, candidate: &Program, members: usize) -> Verdict {
     let dir = match tempfile::Builder::new().prefix("differential-").tempdir() {
         Ok(dir) => dir,
         Err(e) => return Verdict::Broken(e.to_string()),
     };
-    let (a, b) =
-        tokio::join!(Side::start(reference, dir.path().join("a"), STREAMS), Side::start(candidate, dir.path().join("b"), STREAMS));
+    let (a, b) = tokio::join!(
+        Side::start(reference, dir.path().join("a"), members, STREAMS),
+        Side::start(candidate, dir.path().join("b"), members, STREAMS)
+    );
     let (a, b) = match (a, b) {
         (Ok(a), Ok(b)) => (a, b),
         (Err(e), _) | (_, Err(e)) => return Verdict::Broken(e),
@@ -139,14 +141,14 @@ pub async fn run(script: &[Op], reference: &Program, candidate: &Program) -> Ver
         Some((_, line, Stop::Broken(e))) => Verdict::Broken(format!("{line}: {e}")),
         Some((operation, line, Stop::Differs(mut fields))) => {
             for (label, side) in [("reference", &mut pair.a), ("candidate", &mut pair.b)] {
-                if let Some(status) = side.server.exited() {
-                    fields.push((format!("{label} ended"), status, side.server.log_tail()));
+                if let Some(status) = side.seat().exited() {
+                    fields.push((format!("{label} ended"), status, side.seat().log_tail()));
                 }
             }
             Verdict::Different(Difference { operation, line, fields })
         }
     };
-    let _ = tokio::join!(pair.a.server.stop(true), pair.b.server.stop(true));
+    tokio::join!(pair.a.stop(), pair.b.stop());
     verdict
 }
 
@@ -177,8 +179,8 @@ impl Pair {
     async fn ask(&mut self, op: &Op) -> Result<(), Stop> {
         let at = self.at;
         let (a, b) = tokio::join!(self.a.ask(op, at), self.b.ask(op, at));
-        if a.lost && (self.a.server.exited().is_some() || !b.lost) {
-            return Err(Stop::Broken(format!("the reference is lost: {:?}\n{}", a.fields.0, self.a.server.log_tail())));
+        if a.lost && (self.a.seat().exited().is_some() || !b.lost) {
+            return Err(Stop::Broken(format!("the reference is lost: {:?}\n{}", a.fields.0, self.a.seat().log_tail())));
         }
         let mut fields = a.fields.differences(&b.fields);
         match (a.seconds, b.seconds) {
@@ -387,7 +389,23 @@ impl Pair {
         self.check().await?;
         // What is told too much may come late; the next check sees it, and after the last one there is none.
         tokio::time::sleep(Duration::from_millis(50)).await;
-        self.check().await
+        self.check().await?;
+        self.same_hashes().await
+    }
+
+    /// Every member of either cluster holds the same history. The newest revision may be one that was compacted at, whose hash
+    /// etcd remembers instead of taking it.
+    async fn same_hashes(&mut self) -> Result<(), Stop> {
+        let now = self.at.now;
+        if self.floors.contains(&now) {
+            return Ok(());
+        }
+        let (a, b) = tokio::join!(self.a.hashes(now), self.b.hashes(now));
+        let a = a.map_err(Stop::Broken)?;
+        match b {
+            Ok(b) if a == b && a.iter().all(|hash| *hash == a[0]) => Ok(()),
+            b => Err(differs("hash of each member", format!("{a:?}"), format!("{b:?}"))),
+        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! One server process: its flags, its ports, its life.
 //!
-//! In: a program that takes etcd's flags and an empty folder. Out: an address that answers, and a process that can be ended and
-//! started again on the same data. Both servers get the same name, advertised URLs and token, so that member and cluster ids must
-//! be the same; only the ports they listen on differ.
+//! In: a program that takes etcd's flags, an empty folder, and its place in its cluster. Out: an address that answers, and a process
+//! that can be ended and started again on the same data. The members of both clusters get the same names, advertised URLs and token,
+//! so that member and cluster ids must be the same; only the ports they listen on for clients differ. Members of one cluster find
+//! each other by sockets in the cluster's folder, whose names are the same in both.
 //! Invariant: the process ends when this value is dropped, however that comes about.
 
 use crate::generate::MAX_TXN_OPS;
@@ -29,9 +30,12 @@ pub struct Program {
 
 pub struct Server {
     program: Program,
+    /// The cluster's folder.
     dir: PathBuf,
+    /// Its number among the members, from 0.
+    index: usize,
+    members: usize,
     client_port: u16,
-    peer_port: u16,
     child: Option<Child>,
 }
 
@@ -49,10 +53,10 @@ fn free_port() -> Result<u16, String> {
 }
 
 impl Server {
-    /// Starts a server on an empty folder.
-    pub async fn start(program: &Program, dir: PathBuf) -> Result<Self, String> {
+    /// Starts the member with this number of a cluster whose folder is empty at first.
+    pub async fn start(program: &Program, dir: PathBuf, index: usize, members: usize) -> Result<Self, String> {
         std::fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
-        let mut server = Self { program: program.clone(), dir, client_port: free_port()?, peer_port: free_port()?, child: None };
+        let mut server = Self { program: program.clone(), dir, index, members, client_port: free_port()?, child: None };
         server.spawn()?;
         Ok(server)
     }
@@ -60,14 +64,16 @@ impl Server {
     fn spawn(&mut self) -> Result<(), String> {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path()).map_err(|e| e.to_string())?;
         let mut command = Command::new(&self.program.binary);
+        let peer = |n: usize| format!("unix://m{n}.peer:1");
+        let cluster: Vec<String> = (0..self.members).map(|n| format!("m{n}={}", peer(n))).collect();
         let flags = [
-            ("name", "m0".to_string()),
-            ("data-dir", self.dir.join("data").display().to_string()),
+            ("name", format!("m{}", self.index)),
+            ("data-dir", self.dir.join(format!("data-{}", self.index)).display().to_string()),
             ("listen-client-urls", format!("http://127.0.0.1:{}", self.client_port)),
-            ("listen-peer-urls", format!("http://127.0.0.1:{}", self.peer_port)),
-            ("advertise-client-urls", "http://127.0.0.1:2379".into()),
-            ("initial-advertise-peer-urls", "http://127.0.0.1:2380".into()),
-            ("initial-cluster", "m0=http://127.0.0.1:2380".into()),
+            ("listen-peer-urls", peer(self.index)),
+            ("advertise-client-urls", format!("http://127.0.0.1:{}", 2379 + 10 * self.index)),
+            ("initial-advertise-peer-urls", peer(self.index)),
+            ("initial-cluster", cluster.join(",")),
             ("initial-cluster-token", "differential".into()),
             ("heartbeat-interval", "50".into()),
             ("election-timeout", "500".into()),
@@ -88,7 +94,7 @@ impl Server {
     }
 
     fn log_path(&self) -> PathBuf {
-        self.dir.join("log")
+        self.dir.join(format!("log-{}", self.index))
     }
 
     /// The last lines the server wrote, or those from its last panic on, for a report.

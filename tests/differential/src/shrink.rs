@@ -10,7 +10,13 @@ use crate::server::Program;
 /// Runs of the pair spent on one difference; each costs about two server starts.
 const TRIES: usize = 150;
 
-pub async fn shrink(script: Vec<Op>, first: Difference, reference: &Program, candidate: &Program) -> (Vec<Op>, Difference) {
+pub async fn shrink(
+    script: Vec<Op>,
+    first: Difference,
+    reference: &Program,
+    candidate: &Program,
+    members: usize,
+) -> (Vec<Op>, Difference) {
     let mut best = script;
     best.truncate(first.operation + 1);
     let mut shown = first;
@@ -22,7 +28,7 @@ pub async fn shrink(script: Vec<Op>, first: Difference, reference: &Program, can
             let mut shorter = best.clone();
             shorter.drain(from..(from + size).min(best.len()));
             tries += 1;
-            match run(&shorter, reference, candidate).await {
+            match run(&shorter, reference, candidate, members).await {
                 Verdict::Different(d) => {
                     shorter.truncate(d.operation + 1);
                     (best, shown) = (shorter, d);
@@ -40,7 +46,7 @@ pub async fn shrink(script: Vec<Op>, first: Difference, reference: &Program, can
             let mut attempt = best.clone();
             attempt[at] = simpler;
             tries += 1;
-            if let Verdict::Different(d) = run(&attempt, reference, candidate).await {
+            if let Verdict::Different(d) = run(&attempt, reference, candidate, members).await {
                 (best, shown) = (attempt, d);
                 break;
             }

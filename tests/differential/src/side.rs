@@ -1,4 +1,4 @@
-//! One server with its clients: sends an operation, gives the answer as flat fields.
+//! One cluster with its clients: sends an operation to the first member, the seat, and gives the answer as flat fields.
 //!
 //! In: operations that one request and one answer make up (watches and restarts are the runner's). Out: [`Fields`], and what the
 //! answer says of the store's revision.
@@ -22,11 +22,12 @@ pub const OPERATION_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Streams that a side has open: those of the script, and one more that sees everything.
 pub struct Side {
-    pub server: Server,
+    servers: Vec<Server>,
     channel: Channel,
     pub streams: Vec<Stream>,
     pub everything: Stream,
     member: u64,
+    restarts: usize,
 }
 
 /// An answer, and the store's revision if it tells one.
@@ -41,24 +42,105 @@ pub struct Answer {
 }
 
 impl Side {
-    pub async fn start(program: &Program, dir: PathBuf, streams: usize) -> Result<Self, String> {
-        let mut server = Server::start(program, dir).await?;
-        let channel = server.ready().await?;
+    pub async fn start(program: &Program, dir: PathBuf, members: usize, streams: usize) -> Result<Self, String> {
+        let mut servers = Vec::new();
+        for index in 0..members {
+            servers.push(Server::start(program, dir.clone(), index, members).await?);
+        }
+        let channel = servers[0].ready().await?;
         let everything = Stream::open(channel.clone(), true);
-        let mut side = Self { server, channel, streams: Vec::new(), everything, member: 0 };
+        let mut side = Self { servers, channel, streams: Vec::new(), everything, member: 0, restarts: 0 };
+        side.settle_leader().await?;
         side.open_streams(streams).await?;
         Ok(side)
     }
 
+    /// The member that clients talk to.
+    pub fn seat(&mut self) -> &mut Server {
+        &mut self.servers[0]
+    }
+
+    /// Ends the seat and starts it again. In a cluster of several it leads when it ends, so that the others elect another.
     pub async fn restart(&mut self, kill: bool) -> Result<(), String> {
         let streams = self.streams.len();
+        self.lead(0).await?;
         // etcd waits seconds for open streams when it is asked to end.
         self.streams.clear();
         self.everything.close();
-        self.server.stop(kill).await?;
-        self.server.restart()?;
-        self.channel = self.server.ready().await?;
+        self.servers[0].stop(kill).await?;
+        if let Some(other) = self.servers.get_mut(1) {
+            // It answers once there is a leader again.
+            other.ready().await?;
+        }
+        self.servers[0].restart()?;
+        self.channel = self.servers[0].ready().await?;
+        self.restarts += 1;
+        self.settle_leader().await?;
         self.open_streams(streams).await
+    }
+
+    /// Ends all members at once.
+    pub async fn stop(&mut self) {
+        for server in &mut self.servers {
+            let _ = server.stop(true).await;
+        }
+    }
+
+    /// The seat leads in every second life, and forwards what it is asked in the others.
+    async fn settle_leader(&mut self) -> Result<(), String> {
+        self.lead((self.restarts + 1) % 2).await
+    }
+
+    /// Hands leadership to the member with this number; nothing to do for a cluster of one.
+    async fn lead(&mut self, index: usize) -> Result<(), String> {
+        if self.servers.len() == 1 {
+            return Ok(());
+        }
+        let deadline = Instant::now() + OPERATION_PATIENCE;
+        let mut channels = Vec::new();
+        for server in &mut self.servers {
+            channels.push(server.ready().await?);
+        }
+        loop {
+            let mut answers = Vec::new();
+            for channel in &channels {
+                let answer = MaintenanceClient::new(channel.clone()).status(pb::StatusRequest {}).await;
+                answers.push(answer.map_err(|e| e.to_string())?.into_inner());
+            }
+            let id = |n: usize| answers[n].header.as_ref().map_or(0, |h| h.member_id);
+            let target = id(index);
+            if answers.iter().all(|a| a.leader == target) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(format!("member {index} does not come to lead"));
+            }
+            let leader = (0..answers.len()).find(|n| answers[*n].leader == id(*n));
+            if let Some(leader) = leader.filter(|leader| *leader != index) {
+                let asked = pb::MoveLeaderRequest { target_id: target };
+                // It may have stopped leading meanwhile; then the next round finds out.
+                let _ = MaintenanceClient::new(channels[leader].clone()).move_leader(asked).await;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// The hash of each member's history up to a revision, once it has come that far.
+    pub async fn hashes(&mut self, revision: i64) -> Result<Vec<u32>, String> {
+        let deadline = Instant::now() + OPERATION_PATIENCE;
+        let mut hashes = Vec::new();
+        for server in &mut self.servers {
+            let channel = server.ready().await?;
+            hashes.push(loop {
+                let asked = pb::HashKvRequest { revision };
+                match MaintenanceClient::new(channel.clone()).hash_kv(asked).await {
+                    Ok(answer) => break answer.into_inner().hash,
+                    Err(e) if Instant::now() > deadline => return Err(e.to_string()),
+                    Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+                }
+            });
+        }
+        Ok(hashes)
     }
 
     async fn open_streams(&mut self, n: usize) -> Result<(), String> {
@@ -71,9 +153,10 @@ impl Side {
         let deadline = Instant::now() + OPERATION_PATIENCE;
         self.member = loop {
             let members = ClusterClient::new(self.channel.clone()).member_list(pb::MemberListRequest::default()).await;
-            match members.map_err(|e| e.to_string())?.into_inner().members.first() {
+            let members = members.map_err(|e| e.to_string())?.into_inner().members;
+            match members.iter().find(|m| m.name == "m0") {
                 // A member tells its name a while after it serves.
-                Some(m) if !m.name.is_empty() => break m.id,
+                Some(m) if members.iter().all(|m| !m.name.is_empty()) => break m.id,
                 _ if Instant::now() > deadline => return Err("the member did not tell its name".into()),
                 _ => tokio::time::sleep(Duration::from_millis(10)).await,
             }
