@@ -23,7 +23,7 @@ impl Random {
     /// Below `bound`; 0 when `bound` is 0.
     pub fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(1);
-        (u128::from(scatter(self.0)) * u128::from(bound) >> 64) as u64
+        ((u128::from(scatter(self.0)) * u128::from(bound)) >> 64) as u64
     }
 }
 

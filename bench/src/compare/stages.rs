@@ -182,8 +182,8 @@ impl Runner {
         }
         for r in &rows {
             for pair in 0..self.pairs() {
-                for which in 0..2 {
-                    let Ok(cluster) = &clusters[which] else { continue };
+                for (which, cluster) in clusters.iter().enumerate() {
+                    let Ok(cluster) = cluster else { continue };
                     let mut plan = member::plan(r.workload, cluster.link());
                     (r.shape)(&mut plan);
                     if self.options.quick {

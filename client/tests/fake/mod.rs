@@ -51,10 +51,10 @@ impl State {
     }
 
     fn admit<T>(&self, request: &Request<T>, count: &AtomicUsize) -> Result<(), Status> {
-        if let Some(token) = self.token.lock().as_deref() {
-            if request.metadata().get("token").is_none_or(|given| given.as_bytes() != token.as_bytes()) {
-                return Err(Status::unauthenticated("etcdserver: invalid auth token"));
-            }
+        if let Some(token) = self.token.lock().as_deref()
+            && request.metadata().get("token").is_none_or(|given| given.as_bytes() != token.as_bytes())
+        {
+            return Err(Status::unauthenticated("etcdserver: invalid auth token"));
         }
         count.fetch_add(1, Ordering::SeqCst);
         match self.refusals.lock().pop_front() {

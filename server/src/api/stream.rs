@@ -38,9 +38,11 @@ impl<T> Yielder<T> {
     }
 }
 
+type Block = Pin<Box<dyn Future<Output = Result<(), Status>> + Send>>;
+
 struct Generated<T> {
     slot: Arc<Mutex<Option<T>>>,
-    block: Option<Pin<Box<dyn Future<Output = Result<(), Status>> + Send>>>,
+    block: Option<Block>,
 }
 
 impl<T: Send> Stream for Generated<T> {

@@ -4,7 +4,7 @@ use crate::types::LeaseId;
 use bytes::{BufMut, Bytes, BytesMut};
 
 fn varint_len(v: u64) -> usize {
-    ((64 - (v | 1).leading_zeros() as usize) + 6) / 7
+    (64 - (v | 1).leading_zeros() as usize).div_ceil(7)
 }
 
 fn put_varint(out: &mut BytesMut, mut v: u64) {

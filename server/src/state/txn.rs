@@ -131,7 +131,7 @@ pub(super) fn check_put(store: &Store, leases: &LeaseTable, put: &entry::Put, at
     if put.lease != 0 && leases.get(put.lease).is_none() {
         return Err(ApplyError::LeaseNotFound.into());
     }
-    if (put.ignore_value || put.ignore_lease) && !store.get_at(&put.key, at)?.is_some_and(|f| !f.tombstone) {
+    if (put.ignore_value || put.ignore_lease) && store.get_at(&put.key, at)?.is_none_or(|f| f.tombstone) {
         return Err(ApplyError::KeyNotFound.into());
     }
     Ok(())

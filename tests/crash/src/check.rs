@@ -19,6 +19,9 @@ use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A key, its value (`None` when deleted) and its lease.
+type Effect = (Bytes, Option<Bytes>, i64);
+
 type Pairs = BTreeMap<Bytes, KeyValue>;
 
 /// What is known of one data directory, over all its lives.
@@ -186,7 +189,7 @@ impl Ledger {
     }
 
     /// The changes an answered request must have made, `None` for none.
-    fn effect(&self, request: &Request, answer: &Answer) -> Result<Option<Vec<(Bytes, Option<Bytes>, i64)>>, String> {
+    fn effect(&self, request: &Request, answer: &Answer) -> Result<Option<Vec<Effect>>, String> {
         Ok(match &request.ask {
             Ask::Put { key, value, lease } => Some(vec![(key.clone(), Some(value.clone()), *lease)]),
             Ask::Delete { key } => (answer.deleted > 0).then(|| vec![(key.clone(), None, 0)]),

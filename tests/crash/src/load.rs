@@ -291,7 +291,7 @@ fn next(chance: &mut Chance, number: usize, turn: u64, load: &Load, leases: &mut
         55..67 => Ask::Delete { key },
         67..82 if key != other => Ask::Txn { guard: key, other, value },
         67..82 => Ask::Read { key },
-        82..86 => Ask::Grant { id: ((load.life + 1) << 32 | (number as u64) << 20 | turn + 1) as i64 },
+        82..86 => Ask::Grant { id: (((load.life + 1) << 32) | ((number as u64) << 20) | (turn + 1)) as i64 },
         86..88 if !leases.is_empty() => Ask::Revoke { id: leases.remove(chance.random_range(0..leases.len())) },
         88..90 if number == 0 && load.compact_to > 0 => {
             let before = compacted.load(Ordering::Relaxed);
