@@ -152,6 +152,12 @@ impl<T> Receiver<T> {
         }
     }
 
+    /// True when nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.lock().items.is_empty()
+    }
+
     fn take(&self, wait: Option<Duration>) -> Result<T, RecvTimeoutError> {
         // The clock is read only when there is something to wait for.
         let mut until = None;

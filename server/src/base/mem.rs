@@ -6,6 +6,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::Arc;
 
 type Rows = BTreeMap<Bytes, Bytes>;
 
@@ -89,6 +90,41 @@ impl Pinned for PinnedMem {
     }
 }
 
+/// A handle on rows that outlive it, as a folder on disk outlives the process that opened it.
+impl Base for Arc<MemBase> {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, BaseError> {
+        self.as_ref().get(family, key)
+    }
+
+    fn get_many(&self, family: Family, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, BaseError> {
+        self.as_ref().get_many(family, keys)
+    }
+
+    fn cursor<'a>(&'a self, family: Family, lower: &[u8], upper: Option<&[u8]>) -> Result<Box<dyn Cursor + 'a>, BaseError> {
+        self.as_ref().cursor(family, lower, upper)
+    }
+
+    fn write(&self, batch: Batch) -> Result<(), BaseError> {
+        self.as_ref().write(batch)
+    }
+
+    fn flush(&self) -> Result<(), BaseError> {
+        self.as_ref().flush()
+    }
+
+    fn sizes(&self) -> BaseSizes {
+        self.as_ref().sizes()
+    }
+
+    fn pinned(&self, work: &mut dyn FnMut(&dyn Pinned)) {
+        self.as_ref().pinned(work);
+    }
+
+    fn pin(&self) -> Option<Box<dyn Pinned + Send + Sync>> {
+        self.as_ref().pin()
+    }
+}
+
 impl Base for MemBase {
     fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, BaseError> {
         Ok(self.inner.read().families[family as usize].get(key).cloned())
@@ -130,6 +166,10 @@ impl Base for MemBase {
     fn pinned(&self, work: &mut dyn FnMut(&dyn Pinned)) {
         let families = self.inner.read().families.clone();
         work(&PinnedMem(families));
+    }
+
+    fn pin(&self) -> Option<Box<dyn Pinned + Send + Sync>> {
+        Some(Box::new(PinnedMem(self.inner.read().families.clone())))
     }
 
     fn sizes(&self) -> BaseSizes {

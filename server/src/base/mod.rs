@@ -123,6 +123,10 @@ pub trait Base: Send + Sync + 'static {
     fn sizes(&self) -> BaseSizes;
     /// Calls `work` with the rows as they are now; nothing that is written meanwhile shows there.
     fn pinned(&self, work: &mut dyn FnMut(&dyn Pinned));
+    /// The rows as they are now, for as long as the value lives, where holding them needs no thread.
+    fn pin(&self) -> Option<Box<dyn Pinned + Send + Sync>> {
+        None
+    }
     /// Other rows took the place of these: their files go when the last owner lets go.
     fn retire(&self) {}
 }

@@ -19,6 +19,7 @@ mod scan;
 mod store;
 mod write;
 
+pub(crate) use compact::Sweep;
 pub use events::{Event, RevisionEvents};
 pub use hash::HashKv;
 pub use range::{Page, RangeResult};

@@ -148,6 +148,11 @@ impl Store {
         self.rows.load().wants_freeze()
     }
 
+    /// True when [`Store::freeze`] would wait for a checkpoint.
+    pub(crate) fn freeze_waits(&self) -> bool {
+        self.rows.load().freeze_waits()
+    }
+
     /// Freezes the active delta, which must already hold the applied position. Waits while too many await their checkpoint.
     pub(crate) fn freeze(&self) {
         self.rows.load_full().freeze();

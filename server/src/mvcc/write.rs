@@ -43,6 +43,11 @@ impl Rows {
         !layers.active.is_empty() && layers.active.bytes() >= self.policy.freeze_bytes
     }
 
+    /// True when [`Rows::freeze`] would wait for a checkpoint.
+    pub(crate) fn freeze_waits(&self) -> bool {
+        self.layers.read().frozen.len() >= MAX_FROZEN
+    }
+
     /// Freezes the active delta, which must already hold the applied position. Waits while too many await their checkpoint.
     pub(crate) fn freeze(&self) {
         let mut gate = self.frozen_gate.lock();

@@ -4,6 +4,7 @@ use super::handle::{Inner, Reply};
 use super::keeper::{KeeperTask, ViewFor};
 use super::run::Input;
 use crate::base::BaseError;
+use crate::env::end;
 use crate::mvcc::RevisionEvents;
 use crate::queue::{Receiver, Sender};
 use crate::state::{Applied, EntryResult, LeaseChange, Machine};
@@ -42,6 +43,19 @@ pub(super) struct ApplyThread {
     pub tasks: Receiver<ApplyTask>,
     pub keeper: Sender<KeeperTask>,
     pub sink: Box<dyn EventSink>,
+    /// Gives the loop a committed change of raft's configuration and waits for the new one; `None` when the loop has ended.
+    pub reconfigure: Reconfigure,
+}
+
+pub(super) type Reconfigure = Box<dyn Fn(ConfChangeV2) -> Option<ConfState> + Send>;
+
+/// Asks the loop's thread.
+pub(super) fn ask_loop(inbox: Sender<Input>) -> Reconfigure {
+    Box::new(move |change| {
+        let (reply, conf) = crate::queue::bounded(1);
+        let _ = inbox.send(Input::ApplyChange { change: Some(change), reply });
+        conf.recv().ok()
+    })
 }
 
 pub(super) fn configuration(cs: &ConfState) -> Configuration {
@@ -58,32 +72,45 @@ impl ApplyThread {
     /// Runs until told to stop; then leaves a checkpoint, so that the next start has nothing to replay.
     pub fn run(mut self) {
         while let Ok(task) = self.tasks.recv() {
-            match task {
-                ApplyTask::Entries(entries) => {
-                    let last = entries.last().map(|e| e.index);
-                    if let Err(e) = self.entries(entries) {
-                        // Going on would diverge from the other members.
-                        tracing::error!(error = %e, "applying failed; this member stops. Its data on disk is as it was");
-                        std::process::abort();
-                    }
-                    if let Some(index) = last {
-                        let _ = self.inner.inbox.send(Input::Applied(index));
-                    }
-                    self.settle(false);
+            if let ApplyTask::Install(snapshot) = &task {
+                let is_done = self.ask_install(snapshot);
+                if is_done.recv().is_ok() {
+                    self.installed(snapshot);
                 }
-                ApplyTask::Install(snapshot) => self.install(&snapshot),
-                ApplyTask::Freeze => self.settle(true),
-                ApplyTask::View(whom) => {
-                    self.settle(true);
-                    let _ = self.keeper.send(KeeperTask::View(whom));
-                }
-                ApplyTask::Stop => {
-                    self.settle(true);
-                    let _ = self.keeper.send(KeeperTask::Stop);
-                    return;
-                }
+            } else if !self.step(task) {
+                return;
             }
         }
+    }
+
+    /// Does any task but an install, which waits for the keeper; false when it is to stop.
+    pub fn step(&mut self, task: ApplyTask) -> bool {
+        match task {
+            ApplyTask::Entries(entries) => {
+                let last = entries.last().map(|e| e.index);
+                if let Err(e) = self.entries(entries) {
+                    // Going on would diverge from the other members.
+                    tracing::error!(error = %e, "applying failed; this member stops. Its data on disk is as it was");
+                    end::process();
+                }
+                if let Some(index) = last {
+                    let _ = self.inner.inbox.send(Input::Applied(index));
+                }
+                self.settle(false);
+            }
+            ApplyTask::Install(_) => unreachable!("an install is done in two halves"),
+            ApplyTask::Freeze => self.settle(true),
+            ApplyTask::View(whom) => {
+                self.settle(true);
+                let _ = self.keeper.send(KeeperTask::View(whom));
+            }
+            ApplyTask::Stop => {
+                self.settle(true);
+                let _ = self.keeper.send(KeeperTask::Stop);
+                return false;
+            }
+        }
+        true
     }
 
     fn settle(&self, force: bool) {
@@ -92,17 +119,19 @@ impl ApplyThread {
         }
     }
 
-    /// Goes on from a snapshot whose rows wait in their folder and whose mark the log holds.
-    fn install(&mut self, snapshot: &Snapshot) {
-        let index = snapshot.get_metadata().index;
+    /// Has the keeper take up a snapshot whose rows wait in their folder and whose mark the log holds.
+    pub fn ask_install(&self, snapshot: &Snapshot) -> Receiver<()> {
         let (done, is_done) = crate::queue::bounded(1);
-        let _ = self.keeper.send(KeeperTask::Install { index, done });
-        if is_done.recv().is_err() {
-            return;
-        }
+        let _ = self.keeper.send(KeeperTask::Install { index: snapshot.get_metadata().index, done });
+        is_done
+    }
+
+    /// Goes on from a snapshot that the keeper has taken up.
+    pub fn installed(&mut self, snapshot: &Snapshot) {
+        let index = snapshot.get_metadata().index;
         if let Err(e) = self.machine.reload() {
             tracing::error!(error = %e, "the rows of a snapshot cannot be read; this member stops");
-            std::process::abort();
+            end::process();
         }
         let found = self.machine.position().index;
         assert!(found == index, "a snapshot at entry {index} holds the rows of entry {found}");
@@ -132,7 +161,7 @@ impl ApplyThread {
     fn tell(&self, applied: Applied) {
         if !applied.leases.is_empty() {
             let mut clock = self.inner.clock.lock();
-            let now = self.inner.started.elapsed();
+            let now = self.inner.time.now();
             for change in applied.leases {
                 match change {
                     LeaseChange::Granted { id, ttl } => clock.granted(id, ttl, now),
@@ -162,12 +191,11 @@ impl ApplyThread {
             if change.context.is_empty() { None } else { Some(MemberChange::decode(change.context.clone()).map_err(corrupt)?) };
         let allowed = member.as_ref().is_none_or(|m| self.machine.check_change(m).is_ok());
         let steps = !change.get_changes().is_empty() || member.is_none();
-        if allowed && steps {
-            let (reply, conf) = crate::queue::bounded(1);
-            let _ = self.inner.inbox.send(Input::ApplyChange { change: Some(change), reply });
-            if let Ok(conf) = conf.recv() {
-                self.machine.put_configuration(&configuration(&conf));
-            }
+        if allowed
+            && steps
+            && let Some(conf) = (self.reconfigure)(change)
+        {
+            self.machine.put_configuration(&configuration(&conf));
         }
         if let Some(result) = self.machine.apply_change(e.index, e.term, member, true) {
             self.answer(vec![result]);

@@ -25,6 +25,8 @@ pub(super) struct DriverSettings {
     pub pre_vote: bool,
     /// Index of the last entry the machine has applied durably.
     pub applied: u64,
+    /// Draws the election timeouts; raft's own chances when `None`.
+    pub seed: Option<u64>,
 }
 
 /// Group for the log, and the messages that may leave once it is durable.
@@ -65,6 +67,7 @@ pub(super) struct Driver {
     /// A commit index that is newer than the log's; it rides on the next group.
     unwritten: Option<LogHardState>,
     applied: u64,
+    chance: Option<u64>,
 }
 
 impl Driver {
@@ -84,7 +87,18 @@ impl Driver {
             ..Default::default()
         };
         let raw = RawNode::new(&config, store, logger)?;
-        Ok(Self { raw, writing: VecDeque::new(), durable: 0, handed: 0, logged: 0, unwritten: None, applied: settings.applied })
+        let mut driver = Self {
+            raw,
+            writing: VecDeque::new(),
+            durable: 0,
+            handed: 0,
+            logged: 0,
+            unwritten: None,
+            applied: settings.applied,
+            chance: settings.seed,
+        };
+        driver.draw_timeout();
+        Ok(driver)
     }
 
     // === what raft knows ===
@@ -154,12 +168,28 @@ impl Driver {
             return;
         }
         self.raw.tick();
+        self.draw_timeout();
+    }
+
+    /// With a seed, replaces the timeout that raft drew by chance. It draws one only when it sets its election clock to zero, and
+    /// looks at it at a later tick, so none of raft's own is ever used.
+    fn draw_timeout(&mut self) {
+        let Some(chance) = &mut self.chance else { return };
+        if self.raw.raft.election_elapsed == 0 {
+            let ticks = self.raw.raft.election_timeout() as u64;
+            // Xorshift.
+            *chance ^= *chance << 13;
+            *chance ^= *chance >> 7;
+            *chance ^= *chance << 17;
+            self.raw.raft.set_randomized_election_timeout((ticks + *chance % ticks) as usize);
+        }
     }
 
     /// A lone voter need not wait for its election timeout.
     pub fn campaign(&mut self) {
         if self.writing.is_empty() {
             let _ = self.raw.campaign();
+            self.draw_timeout();
         }
     }
 
@@ -197,6 +227,7 @@ impl Driver {
                 if let Err(e) = self.raw.step(message) {
                     tracing::debug!(error = %e, "raft refused a message");
                 }
+                self.draw_timeout();
             }
         }
     }
@@ -245,6 +276,7 @@ impl Driver {
     pub fn apply_change(&mut self, change: &ConfChangeV2) -> raft::Result<ConfState> {
         let conf = self.raw.apply_conf_change(change)?;
         self.store().set_conf_state(conf.clone());
+        self.draw_timeout();
         Ok(conf)
     }
 
@@ -309,7 +341,7 @@ mod tests {
         let conf = ConfState { voters: vec![1], ..Default::default() };
         let state = raft::eraftpb::HardState { term: 1, commit: 1, ..Default::default() };
         let store = LogStore::new(state, conf, (1, 1), Vec::new(), 1 << 20);
-        let settings = DriverSettings { id: 1, election_ticks: 10, heartbeat_ticks: 1, pre_vote: true, applied: 1 };
+        let settings = DriverSettings { id: 1, election_ticks: 10, heartbeat_ticks: 1, pre_vote: true, applied: 1, seed: None };
         Driver::new(&settings, store, &slog::Logger::root(slog::Discard, slog::o!())).expect("a driver")
     }
 

@@ -1,7 +1,8 @@
 //! What the doors hold: propose, wait for a fresh read, ask how things stand.
 
-use super::port::Ports;
+use super::port::{Ports, Ticket};
 use super::run::Input;
+use crate::env::clock::Clock;
 use crate::lease::LeaseClock;
 use crate::mvcc::Store;
 use crate::queue::Sender;
@@ -17,7 +18,7 @@ use quorate_proto::entry::{Command, Proposal, command::Op};
 use quorate_proto::state::MemberChange;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
 /// Why a request got no answer from the machine. All but `TooManyRequests`, `TooLarge` and the leadership ones leave open whether a
@@ -111,9 +112,10 @@ pub(super) struct Inner {
     pub store: Arc<Store>,
     pub shared: Arc<Shared>,
     pub clock: Mutex<LeaseClock>,
-    pub started: Instant,
+    pub time: Clock,
     pub leader_changes: watch::Sender<u64>,
-    pub leader_lost: ArcSwap<Option<Instant>>,
+    /// When, by `time`.
+    pub leader_lost: ArcSwap<Option<Duration>>,
     /// What followers that are too far behind are sent.
     pub view: Mutex<Option<Arc<View>>>,
     /// Where a snapshot's rows are received.
@@ -137,23 +139,28 @@ impl NodeHandle {
 
     /// Replicates a command and waits until it is applied here.
     pub async fn propose(&self, command: Command) -> Result<Answer, ProposeError> {
-        let mut command = command;
-        if let Some(Op::LeaseGrant(grant)) = &mut command.op {
-            // The floor depends on the member's settings, so it is laid here and not where every member must agree.
-            grant.ttl = grant.ttl.max(self.0.limits.min_lease_ttl);
-        }
-        self.admit()?;
-        let mut ticket = self.0.ports.open();
-        let proposal =
-            Proposal { origin: self.0.member_id, sequence: ticket.sequence, command: Some(command), ..Default::default() };
-        let bytes = Bytes::from(proposal.encode_to_vec());
-        let _weight = Weight::new(&self.0, bytes.len() as i64);
-        self.send(Input::Propose(bytes))?;
+        let (mut ticket, _weight) = self.enqueue(command)?;
         match tokio::time::timeout(self.0.limits.timeout, ticket.answer()).await {
             Ok(Some(Reply::Applied(answer))) => Ok(answer),
             Ok(_) => Err(ProposeError::Stopped),
             Err(_) => Err(self.timed_out()),
         }
+    }
+
+    /// Hands a command to the loop: the place where its answer arrives, and what counts it among those pending.
+    pub(super) fn enqueue(&self, mut command: Command) -> Result<(Ticket<Reply>, Weight<'_>), ProposeError> {
+        if let Some(Op::LeaseGrant(grant)) = &mut command.op {
+            // The floor depends on the member's settings, so it is laid here and not where every member must agree.
+            grant.ttl = grant.ttl.max(self.0.limits.min_lease_ttl);
+        }
+        self.admit()?;
+        let ticket = self.0.ports.open();
+        let proposal =
+            Proposal { origin: self.0.member_id, sequence: ticket.sequence, command: Some(command), ..Default::default() };
+        let bytes = Bytes::from(proposal.encode_to_vec());
+        let weight = Weight::new(&self.0, bytes.len() as i64);
+        self.send(Input::Propose(bytes))?;
+        Ok((ticket, weight))
     }
 
     /// Changes the member list through raft's configuration and waits until it is applied here.
@@ -177,7 +184,7 @@ impl NodeHandle {
         Ok(())
     }
 
-    fn send(&self, input: Input) -> Result<(), ProposeError> {
+    pub(super) fn send(&self, input: Input) -> Result<(), ProposeError> {
         self.0.inbox.try_send(input).map_err(|e| match e {
             TrySendError::Full(_) => ProposeError::TooManyRequests,
             TrySendError::Disconnected(_) => ProposeError::Stopped,
@@ -189,7 +196,11 @@ impl NodeHandle {
         // Within an election of having lost a leader, that loss is the likely cause.
         let lost = **self.0.leader_lost.load();
         let window = self.0.limits.timeout + self.0.limits.election;
-        if lost.is_some_and(|at| at.elapsed() < window) { ProposeError::TimedOutLeaderFailure } else { ProposeError::TimedOut }
+        if lost.is_some_and(|at| self.0.time.now().saturating_sub(at) < window) {
+            ProposeError::TimedOutLeaderFailure
+        } else {
+            ProposeError::TimedOut
+        }
     }
 
     /// Waits until everything acknowledged before this call, by any member, is visible in this member's store.
@@ -333,7 +344,7 @@ impl NodeHandle {
         if !clock.leading() {
             return Err(ProposeError::NotLeader);
         }
-        Ok(clock.renew(id, self.0.started.elapsed()))
+        Ok(clock.renew(id, self.0.time.now()))
     }
 
     /// Seconds a lease has left.
@@ -343,13 +354,13 @@ impl NodeHandle {
             return Err(ProposeError::NotLeader);
         }
         let Some(lease) = self.0.shared.lease(id) else { return Ok(None) };
-        let remaining = clock.remaining(id, self.0.started.elapsed()).unwrap_or(lease.ttl);
+        let remaining = clock.remaining(id, self.0.time.now()).unwrap_or(lease.ttl);
         Ok(Some(LeaseView { granted: lease.ttl, remaining }))
     }
 }
 
 /// Counts a proposal among those pending for as long as it lives.
-struct Weight<'a> {
+pub(super) struct Weight<'a> {
     inner: &'a Inner,
     bytes: i64,
 }

@@ -3,12 +3,13 @@
 use super::apply::ApplyTask;
 use super::run::Input;
 use crate::base::BaseError;
-use crate::base::{Base, RocksBase, RocksOptions};
-use crate::mvcc::Store;
+use crate::env::end;
+use crate::mvcc::{Store, Sweep};
 use crate::queue::{Receiver, Sender};
-use crate::snapshot::{SnapshotError, View, folder};
+use crate::snapshot::folder::Folders;
+use crate::snapshot::{SnapshotError, View};
 use crate::state::Position;
-use std::cell::RefCell;
+use crossbeam_channel::RecvTimeoutError;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,18 +46,27 @@ pub struct SweepPace {
 }
 
 pub(super) struct Keeper {
-    pub store: Arc<Store>,
-    pub tasks: Receiver<KeeperTask>,
-    pub apply: Sender<ApplyTask>,
-    pub node: Sender<Input>,
-    pub pace: SweepPace,
+    store: Arc<Store>,
+    tasks: Receiver<KeeperTask>,
+    apply: Sender<ApplyTask>,
+    node: Sender<Input>,
+    pace: SweepPace,
     /// Told how long each checkpoint took.
-    pub on_checkpoint: Box<dyn Fn(Duration) + Send>,
-    /// The member's folder, where folders of rows are.
-    pub member: PathBuf,
-    pub rocks: RocksOptions,
+    on_checkpoint: Box<dyn Fn(Duration) + Send>,
+    /// The member's folder, whose disk is asked for its free space.
+    member: PathBuf,
+    folders: Arc<dyn Folders>,
     /// Tasks met while the disk was full.
-    pub held: RefCell<VecDeque<KeeperTask>>,
+    held: VecDeque<KeeperTask>,
+    /// The revision that the durable rows reach.
+    durable: i64,
+    sweep: Option<Sweep>,
+    /// When its first slice was done.
+    sweep_begun: Option<Instant>,
+    /// The next slice does not wait for its pause.
+    slice_due: bool,
+    /// The mark moved again meanwhile.
+    sweep_again: bool,
 }
 
 /// Pause before a full disk is tried again.
@@ -65,35 +75,110 @@ const FULL_PAUSE: Duration = Duration::from_secs(1);
 const ROOM: u64 = 4 << 20;
 
 impl Keeper {
+    #[allow(clippy::too_many_arguments)]
+    pub fn new(
+        store: Arc<Store>,
+        tasks: Receiver<KeeperTask>,
+        apply: Sender<ApplyTask>,
+        node: Sender<Input>,
+        pace: SweepPace,
+        on_checkpoint: Box<dyn Fn(Duration) + Send>,
+        member: PathBuf,
+        folders: Arc<dyn Folders>,
+    ) -> Self {
+        let durable = store.revision_at_open();
+        Self {
+            store,
+            tasks,
+            apply,
+            node,
+            pace,
+            on_checkpoint,
+            member,
+            folders,
+            held: VecDeque::new(),
+            durable,
+            sweep: None,
+            sweep_begun: None,
+            slice_due: false,
+            sweep_again: false,
+        }
+    }
+
     /// Runs until told to stop.
-    pub fn run(self) {
-        let mut durable = self.store.revision_at_open();
+    pub fn run(mut self) {
         while let Some(task) = self.next() {
             match task {
-                KeeperTask::Checkpoint(position) => self.checkpoint(position, &mut durable),
-                KeeperTask::Sweep => self.sweep(&mut durable),
-                KeeperTask::View(whom) => self.view(whom),
-                KeeperTask::Install { index, done } => self.install(index, &done, &mut durable),
-                KeeperTask::Stop => return,
+                Some(task) => {
+                    if !self.step(task) {
+                        return;
+                    }
+                }
+                None => self.sweep_slice(),
             }
         }
     }
 
-    fn fail(e: impl std::fmt::Display) -> ! {
-        tracing::error!(error = %e, "writing the durable rows failed; this member stops. Nothing acknowledged is lost: the log has it");
-        std::process::abort();
+    /// Does a task; false when it is to stop.
+    pub fn step(&mut self, task: KeeperTask) -> bool {
+        match task {
+            KeeperTask::Checkpoint(position) => self.checkpoint(position),
+            KeeperTask::Sweep if self.sweep.is_some() => self.sweep_again = true,
+            KeeperTask::Sweep => self.begin_sweep(),
+            KeeperTask::View(whom) => self.view(whom),
+            KeeperTask::Install { index, done } => self.install(index, &done),
+            KeeperTask::Stop => return false,
+        }
+        true
     }
 
-    fn next(&self) -> Option<KeeperTask> {
-        let held = self.held.borrow_mut().pop_front();
-        held.or_else(|| self.tasks.recv().ok())
+    /// True when a slice of a sweep may be done: the sweep looks at durable rows alone, so those up to its target must be there.
+    pub fn may_sweep(&self) -> bool {
+        self.sweep.as_ref().is_some_and(|s| self.durable >= s.target())
+    }
+
+    fn fail(e: impl std::fmt::Display) -> ! {
+        tracing::error!(error = %e, "writing the durable rows failed; this member stops. Nothing acknowledged is lost: the log has it");
+        end::process();
+    }
+
+    /// True when a task waits.
+    pub fn has_task(&self) -> bool {
+        !self.held.is_empty() || !self.tasks.is_empty()
+    }
+
+    /// The next task, if one waits.
+    pub fn next_task(&mut self) -> Option<KeeperTask> {
+        self.held.pop_front().or_else(|| self.tasks.try_recv().ok())
+    }
+
+    /// The next task, `Some(None)` when the next thing to do is a slice of a sweep, `None` when there will be no more tasks.
+    fn next(&mut self) -> Option<Option<KeeperTask>> {
+        if let Some(task) = self.held.pop_front() {
+            return Some(Some(task));
+        }
+        if !self.may_sweep() {
+            return self.tasks.recv().ok().map(Some);
+        }
+        // Between two slices there is a task or a pause.
+        if std::mem::take(&mut self.slice_due) {
+            return Some(None);
+        }
+        match self.tasks.recv_timeout(self.pace.pause) {
+            Ok(task) => {
+                self.slice_due = true;
+                Some(Some(task))
+            }
+            Err(RecvTimeoutError::Timeout) => Some(None),
+            Err(RecvTimeoutError::Disconnected) => None,
+        }
     }
 
     /// Waits a while for space; false when the keeper is to stop, which loses nothing: the log has what is not in the rows.
     ///
     /// RocksDB does not take up writing again once a flush has failed for want of space, until it is opened anew. So when there is
     /// space and it still refuses, the member ends itself and whoever watches over it starts it again.
-    fn wait_for_space(&self, e: &BaseError) -> bool {
+    fn wait_for_space(&mut self, e: &BaseError) -> bool {
         let free = rustix::fs::statvfs(&self.member).map_or(0, |s| s.f_bavail * s.f_frsize);
         if free > ROOM + 3 * self.store.policy().freeze_bytes as u64 {
             Self::fail(format_args!(
@@ -104,7 +189,7 @@ impl Keeper {
         let until = Instant::now() + FULL_PAUSE;
         while let Ok(task) = self.tasks.recv_deadline(until) {
             let stop = matches!(task, KeeperTask::Stop);
-            self.held.borrow_mut().push_back(task);
+            self.held.push_back(task);
             if stop {
                 return false;
             }
@@ -112,12 +197,12 @@ impl Keeper {
         true
     }
 
-    fn checkpoint(&self, position: Position, durable: &mut i64) {
+    fn checkpoint(&mut self, position: Position) {
         let started = Instant::now();
         let flush = !self.store.policy().inline;
         loop {
             match self.store.checkpoint(flush) {
-                Ok(Some(revision)) => *durable = revision,
+                Ok(Some(revision)) => self.durable = revision,
                 Ok(None) => return,
                 // Rows that were written already are written again, the same.
                 Err(e @ BaseError::NoSpace(_)) if self.wait_for_space(&e) => continue,
@@ -152,65 +237,43 @@ impl Keeper {
     }
 
     /// The log says already that the rows are those of the snapshot: there is no way back, and a crash here is made good at start.
-    fn install(&self, index: u64, done: &Sender<()>, durable: &mut i64) {
-        let take_up = || -> Result<(), SnapshotError> {
-            let none = || SnapshotError::Damaged(format!("no complete snapshot at entry {index} is there"));
-            let name = folder::staged(&self.member, index)?.ok_or_else(none)?;
-            folder::switch(&self.member, &name)?;
-            let base: Arc<dyn Base> = Arc::new(RocksBase::open(&self.member.join(name), self.rocks)?);
-            Ok(self.store.replace(base)?)
-        };
-        if let Err(e) = take_up() {
+    fn install(&mut self, index: u64, done: &Sender<()>) {
+        let taken_up = self.folders.take_up(index).and_then(|base| Ok(self.store.replace(base)?));
+        if let Err(e) = taken_up {
             Self::fail(e);
         }
-        *durable = self.store.revision_at_open();
+        self.durable = self.store.revision_at_open();
+        // The rows under a sweep are gone; the apply thread asks for a new one.
+        (self.sweep, self.sweep_begun, self.sweep_again) = (None, None, false);
         let _ = done.send(());
     }
 
-    fn sweep(&self, durable: &mut i64) {
-        let Some(mut sweep) = self.store.next_sweep() else { return };
-        let target = sweep.target();
-        // The sweep looks at durable rows alone, so those up to its target must be there.
-        if *durable < target {
+    fn begin_sweep(&mut self) {
+        self.sweep = self.store.next_sweep();
+        (self.sweep_begun, self.slice_due, self.sweep_again) = (None, true, false);
+        if self.sweep.as_ref().is_some_and(|s| self.durable < s.target()) {
             let _ = self.apply.send(ApplyTask::Freeze);
-            while *durable < target {
-                match self.next() {
-                    Some(KeeperTask::Checkpoint(position)) => self.checkpoint(position, durable),
-                    Some(KeeperTask::Sweep) => {}
-                    Some(KeeperTask::View(whom)) => self.view(whom),
-                    Some(KeeperTask::Install { index, done }) => return self.install(index, &done, durable),
-                    Some(KeeperTask::Stop) | None => return,
+        }
+    }
+
+    /// One slice of the sweep under way.
+    pub fn sweep_slice(&mut self) {
+        let Some(mut sweep) = self.sweep.take() else { return };
+        let begun = *self.sweep_begun.get_or_insert_with(Instant::now);
+        match self.store.sweep(&mut sweep, self.pace.rows) {
+            Ok(true) => {
+                tracing::info!(compact_revision = sweep.target(), took = ?begun.elapsed(), "finished scheduled compaction");
+                if self.sweep_again {
+                    self.begin_sweep();
                 }
             }
-        }
-        let started = Instant::now();
-        let mut again = false;
-        loop {
-            match self.store.sweep(&mut sweep, self.pace.rows) {
-                Ok(true) => break,
-                Ok(false) => {}
-                Err(e @ BaseError::NoSpace(_)) => {
-                    // The sweep starts over from its durable mark.
-                    self.wait_for_space(&e);
-                    self.held.borrow_mut().push_back(KeeperTask::Sweep);
-                    return;
-                }
-                Err(e) => Self::fail(e),
+            Ok(false) => self.sweep = Some(sweep),
+            Err(e @ BaseError::NoSpace(_)) => {
+                // The sweep starts over from its durable mark.
+                self.wait_for_space(&e);
+                self.held.push_back(KeeperTask::Sweep);
             }
-            match self.tasks.recv_timeout(self.pace.pause) {
-                Ok(KeeperTask::Checkpoint(position)) => self.checkpoint(position, durable),
-                Ok(KeeperTask::Sweep) => again = true,
-                Ok(KeeperTask::View(whom)) => self.view(whom),
-                // The rows under the sweep are gone; the apply thread asks for a new one.
-                Ok(KeeperTask::Install { index, done }) => return self.install(index, &done, durable),
-                Ok(KeeperTask::Stop) => return,
-                Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
-                Err(crossbeam_channel::RecvTimeoutError::Disconnected) => return,
-            }
-        }
-        tracing::info!(compact_revision = target, took = ?started.elapsed(), "finished scheduled compaction");
-        if again {
-            self.sweep(durable);
+            Err(e) => Self::fail(e),
         }
     }
 }

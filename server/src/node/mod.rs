@@ -2,7 +2,8 @@
 //!
 //! [`driver`] wraps raft as a plain state machine: inputs and time in, effects out. [`run`] is the loop that feeds it and carries out
 //! the effects in order: log, peers, apply. [`apply`] is the thread that runs the machine and answers; [`keeper`] the thread that
-//! writes checkpoints and sweeps. [`handle`] is what the doors hold. [`start`] opens a member's folder and puts these together.
+//! writes checkpoints and sweeps. [`handle`] is what the doors hold. [`start`] opens a member's folder and puts these together;
+//! [`stepped`] puts them together without threads, for simulation.
 
 mod apply;
 mod driver;
@@ -12,6 +13,7 @@ mod log_store;
 mod port;
 mod run;
 mod start;
+pub mod stepped;
 
 pub use apply::EventSink;
 pub use handle::{LeaseView, NodeHandle, ProposeError, Status};

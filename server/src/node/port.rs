@@ -45,6 +45,11 @@ impl<T> Drop for Ticket<T> {
 }
 
 impl<T> Ticket<T> {
+    /// The answer if it has come.
+    pub fn try_answer(&mut self) -> Option<T> {
+        self.receiver.try_recv().ok()
+    }
+
     /// The answer; `None` when the member stopped.
     pub async fn answer(&mut self) -> Option<T> {
         (&mut self.receiver).await.ok()

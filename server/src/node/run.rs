@@ -8,12 +8,12 @@ use super::apply::ApplyTask;
 use super::driver::{Driver, Effects};
 use super::handle::{Inner, ProposeError, Reply};
 use super::keeper::ViewFor;
-use crate::env::failpoint;
+use crate::env::{end, failpoint};
 use crate::queue::{Receiver, Sender};
 use crate::snapshot::{SnapshotError, View};
 use crate::state::Position;
 use crate::types::MemberId;
-use crate::wal::{Group, SnapshotMark, WalTask, WalWriter};
+use crate::wal::{Group, SnapshotMark, WalError, WalTask, WalWriter};
 use bytes::{BufMut, Bytes, BytesMut};
 use crossbeam_channel::RecvTimeoutError;
 use prost::Message as _;
@@ -24,7 +24,7 @@ use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState, E
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// Raft messages to one peer.
@@ -56,6 +56,29 @@ pub(super) fn conf_state(c: Configuration) -> ConfState {
 impl PeerSink for () {
     fn send(&self, _: Vec<Message>) {}
     fn forward(&self, _: MemberId, _: Vec<Bytes>) {}
+}
+
+/// The log as the loop sees it: what is submitted is written in order, and answered by [`Input::Persisted`].
+pub(super) trait Log: Send {
+    /// False when nothing is written any more.
+    fn submit(&self, task: WalTask<Vec<Message>>) -> bool;
+    /// Gives up what is only needed up to an index; may be passed over, a later purge makes up for it.
+    fn purge(&self, index: u64);
+    fn close(self: Box<Self>) -> Result<(), WalError>;
+}
+
+impl Log for WalWriter<Vec<Message>> {
+    fn submit(&self, task: WalTask<Vec<Message>>) -> bool {
+        WalWriter::submit(self, task).is_ok()
+    }
+
+    fn purge(&self, index: u64) {
+        WalWriter::purge(self, index);
+    }
+
+    fn close(self: Box<Self>) -> Result<(), WalError> {
+        WalWriter::close(*self)
+    }
 }
 
 pub(super) enum Input {
@@ -122,7 +145,8 @@ struct Installing {
 
 struct Round {
     context: u64,
-    asked: Instant,
+    /// By the member's clock.
+    asked: Duration,
     readers: Vec<u64>,
 }
 
@@ -152,7 +176,7 @@ pub(super) struct Loop {
     pub driver: Driver,
     pub inner: Arc<Inner>,
     pub inbox: Receiver<Input>,
-    pub wal: WalWriter<Vec<Message>>,
+    pub wal: Box<dyn Log>,
     pub apply: Sender<ApplyTask>,
     pub peers: Arc<dyn PeerSink>,
     pub tick: Duration,
@@ -173,7 +197,7 @@ pub(super) struct Loop {
     /// A view was asked for and has not come.
     view_asked: bool,
     /// When the view for followers was last in use.
-    view_used: Instant,
+    view_used: Duration,
     installing: Option<Installing>,
 }
 
@@ -183,15 +207,18 @@ impl Loop {
         driver: Driver,
         inner: Arc<Inner>,
         inbox: Receiver<Input>,
-        wal: WalWriter<Vec<Message>>,
+        wal: Box<dyn Log>,
         apply: Sender<ApplyTask>,
         peers: Arc<dyn PeerSink>,
         tick: Duration,
         catch_up_entries: u64,
         no_sync: bool,
         last_time_ms: i64,
+        life: u32,
     ) -> Self {
-        let next_context = u64::from(rand::random::<u32>()) << 32;
+        // Contexts of an earlier life may still be answered: those of two lives differ.
+        let next_context = u64::from(life) << 32;
+        let view_used = inner.time.now();
         Self {
             driver,
             inner,
@@ -212,20 +239,18 @@ impl Loop {
             last_time_ms,
             fresh: Fresh::default(),
             view_asked: false,
-            view_used: Instant::now(),
+            view_used,
             installing: None,
         }
     }
 
     /// Runs until told to stop.
     pub fn run(mut self) {
-        if self.driver.lone_voter() {
-            self.driver.campaign();
-        }
-        let mut next_tick = Instant::now() + self.tick;
+        self.begin();
+        let mut next_tick = self.inner.time.now() + self.tick;
         'run: loop {
             self.work();
-            let wait = next_tick.saturating_duration_since(Instant::now());
+            let wait = next_tick.saturating_sub(self.inner.time.now());
             let mut taken = 0;
             let mut input = match self.inbox.recv_timeout(wait) {
                 Ok(input) => Some(input),
@@ -240,12 +265,9 @@ impl Loop {
                 taken += 1;
                 input = if taken < MAX_INPUTS { self.inbox.try_recv().ok() } else { None };
             }
-            let now = Instant::now();
+            let now = self.inner.time.now();
             if now >= next_tick {
-                self.driver.tick();
-                self.retry_reads(now);
-                self.expire_leases();
-                self.drop_old_view(now);
+                self.tick(now);
                 // Time lost to a pause is not made up for by a burst of ticks.
                 next_tick = (next_tick + self.tick).max(now);
             }
@@ -256,7 +278,22 @@ impl Loop {
         }
     }
 
-    fn take(&mut self, input: Input) {
+    /// What comes before the first input.
+    pub fn begin(&mut self) {
+        if self.driver.lone_voter() {
+            self.driver.campaign();
+        }
+    }
+
+    /// One tick of raft's clock, and all that waits for time to pass.
+    pub fn tick(&mut self, now: Duration) {
+        self.driver.tick();
+        self.retry_reads(now);
+        self.expire_leases(now);
+        self.drop_old_view(now);
+    }
+
+    pub fn take(&mut self, input: Input) {
         match input {
             Input::Propose(bytes) => {
                 if self.waiting.len() < MAX_WAITING {
@@ -287,14 +324,7 @@ impl Loop {
                 self.release_reads(index);
             }
             Input::ApplyChange { change, reply } => {
-                let conf = match self.driver.apply_change(&change.unwrap_or_default()) {
-                    Ok(conf) => conf,
-                    Err(e) => {
-                        tracing::error!(error = %e, "raft refused a configuration change");
-                        self.driver.conf_state()
-                    }
-                };
-                let _ = reply.send(conf);
+                let _ = reply.send(self.reconfigure(change));
             }
             Input::Checkpointed(position) => self.checkpointed(position),
             Input::Unreachable(id) => self.driver.report_unreachable(id),
@@ -303,8 +333,19 @@ impl Loop {
         }
     }
 
+    /// Makes a committed change of the configuration effective and gives the new one; `None` stands for a change that was refused.
+    pub fn reconfigure(&mut self, change: Option<ConfChangeV2>) -> ConfState {
+        match self.driver.apply_change(&change.unwrap_or_default()) {
+            Ok(conf) => conf,
+            Err(e) => {
+                tracing::error!(error = %e, "raft refused a configuration change");
+                self.driver.conf_state()
+            }
+        }
+    }
+
     /// Moves everything that can move.
-    fn work(&mut self) {
+    pub fn work(&mut self) {
         self.propose();
         self.start_round();
         let effects = self.driver.ready();
@@ -327,17 +368,17 @@ impl Loop {
         meta.set_conf_state(conf_state(view.configuration.clone()));
         self.driver.store().snapshot_state().ready = Some(snapshot);
         *self.inner.view.lock() = Some(view);
-        self.view_used = Instant::now();
+        self.view_used = self.inner.time.now();
     }
 
     /// Lets go of a view nobody reads, or that the log has left behind.
-    fn drop_old_view(&mut self, now: Instant) {
+    fn drop_old_view(&mut self, now: Duration) {
         let mut slot = self.inner.view.lock();
         let Some(view) = slot.as_ref() else { return };
         let idle = Arc::strong_count(view) == 1;
         if !idle {
             self.view_used = now;
-        } else if now.duration_since(self.view_used) > VIEW_KEPT {
+        } else if now.saturating_sub(self.view_used) > VIEW_KEPT {
             *slot = None;
             self.driver.store().snapshot_state().ready = None;
         }
@@ -417,7 +458,7 @@ impl Loop {
             size += p.len() + 8;
             count += 1;
         }
-        let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
+        let time = self.inner.time.wall().as_millis() as i64;
         self.last_time_ms = self.last_time_ms.max(time);
         let head = entry::Batch { version: crate::state::ENTRY_VERSION, time_ms: self.last_time_ms, proposals: Vec::new() };
         let mut out = BytesMut::with_capacity(size + 24);
@@ -451,11 +492,11 @@ impl Loop {
         }
     }
 
-    fn expire_leases(&mut self) {
+    fn expire_leases(&mut self, now: Duration) {
         if !self.driver.is_leader() {
             return;
         }
-        let ids = self.inner.clock.lock().expired(self.inner.started.elapsed(), MAX_EXPIRED);
+        let ids = self.inner.clock.lock().expired(now, MAX_EXPIRED);
         if !ids.is_empty() {
             let command = Command { op: Some(Op::LeaseRevoke(entry::LeaseRevoke { ids })) };
             self.waiting.push_back(Proposal { command: Some(command), ..Default::default() }.encode_to_vec().into());
@@ -474,12 +515,12 @@ impl Loop {
         }
         self.next_context += 1;
         let readers = std::mem::take(&mut self.readers);
-        self.round = Some(Round { context: self.next_context, asked: Instant::now(), readers });
+        self.round = Some(Round { context: self.next_context, asked: self.inner.time.now(), readers });
         self.driver.read_index(self.next_context.to_be_bytes().to_vec());
     }
 
-    fn retry_reads(&mut self, now: Instant) {
-        if self.round.as_ref().is_some_and(|r| now.duration_since(r.asked) >= READ_RETRY) {
+    fn retry_reads(&mut self, now: Duration) {
+        if self.round.as_ref().is_some_and(|r| now.saturating_sub(r.asked) >= READ_RETRY) {
             let round = self.round.take().expect("checked");
             self.readers.splice(0..0, round.readers);
         }
@@ -536,7 +577,7 @@ impl Loop {
             let mut clock = self.inner.clock.lock();
             if leading {
                 let grace = self.inner.limits.election;
-                clock.lead(self.inner.shared.leases().into_iter(), self.inner.started.elapsed(), grace);
+                clock.lead(self.inner.shared.leases().into_iter(), self.inner.time.now(), grace);
             } else {
                 clock.follow();
             }
@@ -550,7 +591,7 @@ impl Loop {
                 "the leader changed"
             );
             if before != 0 {
-                self.inner.leader_lost.store(Arc::new(Some(Instant::now())));
+                self.inner.leader_lost.store(Arc::new(Some(self.inner.time.now())));
             }
             if leader != 0 {
                 g.leader_changes.fetch_add(1, Ordering::Relaxed);
@@ -600,9 +641,9 @@ impl Loop {
 
     fn log(&mut self, group: Group, after: Vec<Message>) {
         // The log's queue is far longer than the groups we let it write; it is full only while the disk is.
-        if self.wal.submit(WalTask { group, tag: after }).is_err() {
+        if !self.wal.submit(WalTask { group, tag: after }) {
             tracing::error!("the log's thread is gone; stopping");
-            std::process::abort();
+            end::process();
         }
     }
 

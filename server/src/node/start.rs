@@ -3,23 +3,26 @@
 //! A folder is made whole or not at all: a new member's files are written under `member.new`, which takes its real name last.
 //! `member/identity` says whose data this is; `member/wal` is the log, `member/db` the durable rows.
 
-use super::apply::{ApplyThread, EventSink, configuration};
+use super::apply::{ApplyThread, EventSink, Reconfigure, ask_loop, configuration};
 use super::driver::{Driver, DriverSettings};
 use super::handle::{Gauges, Inner, NodeHandle, RequestLimits};
 use super::keeper::{Keeper, SweepPace};
 use super::log_store::{LogStore, from_log};
 use super::port::Ports;
-use super::run::{Input, Loop, PeerSink, conf_state};
+use super::run::{Input, Log, Loop, PeerSink, conf_state};
 use crate::base::{Base, BaseError, RocksBase, RocksOptions};
+use crate::env::clock::Clock;
+use crate::env::end;
 use crate::env::failpoint::{self, Place};
 use crate::env::files::Files;
 use crate::lease::LeaseClock;
 use crate::mvcc::{DeltaPolicy, Store};
-use crate::queue::{self, Sender};
+use crate::queue::Sender;
+use crate::snapshot::folder::{Folders, RocksFolders};
 use crate::snapshot::{Receiver, RestoreOptions, SnapshotError, folder};
 use crate::state::Machine;
 use crate::wal::{
-    Durable, Group, HardState as LogHardState, Hooks, Identity, SnapshotMark, Verdict, Wal, WalError, WalWriter, take_lock,
+    Durable, Group, HardState as LogHardState, Hooks, Identity, Replay, SnapshotMark, Verdict, Wal, WalError, WalWriter, take_lock,
 };
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -29,7 +32,7 @@ use raft::eraftpb::{ConfState, HardState, Message};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What a member's node is told.
 pub struct NodeSettings {
@@ -220,6 +223,53 @@ pub fn restore(
     found(settings, founding, files, |db| Ok(crate::snapshot::restore::write_rows(file, db, settings.rocks, options)?))
 }
 
+impl Founding {
+    fn conf_state(&self) -> ConfState {
+        ConfState {
+            voters: self.members.iter().filter(|m| !m.learner).map(|m| m.id).collect(),
+            learners: self.members.iter().filter(|m| m.learner).map(|m| m.id).collect(),
+            ..Default::default()
+        }
+    }
+}
+
+/// What a founding member's log begins with. The cluster's log begins after a snapshot that every founding member makes for itself,
+/// so that one that starts empty later can only join by a real snapshot.
+fn first_group(conf: &ConfState) -> Group {
+    Group {
+        hard_state: Some(LogHardState { term: 1, vote: 0, commit: 1 }),
+        snapshot: Some(SnapshotMark { index: 1, term: 1, conf: conf.encode_to_vec().into() }),
+        must_sync: true,
+        ..Default::default()
+    }
+}
+
+/// Writes the rows that a founding member begins with, durably.
+fn found_rows(store: &Arc<Store>, founding: &Founding, conf: &ConfState) -> Result<(), StartError> {
+    let mut machine = Machine::open(store.clone())?;
+    machine.put_configuration(&configuration(conf));
+    machine.found(founding.members.clone(), 1, 1);
+    machine.settle(true);
+    store.checkpoint(true)?;
+    Ok(())
+}
+
+/// Makes a founding member's log and rows where there are none, without a folder round them: for a simulation.
+pub(super) fn found_in_place(
+    founding: &Founding,
+    dir: &Path,
+    files: Arc<dyn Files>,
+    options: crate::wal::Options,
+    store: &Arc<Store>,
+) -> Result<(), StartError> {
+    let conf = founding.conf_state();
+    let identity = Identity { cluster: founding.cluster_id, member: founding.member_id };
+    let mut wal = Wal::create_with(dir, identity, files, options)?;
+    wal.append(&[first_group(&conf)])?;
+    wal.close()?;
+    found_rows(store, founding, &conf)
+}
+
 /// Writes a founding member's files and gives the folder its name. `rows` may put rows into the folder it is told first.
 fn found(
     settings: &NodeSettings,
@@ -234,11 +284,7 @@ fn found(
         _ => {}
     }
     std::fs::create_dir_all(&new.dir).map_err(io(&new.dir))?;
-    let conf = ConfState {
-        voters: founding.members.iter().filter(|m| !m.learner).map(|m| m.id).collect(),
-        learners: founding.members.iter().filter(|m| m.learner).map(|m| m.id).collect(),
-        ..Default::default()
-    };
+    let conf = founding.conf_state();
     let identity = Identity { cluster: founding.cluster_id, member: founding.member_id };
     let mut wal = match settings.wal_dir {
         // A log in a folder of its own is not under the name that comes last: one without entries was left by a start cut short.
@@ -252,25 +298,13 @@ fn found(
         }
         _ => Wal::create(&new.wal, identity, files.clone())?,
     };
-    // The cluster's log begins after a snapshot that every founding member makes for itself, so that one that starts empty later
-    // can only join by a real snapshot.
-    let group = Group {
-        hard_state: Some(LogHardState { term: 1, vote: 0, commit: 1 }),
-        snapshot: Some(SnapshotMark { index: 1, term: 1, conf: conf.encode_to_vec().into() }),
-        must_sync: true,
-        ..Default::default()
-    };
-    wal.append(&[group])?;
+    wal.append(&[first_group(&conf)])?;
     wal.close()?;
     rows(&new.db())?;
     failpoint::visit(Place::FoundLog);
     let store = open_rows(&new.db(), settings)?;
-    let mut machine = Machine::open(store.clone())?;
-    machine.put_configuration(&configuration(&conf));
-    machine.found(founding.members.clone(), 1, 1);
-    machine.settle(true);
-    store.checkpoint(true)?;
-    drop((machine, store));
+    found_rows(&store, founding, &conf)?;
+    drop(store);
     std::fs::write(new.identity(), identity_text(identity)).map_err(io(&new.identity()))?;
     let sync = |p: &Path| std::fs::File::open(p).and_then(|f| f.sync_all()).map_err(io(p));
     sync(&new.identity())?;
@@ -343,6 +377,22 @@ impl Opened {
             machine = Machine::open(store.clone())?;
         }
         folder::clean(&paths.dir)?;
+        let opened = Self::assemble(settings, identity, (wal, replay), store, machine, None)?;
+        failpoint::visit(Place::Opened);
+        Ok(opened)
+    }
+
+    /// Puts a member together from its log and its rows, both open. `seed` draws the election timeouts; raft's own chances when
+    /// `None`.
+    pub(super) fn assemble(
+        settings: NodeSettings,
+        identity: Identity,
+        (wal, replay): (Wal, Replay),
+        store: Arc<Store>,
+        machine: Machine,
+        seed: Option<u64>,
+    ) -> Result<Self, StartError> {
+        let mark = replay.snapshot.clone().unwrap_or_default();
         let position = machine.position();
         let last = replay.entries.last().map_or(mark.index, |e| e.index);
         if position.index > last || replay.hard_state.commit > last {
@@ -371,10 +421,10 @@ impl Opened {
             heartbeat_ticks: 1,
             pre_vote: settings.pre_vote,
             applied: position.index,
+            seed,
         };
         let logger = slog::Logger::root(LogDrain, slog::o!());
         let driver = Driver::new(&driver_settings, log, &logger).map_err(|e| StartError::Raft(e.to_string()))?;
-        failpoint::visit(Place::Opened);
         Ok(Self { settings, identity, machine, store, wal, driver })
     }
 
@@ -392,46 +442,80 @@ impl Opened {
 
     /// Starts the threads.
     pub fn run(self, peers: Arc<dyn PeerSink>, sink: Box<dyn EventSink>) -> Result<Node, StartError> {
+        let member = Paths::of(&self.settings, "member").dir;
+        let folders = Arc::new(RocksFolders { member: member.clone(), rocks: self.settings.rocks });
+        let time = Clock::system();
+        let surroundings =
+            Surroundings { first_sequence: time.wall().as_micros() as u64, life: rand::random(), time, folders, member };
+        let desk = self.desk(surroundings, peers, sink, ask_loop, |wal, hooks| {
+            let writer = WalWriter::spawn(wal, hooks).map_err(io(Path::new("log thread")))?;
+            Ok(Box::new(writer) as Box<dyn Log>)
+        })?;
+        let Desk { inner, main, apply, keeper } = desk;
+        let spawn = |name: &str, f: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new().name(name.into()).spawn(f).map_err(io(Path::new(name)))
+        };
+        let inbox = inner.inbox.clone();
+        let threads = vec![
+            spawn("node", Box::new(move || main.run()))?,
+            spawn("apply", Box::new(move || apply.run()))?,
+            spawn("keeper", Box::new(move || keeper.run()))?,
+        ];
+        Ok(Node { handle: NodeHandle(inner), inbox, threads })
+    }
+
+    /// Puts the loop, apply and the keeper together, with the queues between them; nothing runs yet.
+    pub(super) fn desk(
+        self,
+        surroundings: Surroundings,
+        peers: Arc<dyn PeerSink>,
+        sink: Box<dyn EventSink>,
+        reconfigure: impl FnOnce(Sender<Input>) -> Reconfigure,
+        log: impl FnOnce(Wal, Hooks<Vec<Message>>) -> Result<Box<dyn Log>, StartError>,
+    ) -> Result<Desk, StartError> {
         let settings = self.settings;
-        let member = Paths::of(&settings, "member").dir;
-        let shared = self.machine.shared();
-        let (inbox, inputs) = queue::bounded(INBOX);
-        let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |d| d.as_micros() as u64);
+        let Surroundings { time, folders, member, first_sequence, life } = surroundings;
+        let (inbox, inputs) = crate::queue::bounded(INBOX);
         let min_lease_ttl = (settings.election.as_millis() as i64 * 3 / 2 + 999) / 1000;
         let limits = RequestLimits { timeout: settings.request_timeout, election: settings.election, min_lease_ttl };
         let inner = Arc::new(Inner {
             member_id: self.identity.member,
             cluster_id: self.identity.cluster,
             inbox: inbox.clone(),
-            ports: Ports::new(seed),
+            ports: Ports::new(first_sequence),
             gauges: Gauges::default(),
             store: self.store.clone(),
-            shared,
+            shared: self.machine.shared(),
             clock: Mutex::new(LeaseClock::default()),
-            started: Instant::now(),
+            time,
             leader_changes: tokio::sync::watch::Sender::new(0),
             leader_lost: ArcSwap::default(),
             view: Mutex::default(),
-            receiver: Receiver::new(member.clone(), settings.rocks),
+            receiver: Receiver::new(folders.clone()),
             limits,
         });
-        let wal = WalWriter::spawn(self.wal, wal_hooks(inbox.clone(), peers.clone(), settings.on_log_write))
-            .map_err(io(Path::new("log thread")))?;
-        let (apply, apply_tasks) = queue::unbounded();
-        let (keeper, keeper_tasks) = queue::unbounded();
-        let keeper_thread = Keeper {
-            store: self.store.clone(),
-            tasks: keeper_tasks,
-            apply: apply.clone(),
-            node: inbox.clone(),
-            pace: settings.sweep,
-            on_checkpoint: settings.on_checkpoint,
-            member: member.clone(),
-            rocks: settings.rocks,
-            held: Default::default(),
-        };
+        let wal = log(self.wal, wal_hooks(inbox.clone(), peers.clone(), settings.on_log_write))?;
+        let (apply, apply_tasks) = crate::queue::unbounded();
+        let (keeper, keeper_tasks) = crate::queue::unbounded();
+        let keeper_thread = Keeper::new(
+            self.store,
+            keeper_tasks,
+            apply.clone(),
+            inbox.clone(),
+            settings.sweep,
+            settings.on_checkpoint,
+            member,
+            folders,
+        );
         let last_time_ms = self.machine.position().time_ms;
-        let apply_thread = ApplyThread { machine: self.machine, inner: inner.clone(), tasks: apply_tasks, keeper, sink };
+        let apply_thread = ApplyThread {
+            machine: self.machine,
+            inner: inner.clone(),
+            tasks: apply_tasks,
+            keeper,
+            sink,
+            reconfigure: reconfigure(inbox),
+        };
         let main = Loop::new(
             self.driver,
             inner.clone(),
@@ -443,17 +527,30 @@ impl Opened {
             settings.catch_up_entries,
             settings.no_sync,
             last_time_ms,
+            life,
         );
-        let spawn = |name: &str, f: Box<dyn FnOnce() + Send>| {
-            std::thread::Builder::new().name(name.into()).spawn(f).map_err(io(Path::new(name)))
-        };
-        let threads = vec![
-            spawn("node", Box::new(move || main.run()))?,
-            spawn("apply", Box::new(move || apply_thread.run()))?,
-            spawn("keeper", Box::new(move || keeper_thread.run()))?,
-        ];
-        Ok(Node { handle: NodeHandle(inner), inbox, threads })
+        Ok(Desk { inner, main, apply: apply_thread, keeper: keeper_thread })
     }
+}
+
+/// What a node takes from the world round it, beside its files.
+pub(super) struct Surroundings {
+    pub time: Clock,
+    pub folders: Arc<dyn Folders>,
+    /// The member's folder.
+    pub member: PathBuf,
+    /// Seeds the sequences of requests; rises from life to life.
+    pub first_sequence: u64,
+    /// Differs from life to life.
+    pub life: u32,
+}
+
+/// The parts of a node, before they run.
+pub(super) struct Desk {
+    pub inner: Arc<Inner>,
+    pub main: Loop,
+    pub apply: ApplyThread,
+    pub keeper: Keeper,
 }
 
 /// Inputs that may wait for the loop; clients beyond it are told that there are too many requests.
@@ -478,7 +575,7 @@ fn wal_hooks(
                 return Verdict::Retry(Duration::from_secs(1));
             }
             tracing::error!(error = %e, "the log cannot be written; this member stops, what it acknowledged is safe on disk");
-            std::process::abort();
+            end::process();
         }),
         on_written,
     }

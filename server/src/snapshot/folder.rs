@@ -4,8 +4,60 @@
 //! in one step. A received folder counts only once `<folder>.ready` stands beside it: that file is written last and names the index.
 
 use super::SnapshotError;
+use crate::base::{Base, BaseError, RocksBase, RocksOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The folders of rows as the rooms that build and switch them need them: on disk, or in a simulation's memory.
+pub trait Folders: Send + Sync {
+    /// A new folder for the rows of a snapshot at an index: its name, and its rows, still none.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    fn make(&self, index: u64) -> Result<(String, Box<dyn Base>), BaseError>;
+    /// As [`mark_ready`].
+    ///
+    /// # Errors
+    /// When the mark cannot be written; the folder then does not count.
+    fn mark_ready(&self, name: &str, index: u64) -> Result<(), SnapshotError>;
+    /// As [`discard`].
+    fn discard(&self, name: &str);
+    /// Makes the complete folder with the rows of exactly this index the one in use, and opens it.
+    ///
+    /// # Errors
+    /// When there is none, or the disk fails.
+    fn take_up(&self, index: u64) -> Result<Arc<dyn Base>, SnapshotError>;
+}
+
+/// The folders in a member's folder.
+pub struct RocksFolders {
+    pub member: PathBuf,
+    pub rocks: RocksOptions,
+}
+
+impl Folders for RocksFolders {
+    fn make(&self, index: u64) -> Result<(String, Box<dyn Base>), BaseError> {
+        let name = fresh(index);
+        let base = RocksBase::open(&self.member.join(&name), self.rocks)?;
+        Ok((name, Box::new(base)))
+    }
+
+    fn mark_ready(&self, name: &str, index: u64) -> Result<(), SnapshotError> {
+        mark_ready(&self.member, name, index)
+    }
+
+    fn discard(&self, name: &str) {
+        discard(&self.member, name);
+    }
+
+    fn take_up(&self, index: u64) -> Result<Arc<dyn Base>, SnapshotError> {
+        let none = || SnapshotError::Damaged(format!("no complete snapshot at entry {index} is there"));
+        let name = staged(&self.member, index)?.ok_or_else(none)?;
+        switch(&self.member, &name)?;
+        Ok(Arc::new(RocksBase::open(&self.member.join(name), self.rocks)?))
+    }
+}
 
 const FIRST: &str = "db";
 const POINTER: &str = "CURRENT";

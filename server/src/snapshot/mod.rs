@@ -13,6 +13,7 @@
 pub mod export;
 pub mod file;
 pub mod folder;
+pub mod folder_mem;
 pub mod receive;
 pub mod restore;
 pub mod rows;

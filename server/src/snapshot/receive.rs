@@ -4,27 +4,26 @@
 //! a different view begins anew. Invariants: every chunk is checked against its checksum and the order of rows before it is written;
 //! the folder is marked complete only after everything is on disk.
 
+use super::SnapshotError;
+use super::folder::Folders;
 use super::rows::{self, Place};
-use super::{SnapshotError, folder};
 use crate::base::kind::sys;
-use crate::base::{Base, Batch, Family, RocksBase, RocksOptions};
+use crate::base::{Base, Batch, Family};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message;
 use quorate_proto::state::Applied;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Takes snapshots in, one at a time. A complete one keeps the place until it is [`Receiver::settled`].
 pub struct Receiver {
-    member: PathBuf,
-    rocks: RocksOptions,
+    folders: Arc<dyn Folders>,
     staging: Mutex<Option<Arc<Staging>>>,
 }
 
 /// The rows of one transfer.
 pub struct Staging {
-    member: PathBuf,
+    folders: Arc<dyn Folders>,
     /// The folder's name in the member's folder.
     pub name: String,
     view: u64,
@@ -34,7 +33,7 @@ pub struct Staging {
 
 struct State {
     /// Gone when the folder is complete or given up.
-    base: Option<RocksBase>,
+    base: Option<Box<dyn Base>>,
     place: Place,
     /// The attempt that may write; an older one is refused.
     attempt: u64,
@@ -43,9 +42,9 @@ struct State {
 }
 
 impl Receiver {
-    /// Rows are built beside those in use, in the member's folder.
-    pub fn new(member: PathBuf, rocks: RocksOptions) -> Self {
-        Self { member, rocks, staging: Mutex::default() }
+    /// Rows are built beside those in use, in folders of their own.
+    pub fn new(folders: Arc<dyn Folders>) -> Self {
+        Self { folders, staging: Mutex::default() }
     }
 
     /// Begins a transfer of a view at an index, or goes on with it: the rows, the attempt's number and where to go on. Blocks on the
@@ -72,10 +71,9 @@ impl Receiver {
             old.give_up();
             *slot = None;
         }
-        let name = folder::fresh(index);
-        let base = RocksBase::open(&self.member.join(&name), self.rocks)?;
+        let (name, base) = self.folders.make(index)?;
         let state = State { base: Some(base), place: Place::default(), attempt: 1, rows: 0, checksum: 0 };
-        let staging = Arc::new(Staging { member: self.member.clone(), name, view, index, state: Mutex::new(state) });
+        let staging = Arc::new(Staging { folders: self.folders.clone(), name, view, index, state: Mutex::new(state) });
         *slot = Some(staging.clone());
         Ok((staging, 1, Place::default()))
     }
@@ -154,12 +152,12 @@ impl Staging {
         base.flush()?;
         // Closed before it is marked: whoever takes it up opens it anew.
         state.base = None;
-        folder::mark_ready(&self.member, &self.name, self.index)
+        self.folders.mark_ready(&self.name, self.index)
     }
 
     /// Removes the folder; the member does not take it.
     pub fn give_up(&self) {
         self.state.lock().base = None;
-        folder::discard(&self.member, &self.name);
+        self.folders.discard(&self.name);
     }
 }

@@ -1,6 +1,7 @@
 //! View: the durable rows pinned at one applied position, read in chunks by whoever holds it.
 //!
-//! A thread of its own holds the pin and answers; it ends, and the pin with it, when the last holder lets go.
+//! A thread of its own holds the pin and answers; it ends, and the pin with it, when the last holder lets go. Rows that can be
+//! pinned without a thread are held by the view itself.
 
 use super::SnapshotError;
 use super::rows::{self, Place};
@@ -49,7 +50,15 @@ pub struct View {
     pub applied: Applied,
     /// Raft's configuration at that position.
     pub configuration: Configuration,
-    questions: Sender<Question>,
+    held: Held,
+}
+
+/// Who holds the pin.
+enum Held {
+    /// A thread, which answers.
+    Thread(Sender<Question>),
+    /// The view itself.
+    Here(Box<dyn Pinned + Send + Sync>),
 }
 
 impl View {
@@ -58,6 +67,10 @@ impl View {
     /// # Errors
     /// When the rows hold no position, cannot be read, or the system gives no thread.
     pub fn open(base: Arc<dyn Base>) -> Result<Arc<Self>, SnapshotError> {
+        if let Some(rows) = base.pin() {
+            let (applied, configuration) = head(rows.as_ref())?;
+            return Ok(Arc::new(Self { id: rand::random::<u64>() | 1, applied, configuration, held: Held::Here(rows) }));
+        }
         let (opened, is_open) = bounded(1);
         let (questions, asked) = bounded(QUESTIONS);
         let body = move || {
@@ -72,11 +85,14 @@ impl View {
         let thread = std::thread::Builder::new().name("snapshot-view".into()).spawn(body);
         thread.map_err(|e| BaseError::Io(e.to_string()))?;
         let (applied, configuration) = is_open.recv().map_err(|_| BaseError::Io("the view's thread ended".into()))??;
-        Ok(Arc::new(Self { id: rand::random::<u64>() | 1, applied, configuration, questions }))
+        Ok(Arc::new(Self { id: rand::random::<u64>() | 1, applied, configuration, held: Held::Thread(questions) }))
     }
 
     /// The next rows after a place, about `max` bytes of them, at least one row.
     pub async fn chunk(&self, from: Place, max: usize) -> Result<Chunk, SnapshotError> {
+        if let Held::Here(rows) = &self.held {
+            return Ok(cut(rows.as_ref(), from, max)?);
+        }
         let (answer, answered) = oneshot::channel();
         self.ask(Question::Chunk { from, max, answer })?;
         Ok(answered.await.map_err(|_| gone())??)
@@ -84,13 +100,17 @@ impl View {
 
     /// What each family holds, in order, when it is read in chunks of about `max` bytes. Reads everything once.
     pub async fn extent(&self, max: usize) -> Result<Vec<Extent>, SnapshotError> {
+        if let Held::Here(rows) = &self.held {
+            return Ok(measure(rows.as_ref(), max)?);
+        }
         let (answer, answered) = oneshot::channel();
         self.ask(Question::Extent { max, answer })?;
         Ok(answered.await.map_err(|_| gone())??)
     }
 
     fn ask(&self, question: Question) -> Result<(), SnapshotError> {
-        self.questions.try_send(question).map_err(|_| SnapshotError::Refused("too many readers of one snapshot".into()))
+        let Held::Thread(questions) = &self.held else { return Err(gone()) };
+        questions.try_send(question).map_err(|_| SnapshotError::Refused("too many readers of one snapshot".into()))
     }
 }
 

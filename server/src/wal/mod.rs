@@ -32,7 +32,7 @@ pub use error::WalError;
 pub use log::{Appended, Options, Wal, take_lock};
 pub use reader::{ReadError, WalReader};
 pub use recover::{Replay, TornTail};
-pub use writer::{Durable, Hooks, Verdict, WalTask, WalWriter};
+pub use writer::{Durable, Hooks, SteppedQueue, SteppedWriter, Verdict, WalTask, WalWriter};
 
 /// One raft entry as the log keeps it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

@@ -8,11 +8,12 @@ use std::io;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::queue::{Receiver, Sender, bounded};
+use crate::queue::{Receiver, Sender, bounded, unbounded};
 use crossbeam_channel::{TryRecvError, TrySendError};
 
 use super::record;
 use super::{Group, Wal, WalError};
+use crate::env::clock::Clock;
 
 /// Tasks and commands that may wait; bytes are bounded by the node, which limits uncommitted entries.
 const QUEUE_LIMIT: usize = 1024;
@@ -73,7 +74,7 @@ impl<T: Send + 'static> WalWriter<T> {
     /// When the system gives no thread.
     pub fn spawn(wal: Wal, hooks: Hooks<T>) -> io::Result<Self> {
         let (queue, commands) = bounded(QUEUE_LIMIT);
-        let body = Body { wal, hooks, commands, started: Instant::now(), held: None, prepare_after: None };
+        let body = Body { wal, hooks, commands, time: Clock::system(), held: None, prepare_after: None };
         let thread = thread::Builder::new().name("wal".to_owned()).spawn(move || body.run())?;
         Ok(WalWriter { queue, thread })
     }
@@ -131,11 +132,100 @@ struct Body<T> {
     wal: Wal,
     hooks: Hooks<T>,
     commands: Receiver<Command<T>>,
-    started: Instant,
+    time: Clock,
     /// A command met while a batch was drained.
     held: Option<Command<T>>,
     /// No spare is attempted before this, after an attempt failed.
     prepare_after: Option<Duration>,
+}
+
+/// Groups that are written, synced and answered together.
+struct Batch<T> {
+    groups: Vec<Group>,
+    tags: Vec<T>,
+}
+
+impl<T> Batch<T> {
+    fn must_sync(&self) -> bool {
+        self.groups.iter().any(|group| group.must_sync)
+    }
+
+    fn durable(self) -> Durable<T> {
+        // A snapshot mark has no number of its own and may come last; it must not hide the groups it was written with.
+        let number = self.groups.iter().map(|group| group.number).max().unwrap_or(0);
+        Durable { number, tags: self.tags }
+    }
+}
+
+/// The writer without its thread: the same steps, taken one at a time by whoever holds it.
+pub struct SteppedWriter<T> {
+    body: Body<T>,
+    drained: Option<Batch<T>>,
+    written: Option<Batch<T>>,
+}
+
+/// The sending end of a [`SteppedWriter`]'s queue.
+pub struct SteppedQueue<T>(Sender<Command<T>>);
+
+impl<T: Send + 'static> SteppedWriter<T> {
+    /// A writer whose queue has no bound: who submits is who steps, and must never wait.
+    pub fn new(wal: Wal, hooks: Hooks<T>, time: Clock) -> (Self, SteppedQueue<T>) {
+        let (queue, commands) = unbounded();
+        let body = Body { wal, hooks, commands, time, held: None, prepare_after: None };
+        (Self { body, drained: None, written: None }, SteppedQueue(queue))
+    }
+
+    /// True when [`SteppedWriter::step`] has work.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        self.written.is_some() || self.drained.is_some() || self.body.held.is_some() || !self.body.commands.is_empty()
+    }
+
+    /// Writes the next batch, or syncs and answers the one that was written, or does the next command. True when a sync is next.
+    ///
+    /// # Errors
+    /// What the disk said. After `WalError::is_no_space` the same batch is tried again by the next call.
+    pub fn step(&mut self) -> Result<bool, WalError> {
+        if let Some(batch) = self.written.take() {
+            if batch.must_sync() {
+                self.body.wal.sync()?;
+            }
+            (self.body.hooks.on_durable)(batch.durable());
+            if self.body.wants_spare() {
+                self.body.prepare();
+            }
+            return Ok(false);
+        }
+        if self.drained.is_none() {
+            match self.body.held.take().or_else(|| self.body.commands.try_recv().ok()) {
+                Some(Command::Append(task)) => self.drained = Some(self.body.drain(task)),
+                Some(Command::Purge(index)) => drop(self.body.wal.purge(index)?),
+                Some(Command::Close) | None => {}
+            }
+        }
+        let Some(batch) = self.drained.take() else { return Ok(false) };
+        self.body.time_passes();
+        match self.body.wal.write(&batch.groups) {
+            Ok(_) => self.written = Some(batch),
+            Err(error) => {
+                self.drained = Some(batch);
+                return Err(error);
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl<T> SteppedQueue<T> {
+    /// Queues a task; false when the writer is gone.
+    pub fn submit(&self, task: WalTask<T>) -> bool {
+        self.0.send(Command::Append(task)).is_ok()
+    }
+
+    /// Asks to purge up to `index`, after what is queued.
+    pub fn purge(&self, index: u64) {
+        let _ = self.0.send(Command::Purge(index));
+    }
 }
 
 /// Pause after a spare could not be made.
@@ -180,6 +270,25 @@ impl<T> Body<T> {
 
     /// Drains a batch behind `first`, writes and syncs it, answers it.
     fn append(&mut self, first: WalTask<T>) -> Result<(), WalError> {
+        let batch = self.drain(first);
+        self.time_passes();
+        let written = self.retry(|wal| wal.write(&batch.groups).map(|appended| appended.bytes))?;
+        let must_sync = batch.must_sync();
+        let begun = Instant::now();
+        if must_sync {
+            self.retry(Wal::sync)?;
+        }
+        (self.hooks.on_written)(written, must_sync.then(|| begun.elapsed()));
+        (self.hooks.on_durable)(batch.durable());
+        Ok(())
+    }
+
+    fn time_passes(&mut self) {
+        self.wal.clock(self.time.now());
+    }
+
+    /// Takes what queues up behind `first`, up to a batch.
+    fn drain(&mut self, first: WalTask<T>) -> Batch<T> {
         let mut bytes = record::body_size(&first.group);
         let mut groups = vec![first.group];
         let mut tags = vec![first.tag];
@@ -197,27 +306,15 @@ impl<T> Body<T> {
                 Err(_) => break,
             }
         }
-        self.wal.clock(self.started.elapsed());
-        let mut written = 0;
-        self.retry(|wal| wal.write(&groups).map(|appended| written = appended.bytes))?;
-        let mut sync_time = None;
-        if groups.iter().any(|group| group.must_sync) {
-            let begun = Instant::now();
-            self.retry(Wal::sync)?;
-            sync_time = Some(begun.elapsed());
-        }
-        (self.hooks.on_written)(written, sync_time);
-        // A snapshot mark has no number of its own and may come last; it must not hide the groups it was written with.
-        let number = groups.iter().map(|group| group.number).max().unwrap_or(0);
-        (self.hooks.on_durable)(Durable { number, tags });
-        Ok(())
+        Batch { groups, tags }
     }
 
     /// Calls until it succeeds, the hook gives up on a full disk, or something worse happens.
-    fn retry(&mut self, mut call: impl FnMut(&mut Wal) -> Result<(), WalError>) -> Result<(), WalError> {
+    fn retry<R>(&mut self, mut call: impl FnMut(&mut Wal) -> Result<R, WalError>) -> Result<R, WalError> {
         loop {
-            let Err(error) = call(&mut self.wal) else {
-                return Ok(());
+            let error = match call(&mut self.wal) {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
             };
             match (self.hooks.on_fault)(&error) {
                 Verdict::Retry(pause) if error.is_no_space() => thread::sleep(pause),
@@ -227,7 +324,7 @@ impl<T> Body<T> {
     }
 
     fn wants_spare(&self) -> bool {
-        self.wal.wants_spare() && self.prepare_after.is_none_or(|after| self.started.elapsed() >= after)
+        self.wal.wants_spare() && self.prepare_after.is_none_or(|after| self.time.now() >= after)
     }
 
     fn prepare(&mut self) {
@@ -235,7 +332,7 @@ impl<T> Body<T> {
         if let Err(error) = self.wal.prepare() {
             // Not fatal: the log has room left. The hook may raise an alarm before it has none.
             (self.hooks.on_fault)(&error);
-            self.prepare_after = Some(self.started.elapsed() + PREPARE_PAUSE);
+            self.prepare_after = Some(self.time.now() + PREPARE_PAUSE);
         }
     }
 }

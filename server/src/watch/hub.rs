@@ -78,6 +78,8 @@ pub(super) struct Shared {
     catch_up_wanted: Condvar,
     counters: Arc<Counters>,
     epoch: Instant,
+    /// The newest tick of a hub without threads, whose time is its driver's.
+    manual: Option<AtomicU64>,
 }
 
 struct Shard {
@@ -158,7 +160,7 @@ impl Hub {
     /// # Errors
     /// When the system refuses a thread.
     pub fn start(history: Arc<dyn History>, options: HubOptions) -> std::io::Result<Self> {
-        let mut hub = Self::without_threads(history, options);
+        let mut hub = Self::build(history, options, None);
         let shared = hub.shared.clone();
         hub.threads.push(std::thread::Builder::new().name("watch-fan-out".into()).spawn(move || shared.run_fan_out())?);
         let shared = hub.shared.clone();
@@ -168,6 +170,10 @@ impl Hub {
 
     /// A hub that works only inside [`Hub::drive`] and [`Hub::tick`], for simulation.
     pub fn without_threads(history: Arc<dyn History>, options: HubOptions) -> Self {
+        Self::build(history, options, Some(AtomicU64::new(0)))
+    }
+
+    fn build(history: Arc<dyn History>, options: HubOptions, manual: Option<AtomicU64>) -> Self {
         let counters = Arc::new(Counters::default());
         let interval = u64::try_from(options.progress_interval.as_millis()).unwrap_or(u64::MAX / 4);
         let published = history.revision();
@@ -186,6 +192,7 @@ impl Hub {
             catch_up_wanted: Condvar::new(),
             counters,
             epoch: Instant::now(),
+            manual,
         };
         Self { shared: Arc::new(shared), threads: Vec::new() }
     }
@@ -235,6 +242,9 @@ impl Hub {
 
     /// Gives periodic progress as of `now`, milliseconds since the hub was built.
     pub fn tick(&self, now: u64) {
+        if let Some(ticked) = &self.shared.manual {
+            ticked.store(now, Ordering::Relaxed);
+        }
         self.shared.tick(now);
     }
 
@@ -264,7 +274,10 @@ impl Drop for Hub {
 impl Shared {
     /// Milliseconds since the hub was built.
     pub fn now(&self) -> u64 {
-        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX / 2)
+        match &self.manual {
+            Some(ticked) => ticked.load(Ordering::Relaxed),
+            None => u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX / 2),
+        }
     }
 
     /// Runs a call on a shard's core, then does what it asks for, outside of the lock.

@@ -1,0 +1,29 @@
+//! The end of the process, for what must not go on: a disk that fails, rows that cannot be trusted.
+//!
+//! A real member aborts, so that no thread acknowledges anything more. A simulated member shares its process with the others: on a
+//! thread that said so with [`unwind_here`] the end is a panic that carries [`Ended`], which the simulation takes as the death of
+//! that one member.
+
+use std::cell::Cell;
+
+/// What the panic carries that stands for the end of a simulated member's process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ended;
+
+thread_local! {
+    static UNWINDS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// From now on the end of a process unwinds the calling thread instead of ending the program.
+pub fn unwind_here() {
+    UNWINDS.set(true);
+}
+
+/// Ends the process; the caller has logged why.
+pub fn process() -> ! {
+    if UNWINDS.get() {
+        // Not `panic!`: the hook that prints a panic's place is not for this one.
+        std::panic::resume_unwind(Box::new(Ended));
+    }
+    std::process::abort()
+}
