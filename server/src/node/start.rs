@@ -431,7 +431,8 @@ impl Opened {
             held: Default::default(),
         };
         let last_time_ms = self.machine.position().time_ms;
-        let apply_thread = ApplyThread { machine: self.machine, inner: inner.clone(), tasks: apply_tasks, keeper, sink };
+        let apply_thread =
+            ApplyThread { machine: self.machine, inner: inner.clone(), tasks: apply_tasks, keeper, sink, ended: false };
         let main = Loop::new(
             self.driver,
             inner.clone(),
