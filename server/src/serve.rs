@@ -1,19 +1,18 @@
 //! Composition: builds the rooms, hands each its channels, opens the door, and takes everything down in order.
 
 use crate::api::{self, LeaseDesk, LeaseError, LeaseTimes};
-use crate::config::{self, Config, FirstStart};
+use crate::config::{self, Config};
 use crate::door::{Address, ClientTls, Door, Entrance, Http2, Listener, NetThreads, net_threads_for};
 use crate::env::files::RealFiles;
 use crate::gateway::{self, Access, JsonCalls};
 use crate::membership::{Desk, DeskSettings, departure};
 use crate::mvcc::RevisionEvents;
-use crate::node::{EventSink, Founding, Node, NodeHandle, Opened, PeerSink, ProposeError, StartError, read_identity};
-use crate::peer::{LeaseForwarder, PeerSettings, Peers};
+use crate::node::{EventSink, Node, NodeHandle, Opened, PeerSink, ProposeError, StartError};
+use crate::peer::{Dial, LeaseForwarder, PeerSettings, Peers};
 use crate::state::Shared;
 use crate::telemetry::Metrics;
 use crate::watch::{Hub, HubOptions};
 use quorate_proto::entry::{self, Command, command::Op};
-use quorate_proto::state::Member;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +43,7 @@ impl From<StartError> for Failure {
 
 mod budget;
 pub(crate) use budget::node_settings;
+mod join;
 mod pages;
 mod snapshots;
 mod tls;
@@ -86,27 +86,6 @@ impl EventSink for HubSink {
 
     fn reset(&self, revision: i64) {
         self.0.reset(revision);
-    }
-}
-
-pub(crate) fn founding(config: &Config) -> Result<Option<Founding>, Failure> {
-    if read_identity(&config.data_dir)?.is_some() {
-        return Ok(None);
-    }
-    match config.first_start().map_err(|e| Failure::new(i32::from(e.exit_code()), e))? {
-        FirstStart::Form(b) => {
-            let member = |m: &config::BootstrapMember| Member {
-                id: m.id,
-                // A member tells its name itself, once it serves.
-                peer_urls: m.peer_urls.iter().map(|u| u.to_string()).collect(),
-                ..Default::default()
-            };
-            let members = b.members.iter().map(member).collect();
-            Ok(Some(Founding { cluster_id: b.cluster_id, member_id: b.local_id, members }))
-        }
-        FirstStart::Join(_) => {
-            Err(Failure::new(1, "joining an existing cluster (--initial-cluster-state=existing) is not part of this build"))
-        }
     }
 }
 
@@ -214,23 +193,31 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
     if departure::is_buried(&config.data_dir) {
         return Err(Failure::new(departure::EXIT_CODE, departure::farewell(&config.data_dir)));
     }
-    let founding = founding(config)?;
     let metrics = Metrics::new(config.extensive_metrics);
     let metrics_listeners = bind(&config.listen_metrics_urls)?;
     let http_listeners = bind(&config.listen_client_http_urls)?;
-    let opened = Opened::open(budget::node_settings(config, &metrics), founding.as_ref(), RealFiles::shared())?;
+    let net = Arc::new(NetThreads::start("net", net_threads_for(cores())).map_err(|e| Failure::new(5, e))?);
+    let dial: Arc<dyn Dial> = Arc::new(tls::PeerDial { tls: dial_tls });
+    let settings = budget::node_settings(config, &metrics);
+    let founding = {
+        let http_only: Vec<&Listener> = http_listeners.iter().chain(&metrics_listeners).collect();
+        let doors = join::Doors {
+            net: net.clone(),
+            peer: (&peer_listeners, peer_tls.clone()),
+            client: (&client_listeners, client_tls.clone()),
+            http_only,
+        };
+        join::founding(config, &settings, dial.clone(), doors).await?
+    };
+    let opened = Opened::open(settings, founding.as_ref(), RealFiles::shared())?;
     let hub_options = HubOptions { progress_interval: config.watch_progress_notify_interval, ..Default::default() };
     let hub = Arc::new(Hub::start(opened.store().clone(), hub_options).map_err(|e| Failure::new(5, e))?);
     let identity = opened.identity();
     if opened.machine().shared().is_removed(identity.member) {
         return Err(Failure::new(departure::EXIT_CODE, departure::farewell(&config.data_dir)));
     }
-    let settings = PeerSettings {
-        cluster_id: identity.cluster,
-        member_id: identity.member,
-        election: config.election_timeout,
-        dial: Arc::new(tls::PeerDial { tls: dial_tls }),
-    };
+    let settings =
+        PeerSettings { cluster_id: identity.cluster, member_id: identity.member, election: config.election_timeout, dial };
     let peers = Peers::start(settings).map_err(|e| Failure::new(5, e))?;
     let sink: Arc<dyn PeerSink> = Arc::new(peers.clone());
     let node = opened.run(sink, Box::new(HubSink(hub.clone())))?;
@@ -251,7 +238,6 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
         "opened the member"
     );
 
-    let net = Arc::new(NetThreads::start("net", net_threads_for(cores())).map_err(|e| Failure::new(5, e))?);
     for thread in net.handles() {
         let node = handle.clone();
         thread.spawn(async move { node.attach_thread().await });

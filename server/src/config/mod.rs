@@ -34,7 +34,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 
-pub use cluster::{Bootstrap, BootstrapMember, FirstStart, InitialCluster};
+pub use cluster::{Bootstrap, BootstrapMember, FirstStart, InitialCluster, form};
 pub use error::{ConfigError, Level, Origin, Warning};
 pub use gates::{FeatureGates, GATES, Gate, Stage};
 pub use help::{ETCD_VERSION, VERSION, flags_markdown, help_text, version_text};

@@ -7,6 +7,8 @@
 
 pub mod departure;
 mod desk;
+pub mod gate;
 pub mod rules;
+pub mod ticket;
 
 pub use desk::{Desk, DeskSettings};

@@ -9,7 +9,8 @@
 //! unreachable, never waited for.
 //!
 //! [`Peers`] is the room's door; [`link`] keeps one peer's connections; [`outbox`] holds what waits for them; [`service`] is the
-//! receiving side; [`transfer`] and [`intake`] are the two sides of a snapshot; [`lease`] asks the leader about leases, [`change`] for changes of members; [`dial`] opens connections, encrypted or not.
+//! receiving side; [`transfer`] and [`intake`] are the two sides of a snapshot; [`lease`] asks the leader about leases, [`change`] for changes of members; [`dial`] opens connections, encrypted or not; [`vacant`]
+//! answers for a member that has no cluster yet.
 
 mod change;
 mod counts;
@@ -20,12 +21,14 @@ mod link;
 mod outbox;
 mod service;
 mod transfer;
+mod vacant;
 
 pub use change::{ChangeDesk, Changing, NoAnswer};
 pub use counts::{PeerCount, PeerCounts};
 pub use dial::{Dial, Dialing, PeerStream, PlainDial};
 pub use lease::LeaseForwarder;
 pub use service::Service;
+pub use vacant::vacant;
 
 use crate::node::{NodeHandle, PeerSink};
 use crate::types::MemberId;

@@ -292,6 +292,6 @@ impl Peer for Service {
         let node = self.node()?;
         let members = node.shared().members().as_ref().clone();
         let applied = node.status().applied_index;
-        Ok(Response::new(MembersResponse { cluster: self.inner.cluster_id, members, applied, empty: false }))
+        Ok(Response::new(MembersResponse { cluster: self.inner.cluster_id, members, applied, ..Default::default() }))
     }
 }
