@@ -45,6 +45,8 @@ pub(super) struct ApplyThread {
     pub sink: Box<dyn EventSink>,
     /// Gives the loop a committed change of raft's configuration and waits for the new one; `None` when the loop has ended.
     pub reconfigure: Reconfigure,
+    /// The loop ended while a change of the configuration waited for it: nothing more is applied.
+    pub ended: bool,
 }
 
 pub(super) type Reconfigure = Box<dyn Fn(ConfChangeV2) -> Option<ConfState> + Send>;
@@ -88,10 +90,15 @@ impl ApplyThread {
         match task {
             ApplyTask::Entries(entries) => {
                 let last = entries.last().map(|e| e.index);
-                if let Err(e) = self.entries(entries) {
-                    // Going on would diverge from the other members.
-                    tracing::error!(error = %e, "applying failed; this member stops. Its data on disk is as it was");
-                    end::process();
+                match self.entries(entries) {
+                    Ok(true) => {}
+                    // The next start goes on with the entry that was not applied.
+                    Ok(false) => return true,
+                    Err(e) => {
+                        // Going on would diverge from the other members.
+                        tracing::error!(error = %e, "applying failed; this member stops. Its data on disk is as it was");
+                        end::process();
+                    }
                 }
                 if let Some(index) = last {
                     let _ = self.inner.inbox.send(Input::Applied(index));
@@ -142,8 +149,12 @@ impl ApplyThread {
         let _ = self.inner.inbox.send(Input::Applied(index));
     }
 
-    fn entries(&mut self, entries: Vec<Entry>) -> Result<(), BaseError> {
+    /// Applies entries in order; false when the loop ended in between, and with it everything that follows.
+    fn entries(&mut self, entries: Vec<Entry>) -> Result<bool, BaseError> {
         for e in entries {
+            if self.ended {
+                return Ok(false);
+            }
             if e.index <= self.machine.position().index {
                 continue;
             }
@@ -155,7 +166,7 @@ impl ApplyThread {
                 EntryType::EntryConfChangeV2 | EntryType::EntryConfChange => self.change(e)?,
             }
         }
-        Ok(())
+        Ok(!self.ended)
     }
 
     fn tell(&self, applied: Applied) {
@@ -191,13 +202,17 @@ impl ApplyThread {
             if change.context.is_empty() { None } else { Some(MemberChange::decode(change.context.clone()).map_err(corrupt)?) };
         let allowed = member.as_ref().is_none_or(|m| self.machine.check_change(m).is_ok());
         let steps = !change.get_changes().is_empty() || member.is_none();
-        if allowed
-            && steps
-            && let Some(conf) = (self.reconfigure)(change)
-        {
-            self.machine.put_configuration(&configuration(&conf));
+        if allowed && steps {
+            match (self.reconfigure)(change) {
+                Some(conf) => self.machine.put_configuration(&configuration(&conf)),
+                // The loop is gone. Members must not change without raft's configuration: both wait for the next start.
+                None => {
+                    self.ended = true;
+                    return Ok(());
+                }
+            }
         }
-        if let Some(result) = self.machine.apply_change(e.index, e.term, member, true) {
+        if let Some(result) = self.machine.apply_change(e.index, e.term, member) {
             self.answer(vec![result]);
         }
         Ok(())

@@ -186,7 +186,7 @@ impl Waiting {
             Reply::Applied(answer) => Answered::Applied(answer),
             Reply::Read(Ok(())) => Answered::Fresh,
             Reply::Transferred(Ok(())) => Answered::Transferred,
-            Reply::Read(Err(e)) | Reply::Transferred(Err(e)) => Answered::Refused(e),
+            Reply::Read(Err(e)) | Reply::Transferred(Err(e)) | Reply::NotProposed(e) => Answered::Refused(e),
         })
     }
 }
@@ -451,7 +451,7 @@ mod tests {
     fn a_write_is_answered_after_its_sync_and_survives() {
         let disk = MemDisk::new(1);
         let members = vec![Member { id: 7, ..Default::default() }];
-        disk.found(&SETTINGS, &Founding { cluster_id: 1, member_id: 7, members }).unwrap();
+        disk.found(&SETTINGS, &Founding { cluster_id: 1, member_id: 7, members, joins: false, stamp: Default::default() }).unwrap();
         let mut written = 0;
         for number in 1..=5 {
             let mut node = start(&disk, number);
