@@ -42,6 +42,7 @@ impl From<StartError> for Failure {
 }
 
 mod budget;
+mod meter;
 pub(crate) use budget::node_settings;
 mod join;
 mod pages;

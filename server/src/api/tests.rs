@@ -108,8 +108,7 @@ impl World {
             delta: DeltaPolicy { freeze_bytes: 1 << 20, inline: false },
             entry_cache: 1 << 20,
             sweep: SweepPace { rows: 1000, pause: Duration::from_millis(1) },
-            on_log_write: Box::new(|_, _| {}),
-            on_checkpoint: Box::new(|_| {}),
+            meter: Arc::new(()),
         };
         let member = |n| Member { id: MEMBER + n, peer_urls: vec![format!("http://127.0.0.1:{}", n + 1)], ..Default::default() };
         let founding =

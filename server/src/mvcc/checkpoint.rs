@@ -64,6 +64,7 @@ impl Rows {
             layers.frozen.remove(0);
             layers.dropped += 1;
             self.base_usage.fetch_add(delta.usage(), Ordering::Relaxed);
+            self.base_live.fetch_add(delta.live(), Ordering::Relaxed);
         }
         let _gate = self.frozen_gate.lock();
         self.frozen_changed.notify_all();
@@ -101,6 +102,8 @@ impl Rows {
         }
         let usage = self.base_usage.load(Ordering::Relaxed) + delta.usage();
         last.put(Family::Sys, sys::single(sys::USAGE), Bytes::copy_from_slice(&usage.to_be_bytes()));
+        let live = self.base_live.load(Ordering::Relaxed) + delta.live();
+        last.put(Family::Sys, sys::single(sys::LIVE), Bytes::copy_from_slice(&live.to_be_bytes()));
         self.base.write(last)
     }
 

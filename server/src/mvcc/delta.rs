@@ -41,6 +41,13 @@ impl Row {
     }
 }
 
+impl Row {
+    /// What it changes in the number of live keys.
+    fn live(&self) -> i64 {
+        if self.tombstone { -1 } else { i64::from(self.version == 1) }
+    }
+}
+
 /// Rough bytes of memory a row costs beside its KeyValue.
 const ROW_COST: usize = 200;
 
@@ -52,6 +59,7 @@ pub struct Delta {
     sys: BTreeMap<Bytes, Option<Bytes>>,
     bytes: usize,
     usage: i64,
+    live: i64,
     /// The published revision when it was frozen.
     revision: i64,
 }
@@ -61,6 +69,7 @@ impl Delta {
         debug_assert!(self.log.last().is_none_or(|l| l.rev < row.rev));
         self.bytes += row.kv.len() + ROW_COST;
         self.usage += row.usage();
+        self.live += row.live();
         let at = self.log.len() as u32;
         if let Some(rows) = self.keys.get_mut(&row.key) {
             rows.push(at);
@@ -136,6 +145,11 @@ impl Delta {
     /// Rough bytes of memory held.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Change of the number of live keys by these rows.
+    pub fn live(&self) -> i64 {
+        self.live
     }
 
     /// Change of the quota's usage by these rows, in bytes.

@@ -118,6 +118,8 @@ pub(crate) struct Rows {
     swept_notify: tokio::sync::Notify,
     /// Quota usage of the durable rows, kept beside them.
     base_usage: AtomicI64,
+    /// Live keys of the durable rows, kept beside them.
+    base_live: AtomicI64,
     frozen_changed: Condvar,
     frozen_gate: Mutex<()>,
     counts: Mutex<range::CountCache>,
@@ -132,6 +134,8 @@ pub(crate) struct Rows {
 #[derive(Default)]
 pub struct Stats {
     pub puts: AtomicU64,
+    /// Bytes of keys and values put.
+    pub put_bytes: AtomicU64,
     pub deletes: AtomicU64,
     pub txns: AtomicU64,
     pub ranges: AtomicU64,
@@ -157,7 +161,7 @@ impl Rows {
             Ok(i64::from_be_bytes(bytes))
         };
         let (compacted, swept) = (number(sys::COMPACT, -1)?, number(sys::SWEPT, -1)?);
-        let usage = number(sys::USAGE, 0)?;
+        let (usage, live) = (number(sys::USAGE, 0)?, number(sys::LIVE, 0)?);
         Ok(Self {
             base,
             layers: RwLock::new(Layers { active: Delta::default(), frozen: Vec::new(), dropped: 0 }),
@@ -168,6 +172,7 @@ impl Rows {
             swept: Mutex::new(swept),
             swept_notify: tokio::sync::Notify::new(),
             base_usage: AtomicI64::new(usage),
+            base_live: AtomicI64::new(live),
             frozen_changed: Condvar::new(),
             frozen_gate: Mutex::new(()),
             counts: Mutex::default(),
@@ -197,6 +202,13 @@ impl Rows {
         let layers = self.layers.read();
         let deltas: i64 = layers.frozen.iter().map(|d| d.usage()).sum();
         (self.base_usage.load(Ordering::Relaxed) + deltas + layers.active.usage()).max(0) as u64
+    }
+
+    /// Keys that are alive at the newest revision.
+    pub fn live_keys(&self) -> u64 {
+        let layers = self.layers.read();
+        let deltas: i64 = layers.frozen.iter().map(|d| d.live()).sum();
+        (self.base_live.load(Ordering::Relaxed) + deltas + layers.active.live()).max(0) as u64
     }
 
     pub fn sizes(&self) -> Sizes {

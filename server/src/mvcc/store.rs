@@ -73,6 +73,11 @@ impl Store {
         self.rows.load().quota_usage()
     }
 
+    /// Keys that are alive at the newest revision.
+    pub fn live_keys(&self) -> u64 {
+        self.rows.load().live_keys()
+    }
+
     pub fn sizes(&self) -> Sizes {
         self.rows.load().sizes()
     }
@@ -183,5 +188,45 @@ impl Store {
     /// Removes dead rows among the next `max` rows of `hist`; true when the sweep has ended.
     pub(crate) fn sweep(&self, sweep: &mut Sweep, max: usize) -> Result<bool, BaseError> {
         self.rows.load_full().sweep(sweep, max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::MemBase;
+    use crate::types::{KeyRange, RangeEnd};
+
+    /// The count of live keys follows puts, overwrites and deletions, two changes of a key in one transaction among them, through
+    /// a checkpoint and a reopening.
+    #[test]
+    fn live_keys_are_counted() {
+        let base: Arc<dyn Base> = Arc::new(MemBase::new());
+        let policy = DeltaPolicy { freeze_bytes: 1 << 20, inline: false };
+        let store = Store::open(base.clone(), policy).unwrap();
+        let single = |key: &'static str| KeyRange { start: key.into(), end: RangeEnd::Single };
+        let run = |work: &dyn Fn(&mut WriteTxn)| {
+            let mut write = store.write();
+            work(&mut write);
+            write.finish();
+        };
+        for key in ["a", "b", "a"] {
+            run(&|write| drop(write.put(key.as_bytes(), b"value", 0).unwrap()));
+        }
+        assert_eq!(store.live_keys(), 2);
+        run(&|write| {
+            write.delete_range(&single("a")).unwrap();
+            write.put(b"a", b"again", 0).unwrap();
+        });
+        assert_eq!(store.live_keys(), 2);
+        store.freeze();
+        run(&|write| drop(write.delete_range(&single("b")).unwrap()));
+        assert_eq!(store.live_keys(), 1);
+        store.checkpoint(true).unwrap();
+        assert_eq!(store.live_keys(), 1);
+        store.freeze();
+        store.checkpoint(true).unwrap();
+        drop(store);
+        assert_eq!(Store::open(base, policy).unwrap().live_keys(), 1);
     }
 }

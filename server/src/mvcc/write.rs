@@ -103,9 +103,11 @@ impl WriteTxn {
             has_prev: live.is_some(),
             lease,
         });
+        let bytes = (key.len() + value.len()) as u64;
         let row = Row { key, rev, tombstone: false, create, version, lease, kv, prev };
         self.store.layers.write().active.push(row);
         self.store.stats.puts.fetch_add(1, Ordering::Relaxed);
+        self.store.stats.put_bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(live)
     }
 

@@ -129,6 +129,7 @@ impl ApplyThread {
     /// Has the keeper take up a snapshot whose rows wait in their folder and whose mark the log holds.
     pub fn ask_install(&self, snapshot: &Snapshot) -> Receiver<()> {
         let (done, is_done) = crate::queue::bounded(1);
+        self.inner.meter.installing(true);
         let _ = self.keeper.send(KeeperTask::Install { index: snapshot.get_metadata().index, done });
         is_done
     }
@@ -144,6 +145,7 @@ impl ApplyThread {
         assert!(found == index, "a snapshot at entry {index} holds the rows of entry {found}");
         let revision = self.machine.store().revision();
         tracing::info!(index, revision, "installed a snapshot");
+        self.inner.meter.installing(false);
         self.sink.reset(revision);
         let _ = self.keeper.send(KeeperTask::Sweep);
         let _ = self.inner.inbox.send(Input::Applied(index));
@@ -160,7 +162,11 @@ impl ApplyThread {
             }
             match e.get_entry_type() {
                 EntryType::EntryNormal => {
-                    let applied = self.machine.apply(e.index, e.term, e.data)?;
+                    let mut last = self.inner.time.now();
+                    let applied = self.machine.apply(e.index, e.term, e.data, |op, well| {
+                        let now = self.inner.time.now();
+                        self.inner.meter.applied(op, well, now.saturating_sub(std::mem::replace(&mut last, now)));
+                    })?;
                     self.tell(applied);
                 }
                 EntryType::EntryConfChangeV2 | EntryType::EntryConfChange => self.change(e)?,
@@ -175,8 +181,14 @@ impl ApplyThread {
             let now = self.inner.time.now();
             for change in applied.leases {
                 match change {
-                    LeaseChange::Granted { id, ttl } => clock.granted(id, ttl, now),
-                    LeaseChange::Revoked { id } => clock.revoked(id),
+                    LeaseChange::Granted { id, ttl } => {
+                        self.inner.meter.lease_granted(id, ttl);
+                        clock.granted(id, ttl, now);
+                    }
+                    LeaseChange::Revoked { id } => {
+                        self.inner.meter.lease_revoked(id);
+                        clock.revoked(id);
+                    }
                 }
             }
         }

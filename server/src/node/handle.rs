@@ -1,5 +1,6 @@
 //! What the doors hold: propose, wait for a fresh read, ask how things stand.
 
+use super::meter::Meter;
 use super::port::{Ports, Ticket};
 use super::run::Input;
 use crate::env::clock::Clock;
@@ -7,7 +8,7 @@ use crate::lease::LeaseClock;
 use crate::mvcc::Store;
 use crate::queue::Sender;
 use crate::snapshot::{Receiver, SnapshotError, View};
-use crate::state::{Answer, Shared};
+use crate::state::{self, Answer, Shared};
 use crate::types::{LeaseId, MemberId};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -123,6 +124,7 @@ pub(super) struct Inner {
     /// Where a snapshot's rows are received.
     pub receiver: Receiver,
     pub limits: RequestLimits,
+    pub meter: Arc<dyn Meter>,
 }
 
 /// The desk's front: cheap to clone, usable from any thread.
@@ -141,6 +143,14 @@ impl NodeHandle {
 
     /// Replicates a command and waits until it is applied here.
     pub async fn propose(&self, command: Command) -> Result<Answer, ProposeError> {
+        let (began, op) = (self.0.time.now(), command.op.as_ref().map_or("", state::op_name));
+        let answer = self.answer_to(command).await;
+        let well = answer.as_ref().is_ok_and(|a| a.result.is_ok());
+        self.0.meter.requested(op, well, self.0.time.now().saturating_sub(began));
+        answer
+    }
+
+    async fn answer_to(&self, command: Command) -> Result<Answer, ProposeError> {
         let (mut ticket, _weight) = self.enqueue(command)?;
         match tokio::time::timeout(self.0.limits.timeout, ticket.answer()).await {
             Ok(Some(Reply::Applied(answer))) => Ok(answer),
@@ -219,7 +229,10 @@ impl NodeHandle {
         match tokio::time::timeout(self.0.limits.timeout, ticket.answer()).await {
             Ok(Some(Reply::Read(result))) => result,
             Ok(_) => Err(ProposeError::Stopped),
-            Err(_) => Err(self.timed_out()),
+            Err(_) => {
+                self.0.meter.read_failed();
+                Err(self.timed_out())
+            }
         }
     }
 
@@ -350,7 +363,11 @@ impl NodeHandle {
         if !clock.leading() {
             return Err(ProposeError::NotLeader);
         }
-        Ok(clock.renew(id, self.0.time.now()))
+        let renewed = clock.renew(id, self.0.time.now());
+        if renewed.is_some() {
+            self.0.meter.lease_renewed();
+        }
+        Ok(renewed)
     }
 
     /// Seconds a lease has left.

@@ -1,6 +1,7 @@
 //! The keeper: the one thread that writes the durable rows. Checkpoints come first, sweeps run in slices between them.
 
 use super::apply::ApplyTask;
+use super::meter::Meter;
 use super::run::Input;
 use crate::base::BaseError;
 use crate::env::end;
@@ -51,8 +52,7 @@ pub(super) struct Keeper {
     apply: Sender<ApplyTask>,
     node: Sender<Input>,
     pace: SweepPace,
-    /// Told how long each checkpoint took.
-    on_checkpoint: Box<dyn Fn(Duration) + Send>,
+    meter: Arc<dyn Meter>,
     /// The member's folder, whose disk is asked for its free space.
     member: PathBuf,
     folders: Arc<dyn Folders>,
@@ -82,7 +82,7 @@ impl Keeper {
         apply: Sender<ApplyTask>,
         node: Sender<Input>,
         pace: SweepPace,
-        on_checkpoint: Box<dyn Fn(Duration) + Send>,
+        meter: Arc<dyn Meter>,
         member: PathBuf,
         folders: Arc<dyn Folders>,
     ) -> Self {
@@ -93,7 +93,7 @@ impl Keeper {
             apply,
             node,
             pace,
-            on_checkpoint,
+            meter,
             member,
             folders,
             held: VecDeque::new(),
@@ -211,7 +211,7 @@ impl Keeper {
             }
             break;
         }
-        (self.on_checkpoint)(started.elapsed());
+        self.meter.checkpoint(started.elapsed());
         if flush {
             let _ = self.node.send(Input::Checkpointed(position));
         }
@@ -260,8 +260,12 @@ impl Keeper {
     pub fn sweep_slice(&mut self) {
         let Some(mut sweep) = self.sweep.take() else { return };
         let begun = *self.sweep_begun.get_or_insert_with(Instant::now);
-        match self.store.sweep(&mut sweep, self.pace.rows) {
+        let step = Instant::now();
+        let swept = self.store.sweep(&mut sweep, self.pace.rows);
+        self.meter.sweep_step(step.elapsed());
+        match swept {
             Ok(true) => {
+                self.meter.swept(begun.elapsed());
                 tracing::info!(compact_revision = sweep.target(), took = ?begun.elapsed(), "finished scheduled compaction");
                 if self.sweep_again {
                     self.begin_sweep();

@@ -3,13 +3,14 @@
 //! [`driver`] wraps raft as a plain state machine: inputs and time in, effects out. [`run`] is the loop that feeds it and carries out
 //! the effects in order: log, peers, apply. [`apply`] is the thread that runs the machine and answers; [`keeper`] the thread that
 //! writes checkpoints and sweeps. [`handle`] is what the doors hold. [`start`] opens a member's folder and puts these together;
-//! [`stepped`] puts them together without threads, for simulation.
+//! [`meter`] is how they tell of their work; [`stepped`] puts them together without threads, for simulation.
 
 mod apply;
 mod driver;
 mod handle;
 mod keeper;
 mod log_store;
+mod meter;
 mod port;
 mod run;
 mod start;
@@ -18,5 +19,6 @@ pub mod stepped;
 pub use apply::EventSink;
 pub use handle::{LeaseView, NodeHandle, ProposeError, Status};
 pub use keeper::SweepPace;
+pub use meter::Meter;
 pub use run::{PeerMessage, PeerSink};
 pub use start::{Founding, Node, NodeSettings, Opened, Stamp, StartError, read_identity, read_stamped, refuse_foreign, restore};

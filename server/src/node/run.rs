@@ -271,6 +271,9 @@ impl Loop {
             }
             let now = self.inner.time.now();
             if now >= next_tick {
+                if self.driver.is_leader() && now.saturating_sub(next_tick) >= self.tick {
+                    self.inner.meter.late_heartbeat();
+                }
                 self.tick(now);
                 // Time lost to a pause is not made up for by a burst of ticks.
                 next_tick = (next_tick + self.tick).max(now);
@@ -533,6 +536,7 @@ impl Loop {
         }
         let ids = self.inner.clock.lock().expired(now, MAX_EXPIRED);
         if !ids.is_empty() {
+            self.inner.meter.leases_expired(ids.len());
             let command = Command { op: Some(Op::LeaseRevoke(entry::LeaseRevoke { ids })) };
             self.waiting.push_back(Proposal { command: Some(command), ..Default::default() }.encode_to_vec().into());
         }
@@ -557,6 +561,7 @@ impl Loop {
     fn retry_reads(&mut self, now: Duration) {
         if self.round.as_ref().is_some_and(|r| now.saturating_sub(r.asked) >= READ_RETRY) {
             let round = self.round.take().expect("checked");
+            self.inner.meter.slow_read_round();
             self.readers.splice(0..0, round.readers);
         }
     }

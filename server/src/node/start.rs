@@ -8,6 +8,7 @@ use super::driver::{Driver, DriverSettings};
 use super::handle::{Gauges, Inner, NodeHandle, RequestLimits};
 use super::keeper::{Keeper, SweepPace};
 use super::log_store::{LogStore, from_log};
+use super::meter::Meter;
 use super::port::Ports;
 use super::run::{Input, Log, Loop, PeerSink, conf_state};
 use crate::base::{Base, BaseError, RocksBase, RocksOptions};
@@ -52,10 +53,8 @@ pub struct NodeSettings {
     /// Bytes of log entries kept in memory for followers.
     pub entry_cache: usize,
     pub sweep: SweepPace,
-    /// Told of each write to the log: bytes, and the sync's duration when there was one.
-    pub on_log_write: Box<dyn FnMut(u64, Option<Duration>) + Send>,
-    /// Told of each checkpoint's duration.
-    pub on_checkpoint: Box<dyn Fn(Duration) + Send>,
+    /// Told of what goes on.
+    pub meter: Arc<dyn Meter>,
 }
 
 /// How an empty folder becomes a member. The founding of a cluster is the same on each of its first members.
@@ -547,8 +546,9 @@ impl Opened {
             view: Mutex::default(),
             receiver: Receiver::new(folders.clone()),
             limits,
+            meter: settings.meter.clone(),
         });
-        let wal = log(self.wal, wal_hooks(inbox.clone(), peers.clone(), settings.on_log_write))?;
+        let wal = log(self.wal, wal_hooks(inbox.clone(), peers.clone(), settings.meter.clone()))?;
         let (apply, apply_tasks) = crate::queue::unbounded();
         let (keeper, keeper_tasks) = crate::queue::unbounded();
         let keeper_thread = Keeper::new(
@@ -557,7 +557,7 @@ impl Opened {
             apply.clone(),
             inbox.clone(),
             settings.sweep,
-            settings.on_checkpoint,
+            settings.meter.clone(),
             member,
             folders,
         );
@@ -611,11 +611,7 @@ pub(super) struct Desk {
 /// Inputs that may wait for the loop; clients beyond it are told that there are too many requests.
 const INBOX: usize = 16_384;
 
-fn wal_hooks(
-    inbox: Sender<Input>,
-    peers: Arc<dyn PeerSink>,
-    on_written: Box<dyn FnMut(u64, Option<Duration>) + Send>,
-) -> Hooks<Vec<Message>> {
+fn wal_hooks(inbox: Sender<Input>, peers: Arc<dyn PeerSink>, meter: Arc<dyn Meter>) -> Hooks<Vec<Message>> {
     Hooks {
         on_durable: Box::new(move |durable: Durable<Vec<Message>>| {
             let after: Vec<Message> = durable.tags.into_iter().flatten().collect();
@@ -632,7 +628,7 @@ fn wal_hooks(
             tracing::error!(error = %e, "the log cannot be written; this member stops, what it acknowledged is safe on disk");
             end::process();
         }),
-        on_written,
+        on_written: Box::new(move |bytes, wrote, synced| meter.log_written(bytes, wrote, synced)),
     }
 }
 
@@ -671,8 +667,7 @@ mod tests {
             delta: DeltaPolicy { freeze_bytes: 1 << 20, inline: false },
             entry_cache: 1 << 20,
             sweep: SweepPace { rows: 100, pause: Duration::ZERO },
-            on_log_write: Box::new(|_, _| {}),
-            on_checkpoint: Box::new(|_| {}),
+            meter: Arc::new(()),
         }
     }
 

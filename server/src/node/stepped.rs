@@ -83,8 +83,7 @@ impl SteppedSettings {
             delta: self.delta(),
             entry_cache: self.entry_cache,
             sweep: SweepPace { rows: self.sweep_rows, pause: Duration::ZERO },
-            on_log_write: Box::new(|_, _| {}),
-            on_checkpoint: Box::new(|_| {}),
+            meter: Arc::new(()),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Memory budgets and the node's settings, from flags.
 
+use super::meter::Listener;
 use crate::base::RocksOptions;
 use crate::config::Config;
 use crate::env::failpoint;
@@ -39,18 +40,6 @@ pub(crate) fn node_settings(config: &Config, metrics: &Arc<Metrics>) -> NodeSett
         delta: DeltaPolicy { freeze_bytes: delta, inline: false },
         entry_cache: share(64, 4, 32),
         sweep: SweepPace { rows: config.compaction_batch_limit, pause: config.compaction_sleep_interval },
-        on_log_write: Box::new({
-            let metrics = metrics.clone();
-            move |bytes, synced| {
-                metrics.wal_bytes.add(bytes as f64);
-                if let Some(took) = synced {
-                    metrics.wal_fsync.observe_seconds(took);
-                }
-            }
-        }),
-        on_checkpoint: Box::new({
-            let metrics = metrics.clone();
-            move |took| metrics.backend_commit.observe_seconds(took)
-        }),
+        meter: Listener::new(metrics.clone(), config.warning_apply_duration),
     }
 }

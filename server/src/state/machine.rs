@@ -1,7 +1,7 @@
 //! The machine: applies committed entries one after the other.
 
 use super::members::Members;
-use super::outcome::{AlarmEntry, Answer, ApplyError, Outcome};
+use super::outcome::{AlarmEntry, Answer, ApplyError, Outcome, op_name};
 use super::shared::Shared;
 use super::{ENTRY_VERSION, txn};
 use crate::base::BaseError;
@@ -152,8 +152,15 @@ impl Machine {
         self.shared.applied.store(index, Ordering::Release);
     }
 
-    /// Applies a normal entry. Empty data is a leader's first entry and moves the position alone.
-    pub fn apply(&mut self, index: u64, term: u64, data: Bytes) -> Result<Applied, BaseError> {
+    /// Applies a normal entry. Empty data is a leader's first entry and moves the position alone. `ran` is told of each command when
+    /// it is done: its name, and whether it was not refused.
+    pub fn apply(
+        &mut self,
+        index: u64,
+        term: u64,
+        data: Bytes,
+        mut ran: impl FnMut(&'static str, bool),
+    ) -> Result<Applied, BaseError> {
         assert!(index > self.position.index, "entry {index} applied after {}", self.position.index);
         let mut applied = Applied::default();
         if data.is_empty() {
@@ -170,6 +177,7 @@ impl Machine {
         self.position.time_ms = self.position.time_ms.max(batch.time_ms);
         for proposal in batch.proposals {
             let op = proposal.command.and_then(|c| c.op);
+            let name = op.as_ref().map_or("", op_name);
             let result = match op {
                 None => Err(ApplyError::Internal("an empty command".into())),
                 Some(op) => match self.run(op, &mut applied) {
@@ -178,6 +186,7 @@ impl Machine {
                     Err(Refusal::Fatal(e)) => return Err(e),
                 },
             };
+            ran(name, result.is_ok());
             let answer = Answer { revision: self.store.revision(), term, result };
             applied.results.push(EntryResult { origin: proposal.origin, sequence: proposal.sequence, answer });
         }

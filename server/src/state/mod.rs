@@ -14,7 +14,7 @@ mod txn;
 
 pub use machine::{Applied, EntryResult, LeaseChange, Machine, Position};
 pub use members::MemberRefusal;
-pub use outcome::{AlarmEntry, Answer, ApplyError, Outcome, TxnOpOutcome, TxnOutcome};
+pub use outcome::{AlarmEntry, Answer, ApplyError, Outcome, TxnOpOutcome, TxnOutcome, op_name};
 pub use shared::Shared;
 pub use txn::read_txn;
 

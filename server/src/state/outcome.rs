@@ -2,7 +2,7 @@
 
 use crate::mvcc::{RangeResult, ReadError};
 use quorate_proto::RawKv;
-use quorate_proto::entry::AlarmKind;
+use quorate_proto::entry::{AlarmKind, command::Op};
 use quorate_proto::state::Member;
 
 /// The answer to one proposal.
@@ -60,6 +60,24 @@ pub enum TxnOpOutcome {
     Put { prev: Option<RawKv>, revision: i64 },
     DeleteRange { deleted: i64, prev: Vec<RawKv>, revision: i64 },
     Txn(TxnOutcome, i64),
+}
+
+/// What metrics call a command: etcd's names for its requests.
+pub fn op_name(op: &Op) -> &'static str {
+    match op {
+        Op::Put(_) => "Put",
+        Op::DeleteRange(_) => "DeleteRange",
+        Op::Txn(_) => "Txn",
+        Op::Range(_) => "Range",
+        Op::Compact(_) => "Compaction",
+        Op::LeaseGrant(_) => "LeaseGrant",
+        Op::LeaseRevoke(_) => "LeaseRevoke",
+        Op::LeaseCheckpoint(_) => "LeaseCheckpoint",
+        Op::Alarm(_) => "Alarm",
+        Op::MemberAttributes(_) => "ClusterMemberAttrSet",
+        Op::ClusterVersion(_) => "ClusterVersionSet",
+        Op::Auth(_) => "Auth",
+    }
 }
 
 /// Why a proposal was refused. Every member refuses alike; the store is as it was.

@@ -486,7 +486,7 @@ fn a_mark_does_not_hide_the_group_it_was_written_with() {
             let _ = held.recv();
         }),
         on_fault: Box::new(|error| panic!("{error}")),
-        on_written: Box::new(|_, _| {}),
+        on_written: Box::new(|_, _, _| {}),
     };
     let writer = WalWriter::spawn(wal, hooks).expect("a thread");
     let submit = |group| assert!(writer.submit(WalTask { group, tag: () }).is_ok());
@@ -508,7 +508,7 @@ fn the_writer_answers_in_order_and_batches() {
     let hooks = Hooks {
         on_durable: Box::new(move |durable: Durable<u64>| answers.send(durable).expect("a listener")),
         on_fault: Box::new(|error| panic!("{error}")),
-        on_written: Box::new(|_, _| {}),
+        on_written: Box::new(|_, _, _| {}),
     };
     let writer = WalWriter::spawn(wal, hooks).expect("a thread");
     for number in 1..=3000 {
@@ -540,7 +540,7 @@ fn the_writer_waits_for_space_and_stops_at_a_broken_disk() {
             }
             Verdict::Retry(Duration::ZERO)
         }),
-        on_written: Box::new(|_, _| {}),
+        on_written: Box::new(|_, _, _| {}),
     };
     files.fail_after(0, Fault::NoSpace);
     let writer = WalWriter::spawn(wal, hooks).expect("a thread");
@@ -552,7 +552,7 @@ fn the_writer_waits_for_space_and_stops_at_a_broken_disk() {
     let hooks = Hooks {
         on_durable: Box::new(|_: Durable<()>| panic!("nothing is durable on a broken disk")),
         on_fault: Box::new(|_| Verdict::Stop),
-        on_written: Box::new(|_, _| {}),
+        on_written: Box::new(|_, _, _| {}),
     };
     files.fail_after(0, Fault::Broken);
     let writer = WalWriter::spawn(wal, hooks).expect("a thread");

@@ -51,8 +51,8 @@ pub struct Hooks<T> {
     pub on_durable: Box<dyn FnMut(Durable<T>) + Send>,
     /// Something went wrong. The verdict counts only when `WalError::is_no_space`; after any other error the thread ends.
     pub on_fault: Box<dyn FnMut(&WalError) -> Verdict + Send>,
-    /// A batch of so many bytes was written; the duration of its sync, if it needed one.
-    pub on_written: Box<dyn FnMut(u64, Option<Duration>) + Send>,
+    /// A batch of so many bytes was written; the duration of the write, and that of its sync, if it needed one.
+    pub on_written: Box<dyn FnMut(u64, Duration, Option<Duration>) + Send>,
 }
 
 enum Command<T> {
@@ -272,13 +272,14 @@ impl<T> Body<T> {
     fn append(&mut self, first: WalTask<T>) -> Result<(), WalError> {
         let batch = self.drain(first);
         self.time_passes();
+        let began = Instant::now();
         let written = self.retry(|wal| wal.write(&batch.groups).map(|appended| appended.bytes))?;
         let must_sync = batch.must_sync();
-        let begun = Instant::now();
+        let wrote = began.elapsed();
         if must_sync {
             self.retry(Wal::sync)?;
         }
-        (self.hooks.on_written)(written, must_sync.then(|| begun.elapsed()));
+        (self.hooks.on_written)(written, wrote, must_sync.then(|| began.elapsed().saturating_sub(wrote)));
         (self.hooks.on_durable)(batch.durable());
         Ok(())
     }

@@ -130,8 +130,7 @@ impl Cluster {
             delta: DeltaPolicy { freeze_bytes: self.tuning.freeze_bytes, inline: false },
             entry_cache: 1 << 20,
             sweep: SweepPace { rows: 1000, pause: Duration::from_millis(1) },
-            on_log_write: Box::new(|_, _| {}),
-            on_checkpoint: Box::new(|_| {}),
+            meter: Arc::new(()),
         }
     }
 

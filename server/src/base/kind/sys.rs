@@ -7,6 +7,8 @@ pub const APPLIED: u8 = 0x01;
 pub const COMPACT: u8 = 0x02;
 pub const USAGE: u8 = 0x03;
 pub const SWEPT: u8 = 0x04;
+/// How many keys are alive, for a gauge.
+pub const LIVE: u8 = 0x05;
 pub const LEASE: u8 = 0x10;
 pub const LEASE_KEY: u8 = 0x11;
 pub const MEMBER: u8 = 0x20;
