@@ -32,15 +32,19 @@ pub trait Membership: Send + Sync {
 }
 
 /// Why members did not change.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum MemberError {
     /// Apply, or the check before the proposal, refused it.
+    #[error("{0}")]
     Refused(ApplyError),
     /// It was not agreed on.
+    #[error("{0}")]
     NotAgreed(ProposeError),
     /// Too few members have started for the change to be safe.
+    #[error("too few members have started")]
     NotEnoughStarted,
     /// This build cannot change members.
+    #[error("not capable")]
     NotCapable,
 }
 
@@ -130,7 +134,14 @@ impl pb::cluster_server::Cluster for Cluster {
     ) -> Result<Response<pb::MemberPromoteResponse>, Status> {
         self.0
             .unary(Method::MemberPromote, request, refuses, |request| async move {
-                let members = self.0.context.membership.promote(request.id).await?;
+                let promoted = self.0.context.membership.promote(request.id).await;
+                if self.0.context.node.status().is_leader {
+                    match &promoted {
+                        Ok(_) => self.0.context.metrics.promote_successes.inc(),
+                        Err(error) => self.0.context.metrics.promote_failures.with(&[&error.to_string()]).inc(),
+                    }
+                }
+                let members = promoted?;
                 Ok(pb::MemberPromoteResponse { header: Some(self.0.header_bare()), members: member_list(members) })
             })
             .await

@@ -1,5 +1,6 @@
 //! Counts: traffic with each peer, as plain numbers for the metrics page.
 
+use crate::telemetry::{self, Histogram};
 use crate::types::MemberId;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -8,17 +9,45 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// What was exchanged with one peer since this process started.
-#[derive(Default, Debug)]
+#[derive(Debug)]
 pub struct PeerCount {
     sent_bytes: AtomicU64,
     received_bytes: AtomicU64,
     sent_failures: AtomicU64,
     received_failures: AtomicU64,
-    round_trip_us: AtomicU64,
-    round_trips: AtomicU64,
-    round_trip_sum_us: AtomicU64,
-    snapshots_sent: AtomicU64,
-    snapshot_failures: AtomicU64,
+    round_trips: Arc<Histogram>,
+    disconnects: AtomicU64,
+    snapshots_sent: Outcomes,
+    snapshots_received: Outcomes,
+}
+
+/// How often something went well, and how often not.
+#[derive(Default, Debug)]
+struct Outcomes([AtomicU64; 2]);
+
+impl Outcomes {
+    fn add(&self, well: bool) {
+        self.0[usize::from(!well)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn read(&self) -> (u64, u64) {
+        (self.0[0].load(Ordering::Relaxed), self.0[1].load(Ordering::Relaxed))
+    }
+}
+
+impl Default for PeerCount {
+    fn default() -> Self {
+        Self {
+            sent_bytes: AtomicU64::default(),
+            received_bytes: AtomicU64::default(),
+            sent_failures: AtomicU64::default(),
+            received_failures: AtomicU64::default(),
+            round_trips: Arc::new(telemetry::round_trip()),
+            disconnects: AtomicU64::default(),
+            snapshots_sent: Outcomes::default(),
+            snapshots_received: Outcomes::default(),
+        }
+    }
 }
 
 impl PeerCount {
@@ -42,20 +71,24 @@ impl PeerCount {
         self.received_failures.load(Ordering::Relaxed)
     }
 
-    /// Time to the peer and back on the control channel, smoothed over about eight measurements; zero before the first one.
-    pub fn round_trip(&self) -> Duration {
-        Duration::from_micros(self.round_trip_us.load(Ordering::Relaxed))
+    /// Times to the peer and back on the control channel, in seconds.
+    pub fn round_trips(&self) -> &Arc<Histogram> {
+        &self.round_trips
     }
 
-    /// Measurements of the round trip and their sum.
-    pub fn round_trips(&self) -> (u64, Duration) {
-        let sum = Duration::from_micros(self.round_trip_sum_us.load(Ordering::Relaxed));
-        (self.round_trips.load(Ordering::Relaxed), sum)
+    /// How often the control channel to it was lost.
+    pub fn disconnects(&self) -> u64 {
+        self.disconnects.load(Ordering::Relaxed)
+    }
+
+    /// Snapshots taken from the peer, and those that did not come through.
+    pub fn snapshots_received(&self) -> (u64, u64) {
+        self.snapshots_received.read()
     }
 
     /// Snapshots the peer took, and transfers that failed.
     pub fn snapshots(&self) -> (u64, u64) {
-        (self.snapshots_sent.load(Ordering::Relaxed), self.snapshot_failures.load(Ordering::Relaxed))
+        self.snapshots_sent.read()
     }
 
     pub(super) fn sent(&self, bytes: usize) {
@@ -75,18 +108,19 @@ impl PeerCount {
     }
 
     pub(super) fn snapshot_went(&self, well: bool) {
-        let counter = if well { &self.snapshots_sent } else { &self.snapshot_failures };
-        counter.fetch_add(1, Ordering::Relaxed);
+        self.snapshots_sent.add(well);
     }
 
-    /// Takes one measurement of the round trip. Only the peer's control task calls this.
+    pub(super) fn snapshot_came(&self, well: bool) {
+        self.snapshots_received.add(well);
+    }
+
+    pub(super) fn disconnected(&self) {
+        self.disconnects.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(super) fn round_trip_took(&self, time: Duration) {
-        let new = time.as_micros() as u64;
-        let old = self.round_trip_us.load(Ordering::Relaxed);
-        let smooth = if old == 0 { new } else { (old * 7 + new) / 8 };
-        self.round_trip_us.store(smooth.max(1), Ordering::Relaxed);
-        self.round_trips.fetch_add(1, Ordering::Relaxed);
-        self.round_trip_sum_us.fetch_add(new, Ordering::Relaxed);
+        self.round_trips.observe_seconds(time);
     }
 }
 

@@ -57,23 +57,30 @@ impl Intake {
     }
 
     /// Reads the stream to its end, answering each chunk.
-    pub async fn run(self, mut inbound: Streaming<SnapshotChunk>, answers: mpsc::Sender<Result<SnapshotReceipt, Status>>) {
+    pub async fn run(self, inbound: Streaming<SnapshotChunk>, answers: mpsc::Sender<Result<SnapshotReceipt, Status>>) {
+        let came = self.take(inbound, answers).await;
+        self.count.snapshot_came(came);
+    }
+
+    /// True when raft took the snapshot.
+    async fn take(&self, mut inbound: Streaming<SnapshotChunk>, answers: mpsc::Sender<Result<SnapshotReceipt, Status>>) -> bool {
         loop {
             let answer = match inbound.message().await {
                 Ok(Some(SnapshotChunk { end: Some(end), .. })) => self.finish(end).await,
                 Ok(Some(chunk)) => self.write(chunk).await,
-                Ok(None) => return,
+                Ok(None) => return false,
                 Err(status) => {
                     tracing::info!(reason = status.message(), "a snapshot broke off; what arrived is kept");
-                    return;
+                    return false;
                 }
             };
-            let over = !matches!(&answer, Ok(SnapshotReceipt { done: false, .. }));
+            let came = matches!(&answer, Ok(SnapshotReceipt { done: true, .. }));
+            let over = came || answer.is_err();
             if let Err(status) = &answer {
                 tracing::warn!(reason = status.message(), "a snapshot was not taken");
             }
             if answers.send(answer).await.is_err() || over {
-                return;
+                return came;
             }
         }
     }

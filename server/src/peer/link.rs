@@ -234,8 +234,8 @@ impl Link {
             if let Some(url) = url {
                 let begun = Instant::now();
                 let error = self.session(kind, url).await;
-                if kind == Kind::Control {
-                    *self.connected.lock() = None;
+                if kind == Kind::Control && self.connected.lock().take().is_some() {
+                    self.count.disconnected();
                 }
                 self.lane(kind).outbox.close();
                 *self.lane(kind).channel.lock() = None;

@@ -182,6 +182,14 @@ pub(super) fn observe(
             m.peer_received.with(&[&id]).set(count.received_bytes());
             m.peer_send_failures.with(&[&id]).set(count.sent_failures());
             m.peer_receive_failures.with(&[&id]).set(count.received_failures());
+            m.peer_round_trip.show(&[&id], count.round_trips().clone());
+            m.disconnected_peers.with(&[&local, &id]).set(count.disconnects());
+            let (sent, unsent) = count.snapshots();
+            m.snapshot_send_success.with(&[&id]).set(sent);
+            m.snapshot_send_failures.with(&[&id]).set(unsent);
+            let (taken, untaken) = count.snapshots_received();
+            m.snapshot_receive_success.with(&[&id]).set(taken);
+            m.snapshot_receive_failures.with(&[&id]).set(untaken);
         }
         for row in counters.read() {
             let (service, method, kind) = row.method.labels();

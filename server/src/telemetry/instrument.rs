@@ -108,6 +108,12 @@ impl<T> Family<T> {
         self.members.lock().entry(key).or_insert_with(|| Arc::new((self.make)())).clone()
     }
 
+    /// Shows an instrument that is kept elsewhere as the member with these values.
+    pub fn show(&self, values: &[&str], member: Arc<T>) {
+        let key = values.iter().map(|v| (*v).to_owned()).collect();
+        self.members.lock().insert(key, member);
+    }
+
     /// Forgets all members: for a family whose one member names a current value.
     pub fn clear(&self) {
         self.members.lock().clear();

@@ -6,4 +6,4 @@ mod metrics;
 pub mod process;
 
 pub use instrument::{Counter, Family, Gauge, Histogram};
-pub use metrics::Metrics;
+pub use metrics::{Metrics, round_trip};
