@@ -119,6 +119,9 @@ fn notify_ready() {
     }
 }
 
+/// How long one attempt to publish the member may take.
+const PUBLISH: Duration = Duration::from_secs(1);
+
 /// Tells the cluster this member's name and where clients find it, until it is heard.
 async fn publish(node: NodeHandle, name: String, client_urls: Vec<String>) {
     loop {
@@ -128,7 +131,10 @@ async fn publish(node: NodeHandle, name: String, client_urls: Vec<String>) {
             return;
         }
         let attributes = entry::MemberAttributes { member, name: name.clone(), client_urls: client_urls.clone() };
-        match node.propose(Command { op: Some(Op::MemberAttributes(attributes)) }).await {
+        let proposed = node.propose(Command { op: Some(Op::MemberAttributes(attributes)) });
+        // A proposal that met no connection to the leader is lost; saying the same twice does no harm.
+        let proposed = tokio::time::timeout(PUBLISH, proposed).await.unwrap_or(Err(ProposeError::TimedOut));
+        match proposed {
             Ok(_) => tracing::info!(member_id = format!("{member:016x}"), name, "published local member to cluster through raft"),
             Err(ProposeError::Stopped) => return,
             Err(e) => {
@@ -199,7 +205,7 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
     let net = Arc::new(NetThreads::start("net", net_threads_for(cores())).map_err(|e| Failure::new(5, e))?);
     let dial: Arc<dyn Dial> = Arc::new(tls::PeerDial { tls: dial_tls, from: tls::local_address(config) });
     let settings = budget::node_settings(config, &metrics);
-    let founding = {
+    let entered = {
         let http_only: Vec<&Listener> = http_listeners.iter().chain(&metrics_listeners).collect();
         let doors = join::Doors {
             net: net.clone(),
@@ -209,7 +215,7 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
         };
         join::founding(config, &settings, dial.clone(), doors).await?
     };
-    let opened = Opened::open(settings, founding.as_ref(), RealFiles::shared())?;
+    let opened = Opened::open(settings, entered.as_ref().map(|e| &e.founding), RealFiles::shared())?;
     let hub_options = HubOptions { progress_interval: config.watch_progress_notify_interval, ..Default::default() };
     let hub = Arc::new(Hub::start(opened.store().clone(), hub_options).map_err(|e| Failure::new(5, e))?);
     let identity = opened.identity();
@@ -296,6 +302,9 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
     };
     let peer_grpc = Routes::new(peers.service()).prepare().into_axum_router();
     let peer_http = gateway::peer_routes(pages::versions(&handle), pages::members(&handle));
+    if let Some(entered) = entered {
+        entered.close().await;
+    }
     open(
         &peer_door,
         peer_listeners,

@@ -23,6 +23,22 @@ pub(super) struct Doors<'a> {
     pub http_only: Vec<&'a Listener>,
 }
 
+/// What became clear at the gate.
+pub(super) struct Entered {
+    pub founding: Founding,
+    /// Still answers that this member is empty: the others form the cluster at the same time and count on it.
+    door: Option<Door>,
+}
+
+impl Entered {
+    /// Leaves the ports to the member.
+    pub async fn close(self) {
+        if let Some(door) = self.door {
+            door.close(DRAIN).await;
+        }
+    }
+}
+
 /// How long calls that are under way may take when the gate closes.
 const DRAIN: Duration = Duration::from_millis(50);
 
@@ -35,7 +51,7 @@ pub(super) async fn founding(
     settings: &NodeSettings,
     dial: Arc<dyn Dial>,
     doors: Doors<'_>,
-) -> Result<Option<Founding>, Failure> {
+) -> Result<Option<Entered>, Failure> {
     if let Some((_, stamp)) = read_stamped(&config.data_dir)? {
         check_stamp(config, &stamp)?;
         return Ok(None);
@@ -56,13 +72,11 @@ pub(super) async fn founding(
         && plan.form.is_some()
     {
         // Nobody to ask: the cluster of one is formed at once.
-        return Ok(plan.form);
+        return Ok(plan.form.map(|founding| Entered { founding, door: None }));
     }
     let boot = rand::random();
     let door = open(doors, boot)?;
-    let passed = gate::pass(plan, dial, boot).await;
-    door.close(DRAIN).await;
-    let founding = passed.map_err(|e| Failure::new(WRONG_DATA, e))?;
+    let founding = gate::pass(plan, dial, boot).await.map_err(|e| Failure::new(WRONG_DATA, e))?;
     let how = if founding.joins { "joining the cluster" } else { "forming the cluster" };
     tracing::info!(
         cluster_id = format!("{:016x}", founding.cluster_id),
@@ -70,7 +84,7 @@ pub(super) async fn founding(
         members = founding.members.len(),
         "{how}"
     );
-    Ok(Some(founding))
+    Ok(Some(Entered { founding, door: Some(door) }))
 }
 
 /// Ports of a member that waits.
