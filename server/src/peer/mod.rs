@@ -13,10 +13,11 @@
 
 mod counts;
 mod dial;
+pub mod gate;
 mod intake;
 mod lease;
 mod link;
-mod outbox;
+pub mod outbox;
 mod service;
 mod transfer;
 
