@@ -8,3 +8,4 @@ pub mod end;
 pub mod failpoint;
 pub mod files;
 pub mod files_sim;
+pub mod plant;

@@ -325,6 +325,11 @@ impl SteppedNode {
         }
     }
 
+    /// The running checksum of every change since the beginning.
+    pub fn digest(&self) -> u128 {
+        self.apply.machine.position().digest
+    }
+
     // === requests ===
 
     /// Hands a command to the member.
@@ -385,10 +390,24 @@ impl SteppedNode {
     ///
     /// # Errors
     /// When it is refused at once.
-    pub fn offer_snapshot(&self, message: Message) -> Result<oneshot::Receiver<bool>, ProposeError> {
+    pub fn offer_snapshot(&self, message: Message) -> Result<Taken, ProposeError> {
         let (answer, answered) = oneshot::channel();
         self.handle.send(Input::Snapshot { message, answer })?;
-        Ok(answered)
+        Ok(Taken(answered))
+    }
+}
+
+/// Whether raft takes a snapshot that was handed to it.
+pub struct Taken(oneshot::Receiver<bool>);
+
+impl Taken {
+    /// The answer if it has come; a member that stopped takes nothing.
+    pub fn poll(&mut self) -> Option<bool> {
+        match self.0.try_recv() {
+            Ok(taken) => Some(taken),
+            Err(oneshot::error::TryRecvError::Empty) => None,
+            Err(oneshot::error::TryRecvError::Closed) => Some(false),
+        }
     }
 }
 

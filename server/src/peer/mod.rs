@@ -15,10 +15,11 @@
 mod change;
 mod counts;
 mod dial;
+pub mod gate;
 mod intake;
 mod lease;
 mod link;
-mod outbox;
+pub mod outbox;
 mod service;
 mod transfer;
 mod vacant;

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 /// What to do when there is no room.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Overflow {
+pub enum Overflow {
     /// The oldest goes: a newer heartbeat or vote says more than an older one.
     DropOldest,
     /// The new one is refused: an order with a hole in it is of no use.
@@ -27,7 +27,8 @@ struct State {
     waker: Option<Waker>,
 }
 
-pub(super) struct Outbox {
+/// Messages that wait for one channel.
+pub struct Outbox {
     state: Mutex<State>,
     max_bytes: usize,
     max_messages: usize,
@@ -42,6 +43,7 @@ fn weight(m: &Message) -> usize {
 }
 
 impl Outbox {
+    /// An empty box, closed until its first session is opened.
     pub fn new(max_bytes: usize, max_messages: usize, overflow: Overflow) -> Self {
         Self { state: Mutex::default(), max_bytes, max_messages, overflow }
     }
@@ -94,6 +96,11 @@ impl Outbox {
     pub fn close(&self) {
         self.open();
         self.state.lock().open = false;
+    }
+
+    /// True while a session is open.
+    pub fn is_open(&self) -> bool {
+        self.state.lock().open
     }
 
     /// The oldest messages, about `max_bytes` of them; `None` when the session is over.

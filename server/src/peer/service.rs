@@ -4,6 +4,7 @@
 //! the order of their stream. A caller of another cluster, or one that means another member, is refused with the reason.
 
 use super::counts::PeerCount;
+use super::gate::Gate;
 use super::intake::Intake;
 use super::link::Kind;
 use super::{Inner, REMOVED};
@@ -32,18 +33,11 @@ const GREETING: Duration = Duration::from_secs(5);
 /// Keys of a lease told at most: they travel in one message.
 const MAX_LEASE_IDS: usize = 10_000;
 
-/// The newest stream of a sender on a channel.
-#[derive(Default)]
-struct Newest {
-    boot: u64,
-    generation: u64,
-}
-
 /// The gRPC service of this member towards its peers.
 #[derive(Clone)]
 pub struct Service {
     inner: Arc<Inner>,
-    newest: Arc<Mutex<HashMap<(MemberId, &'static str), Arc<Mutex<Newest>>>>>,
+    newest: Arc<Mutex<HashMap<(MemberId, &'static str), Arc<Mutex<Gate>>>>>,
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -93,12 +87,8 @@ impl Service {
         self.check_caller(hello.cluster, hello.from)?;
         self.check_to(hello.to)?;
         let slot = self.newest.lock().entry((hello.from, kind.name())).or_default().clone();
-        {
-            let mut newest = slot.lock();
-            if newest.boot == hello.boot && newest.generation > hello.generation {
-                return Err(Status::aborted("a newer stream of the same sender is open"));
-            }
-            *newest = Newest { boot: hello.boot, generation: hello.generation };
+        if !slot.lock().admit(hello.boot, hello.generation) {
+            return Err(Status::aborted("a newer stream of the same sender is open"));
         }
         let (acks, received) = tokio::sync::watch::channel(1);
         let reader = Reader {
@@ -134,7 +124,7 @@ pub(super) const NOT_LEADER: &str = "this member does not lead";
 
 struct Reader {
     node: NodeHandle,
-    slot: Arc<Mutex<Newest>>,
+    slot: Arc<Mutex<Gate>>,
     boot: u64,
     generation: u64,
     count: Arc<PeerCount>,
@@ -181,7 +171,7 @@ impl Reader {
             return false;
         }
         let newest = self.slot.lock();
-        if (newest.boot, newest.generation) != (self.boot, self.generation) {
+        if !newest.passes(self.boot, self.generation) {
             return false;
         }
         match self.node.peer_messages(decoded) {

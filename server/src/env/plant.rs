@@ -1,0 +1,95 @@
+//! Planted mistakes: what a simulation must find, switched on by name. Without the feature `plant` every question is answered `false`
+//! at compile time and nothing of it is built.
+
+/// A mistake that can be planted. Each stands where its doc says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Plant {
+    /// The log answers a batch when it is written and not yet synced.
+    AckBeforeSync = 1,
+    /// Some entries are applied twice.
+    ApplyTwice = 2,
+    /// A leader answers read rounds by itself, without asking whether it still leads.
+    StaleReadIndex = 3,
+    /// Read rounds are answered before the machine has applied what they cover.
+    ReadBeforeApply = 4,
+    /// A sweep takes the deletion that lies at the compaction mark itself.
+    LostTombstone = 5,
+    /// A watcher that catches up is given the revision before its own again.
+    WatchBackInTime = 6,
+    /// A watcher that becomes live misses the first revision after its catching up.
+    WatchGap = 7,
+    /// Progress is told one revision ahead of what was delivered.
+    ProgressAhead = 8,
+    /// A new leader takes every lease to have run out.
+    LeaseExpiresEarly = 9,
+    /// The end of a lease leaves its last key.
+    LeaseLeavesKey = 10,
+    /// A checkpoint claims one entry more than its rows hold.
+    CheckpointAhead = 11,
+    /// The log keeps terms and forgets votes.
+    VoteForgotten = 12,
+    /// A received snapshot lacks its last row.
+    SnapshotShort = 13,
+    /// A transaction compares with the store as it was one revision ago.
+    StaleCompare = 14,
+    /// A member that lost its disk comes back with an empty one under its old id. Planted in the simulation, not here.
+    ReusedMemberId = 15,
+    /// Reads below the compaction mark are answered from what is left.
+    CompactedRead = 16,
+}
+
+impl Plant {
+    /// Every mistake there is.
+    pub const ALL: [Plant; 16] = [
+        Plant::AckBeforeSync,
+        Plant::ApplyTwice,
+        Plant::StaleReadIndex,
+        Plant::ReadBeforeApply,
+        Plant::LostTombstone,
+        Plant::WatchBackInTime,
+        Plant::WatchGap,
+        Plant::ProgressAhead,
+        Plant::LeaseExpiresEarly,
+        Plant::LeaseLeavesKey,
+        Plant::CheckpointAhead,
+        Plant::VoteForgotten,
+        Plant::SnapshotShort,
+        Plant::StaleCompare,
+        Plant::ReusedMemberId,
+        Plant::CompactedRead,
+    ];
+
+    /// The name by which it is asked for, as `ack-before-sync`.
+    pub fn name(self) -> String {
+        let mut name = String::new();
+        for c in format!("{self:?}").chars() {
+            if c.is_uppercase() && !name.is_empty() {
+                name.push('-');
+            }
+            name.push(c.to_ascii_lowercase());
+        }
+        name
+    }
+}
+
+#[cfg(feature = "plant")]
+static PLANTED: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
+
+/// Switches a mistake on for the whole process, or all off.
+#[cfg(feature = "plant")]
+pub fn set(plant: Option<Plant>) {
+    PLANTED.store(plant.map_or(0, |p| p as u8), std::sync::atomic::Ordering::Relaxed);
+}
+
+/// True when this mistake is to be made.
+#[cfg(feature = "plant")]
+pub fn is(plant: Plant) -> bool {
+    PLANTED.load(std::sync::atomic::Ordering::Relaxed) == plant as u8
+}
+
+/// True when this mistake is to be made.
+#[cfg(not(feature = "plant"))]
+pub const fn is(_: Plant) -> bool {
+    false
+}

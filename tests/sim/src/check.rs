@@ -1,0 +1,457 @@
+//! Whether what the clients saw follows from what the members agreed on.
+//!
+//! Why this is complete for etcd's model. Each change of the store has its own revision, the members agree on the content of each
+//! (checked as they publish), and each answer names the revision at which it was given. So the order in which the operations took
+//! effect is not to be searched for: it is the order of revisions, the writer of a revision before those who saw it, and those in the
+//! order in which they were asked. That order explains the history if and only if
+//! 1. every revision was written by exactly one operation, an end of a lease included, and has the content that this operation makes
+//!    of the state before it; every answered write with an effect wrote the revision it was told;
+//! 2. every answer is the model's answer in the state of its revision;
+//! 3. the order respects real time: an operation asked after another was answered has a revision at least as high, and higher when it
+//!    wrote. With equal revisions the order above puts the earlier one first.
+//!
+//! Operations whose outcome their client never learned are resolved by the history: they wrote at most one revision, not before they
+//! were asked, or none. Serializable reads keep 2 alone, and never show what nobody has published.
+
+use crate::agreed::History;
+use crate::ops::{NEVER, Told, writer_of};
+use crate::world::{MS, SECOND, World};
+use bytes::Bytes;
+use quorate::mvcc::ReadError;
+use quorate::state::{ApplyError, Outcome, TxnOpOutcome};
+use quorate::types::KeyRange;
+use quorate_proto::entry::command::Op;
+use quorate_proto::entry::{Compare, CompareResult, CompareTarget, Range, Txn, op};
+use quorate_proto::mvccpb::KeyValue;
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+/// A change that an operation makes: the key, and its value and lease; nothing when it is deleted.
+type Change = (Bytes, Option<(Bytes, i64)>);
+
+/// What an operation does in the state of a revision.
+struct Effect {
+    changes: Vec<Change>,
+    /// Deleted keys, branch taken, pairs read: what the answer shows of it.
+    shown: Shown,
+}
+
+#[derive(Debug, PartialEq)]
+enum Shown {
+    Put { prev: Option<KeyValue> },
+    Delete { deleted: i64, prev: Vec<KeyValue> },
+    Txn { succeeded: bool, ops: Vec<Shown> },
+    Range { kvs: Vec<KeyValue>, count: i64, more: bool },
+    Done,
+}
+
+fn range_at(history: &History, q: &Range, state: i64) -> Shown {
+    let range = KeyRange::from_request(&q.key, &q.range_end);
+    let pairs = history.pairs(state, |k| range.contains(k));
+    let count = pairs.len() as i64;
+    let limit = if q.limit > 0 { q.limit as usize } else { usize::MAX };
+    Shown::Range { kvs: pairs.iter().take(limit).map(|p| (*p).clone()).collect(), count, more: pairs.len() > limit }
+}
+
+fn holds(history: &History, compare: &Compare, state: i64) -> bool {
+    let none = KeyValue::default();
+    let pair = history.get(&compare.key, state).unwrap_or(&none);
+    let number = match compare.target() {
+        CompareTarget::Version => pair.version,
+        CompareTarget::Create => pair.create_revision,
+        CompareTarget::Mod => pair.mod_revision,
+        CompareTarget::Lease => pair.lease,
+        CompareTarget::Value => return pair.value == compare.value,
+    };
+    match (compare.result(), number.cmp(&compare.number)) {
+        (CompareResult::Equal, order) => order == Ordering::Equal,
+        (CompareResult::NotEqual, order) => order != Ordering::Equal,
+        (CompareResult::Greater, order) => order == Ordering::Greater,
+        (CompareResult::Less, order) => order == Ordering::Less,
+    }
+}
+
+fn delete_at(history: &History, key: &Bytes, end: &Bytes, prev_kv: bool, state: i64) -> (Vec<Change>, Shown) {
+    let range = KeyRange::from_request(key, end);
+    let pairs = history.pairs(state, |k| range.contains(k));
+    let prev = if prev_kv { pairs.iter().map(|p| (*p).clone()).collect() } else { Vec::new() };
+    let changes: Vec<Change> = pairs.iter().map(|p| (p.key.clone(), None)).collect();
+    let deleted = changes.len() as i64;
+    (changes, Shown::Delete { deleted, prev })
+}
+
+fn txn_at(history: &History, txn: &Txn, state: i64) -> Effect {
+    let succeeded = txn.compare.iter().all(|c| holds(history, c, state));
+    let mut changes = Vec::new();
+    let mut ops = Vec::new();
+    // The clients' transactions touch each key once, so that every part sees the state before.
+    for part in if succeeded { &txn.success } else { &txn.failure } {
+        match &part.op {
+            Some(op::Op::Put(put)) => {
+                changes.push((put.key.clone(), Some((put.value.clone(), put.lease))));
+                ops.push(Shown::Put { prev: None });
+            }
+            Some(op::Op::DeleteRange(d)) => {
+                let (more, shown) = delete_at(history, &d.key, &d.range_end, d.prev_kv, state);
+                changes.extend(more);
+                ops.push(shown);
+            }
+            Some(op::Op::Range(q)) => ops.push(range_at(history, q, state)),
+            _ => {}
+        }
+    }
+    Effect { changes, shown: Shown::Txn { succeeded, ops } }
+}
+
+/// What an operation does in the state of a revision; leases' ends are found by the keys that hang on them.
+fn effect(history: &History, op: &Op, state: i64) -> Effect {
+    match op {
+        Op::Put(put) => {
+            let prev = if put.prev_kv { history.get(&put.key, state).cloned() } else { None };
+            Effect { changes: vec![(put.key.clone(), Some((put.value.clone(), put.lease)))], shown: Shown::Put { prev } }
+        }
+        Op::DeleteRange(d) => {
+            let (changes, shown) = delete_at(history, &d.key, &d.range_end, d.prev_kv, state);
+            Effect { changes, shown }
+        }
+        Op::Txn(txn) => txn_at(history, txn, state),
+        Op::LeaseRevoke(revoke) => Effect { changes: lease_end(history, revoke.ids[0], state), shown: Shown::Done },
+        _ => Effect { changes: Vec::new(), shown: Shown::Done },
+    }
+}
+
+fn lease_end(history: &History, lease: i64, state: i64) -> Vec<Change> {
+    let pairs = history.pairs(state, |_| true);
+    pairs.iter().filter(|p| p.lease == lease).map(|p| (p.key.clone(), None)).collect()
+}
+
+fn pair(raw: &quorate_proto::RawKv) -> KeyValue {
+    raw.decode().unwrap_or_default()
+}
+
+/// What an answer shows, in the form in which the model says it.
+fn shown(outcome: &Outcome) -> Shown {
+    match outcome {
+        Outcome::Put { prev } => Shown::Put { prev: prev.as_ref().map(pair) },
+        Outcome::DeleteRange { deleted, prev } => Shown::Delete { deleted: *deleted, prev: prev.iter().map(pair).collect() },
+        Outcome::Txn(txn) => {
+            let op = |o: &TxnOpOutcome| match o {
+                TxnOpOutcome::Range(r) => Shown::Range { kvs: r.kvs.iter().map(pair).collect(), count: r.count, more: r.more },
+                TxnOpOutcome::Put { prev, .. } => Shown::Put { prev: prev.as_ref().map(pair) },
+                TxnOpOutcome::DeleteRange { deleted, prev, .. } => {
+                    Shown::Delete { deleted: *deleted, prev: prev.iter().map(pair).collect() }
+                }
+                TxnOpOutcome::Txn(..) => Shown::Done,
+            };
+            Shown::Txn { succeeded: txn.succeeded, ops: txn.ops.iter().map(op).collect() }
+        }
+        _ => Shown::Done,
+    }
+}
+
+fn changes_of(history: &History, revision: i64) -> Vec<Change> {
+    let events = history.at(revision).map_or(&[][..], |r| &r.events);
+    let change = |e: &quorate::mvcc::Event| {
+        let pair = pair(&e.kv);
+        (e.key.clone(), (!e.delete).then_some((pair.value, pair.lease)))
+    };
+    events.iter().map(change).collect()
+}
+
+/// Finds what does not follow and writes it down as violations.
+pub fn check(world: &mut World) {
+    let mut found = Vec::new();
+    let mut wrote: BTreeMap<usize, i64> = BTreeMap::new();
+    writers(world, &mut wrote, &mut found);
+    answers(world, &wrote, &mut found);
+    real_time(world, &wrote, &mut found);
+    members(world, &mut found);
+    for text in found.into_iter().take(10) {
+        world.violation(text);
+    }
+}
+
+/// 1: who wrote each revision.
+fn writers(world: &World, wrote: &mut BTreeMap<usize, i64>, found: &mut Vec<String>) {
+    let history = &world.history;
+    let mut claims: BTreeMap<i64, usize> = BTreeMap::new();
+    for (at, o) in world.operations.iter().enumerate() {
+        let Told::Answer(answer) = &o.told else { continue };
+        let Ok(outcome) = &answer.result else { continue };
+        let writes = match (&o.op, outcome) {
+            (Op::Put(_), _) => true,
+            (Op::DeleteRange(_), Outcome::DeleteRange { deleted, .. }) => *deleted > 0,
+            (Op::Txn(_), Outcome::Txn(txn)) => txn.ops.iter().any(|o| match o {
+                TxnOpOutcome::Put { .. } => true,
+                TxnOpOutcome::DeleteRange { deleted, .. } => *deleted > 0,
+                _ => false,
+            }),
+            (Op::LeaseRevoke(revoke), _) => {
+                let gone = lease_end(history, revoke.ids[0], answer.revision - 1);
+                !gone.is_empty() && gone == changes_of(history, answer.revision)
+            }
+            _ => false,
+        };
+        if !writes {
+            continue;
+        }
+        if let Some(other) = claims.insert(answer.revision, at) {
+            found.push(format!("operations {other} and {at} were both told revision {}", answer.revision));
+        }
+        wrote.insert(at, answer.revision);
+    }
+    for revision in 2..=history.head() {
+        let changes = changes_of(history, revision);
+        let by = changes.iter().find_map(|(_, to)| writer_of(&to.as_ref()?.0));
+        if let Some(at) = claims.get(&revision) {
+            let made = effect(history, &world.operations[*at].op, revision - 1).changes;
+            if made != changes {
+                let op = &world.operations[*at].op;
+                found.push(format!("revision {revision} should be {made:?}, as {op:?} makes it, and is {changes:?}"));
+            }
+            continue;
+        }
+        if let Some(at) = by {
+            let o = &world.operations[at];
+            let may = matches!(o.told, Told::Nothing) && !wrote.contains_key(&at);
+            if !may {
+                found.push(format!("revision {revision} is another effect of operation {at}, which was told {:?}", o.told));
+            } else if effect(history, &o.op, revision - 1).changes != changes {
+                found.push(format!("revision {revision} is {changes:?}, which {:?} does not make", o.op));
+            }
+            wrote.insert(at, revision);
+            continue;
+        }
+        deletion(world, revision, &changes, wrote, found);
+    }
+}
+
+/// Who made a revision of deletions that nobody was told of: the end of a lease, or a client that got no answer.
+fn deletion(world: &World, revision: i64, changes: &[Change], wrote: &mut BTreeMap<usize, i64>, found: &mut Vec<String>) {
+    let history = &world.history;
+    let at = history.at(revision).map_or(0, |r| r.at);
+    let lease = changes.first().and_then(|(key, _)| history.get(key, revision - 1)).map_or(0, |p| p.lease);
+    let ends_lease = lease != 0 && lease_end(history, lease, revision - 1) == changes;
+    let unknown = |(n, o): &(usize, &crate::ops::Operation)| {
+        matches!(o.told, Told::Nothing)
+            && !wrote.contains_key(n)
+            && o.invoked <= at
+            && effect(history, &o.op, revision - 1).changes == changes
+    };
+    if let Some((n, _)) = world.operations.iter().enumerate().find(unknown) {
+        wrote.insert(n, revision);
+        return;
+    }
+    if !ends_lease {
+        found.push(format!("nobody made revision {revision}: {changes:?}"));
+        return;
+    }
+    let Some(known) = world.leases.all.get(&lease) else {
+        found.push(format!("revision {revision} ends lease {lease}, which nobody asked for"));
+        return;
+    };
+    ended(world, lease, known, at, &format!("revision {revision}"), found);
+}
+
+/// A lease may not be over before its time, unless a client asked for that. Clocks drift by up to one in a thousand against each other.
+fn ended(world: &World, id: i64, lease: &crate::leases::Lease, at: u64, where_: &str, found: &mut Vec<String>) {
+    let ttl = lease.ttl.max(1) as u64 * SECOND;
+    let due = lease.full_at + ttl - ttl / 1000 - MS;
+    if !lease.revoke_asked && at < due && lease.full_at <= at {
+        let _ = world;
+        found.push(format!("{where_} shows the end of lease {id} at {} ms, its time was not over before {} ms", at / MS, due / MS));
+    }
+}
+
+/// 2: each answer is the model's.
+fn answers(world: &World, wrote: &BTreeMap<usize, i64>, found: &mut Vec<String>) {
+    let history = &world.history;
+    for (at, o) in world.operations.iter().enumerate() {
+        match &o.told {
+            Told::Answer(answer) => match &answer.result {
+                Ok(outcome) => {
+                    let state = wrote.get(&at).map_or(answer.revision, |r| r - 1);
+                    let model = effect(history, &o.op, state);
+                    let told = shown(outcome);
+                    if model.shown != told {
+                        found
+                            .push(format!("operation {at} {:?} was told {told:?}, in state {state} it is {:?}", o.op, model.shown));
+                    }
+                    let none_written = !wrote.contains_key(&at) && !model.changes.is_empty() && !matches!(o.op, Op::LeaseRevoke(_));
+                    if none_written {
+                        found.push(format!("operation {at} {:?} had no effect in state {state}, where it should", o.op));
+                    }
+                }
+                Err(e) => refused(world, at, e, found),
+            },
+            Told::Read(read) => reads(world, at, read, found),
+            Told::Nothing | Told::Refused(_) => {}
+        }
+    }
+}
+
+fn refused(world: &World, at: usize, error: &ApplyError, found: &mut Vec<String>) {
+    let o = &world.operations[at];
+    match (&o.op, error) {
+        (Op::Put(put), ApplyError::LeaseNotFound) if put.lease != 0 => {
+            if let Some(lease) = world.leases.all.get(&put.lease) {
+                ended(world, put.lease, lease, o.returned, &format!("operation {at}"), found);
+            }
+        }
+        (Op::LeaseRevoke(_), ApplyError::LeaseNotFound) => {}
+        (Op::Compact(_), ApplyError::Compacted) => {}
+        _ => found.push(format!("operation {at} {:?} was refused: {error}", o.op)),
+    }
+}
+
+fn reads(world: &World, at: usize, read: &Result<quorate::mvcc::RangeResult, ReadError>, found: &mut Vec<String>) {
+    let (history, o) = (&world.history, &world.operations[at]);
+    let Op::Range(q) = &o.op else { return };
+    // The newest compaction that was answered before this was asked, and the newest that was asked before this was answered.
+    let compactions = world.operations.iter().filter_map(|c| match (&c.op, &c.told) {
+        (Op::Compact(compact), Told::Answer(a)) if a.result.is_ok() => Some((c.invoked, c.returned, compact.revision)),
+        (Op::Compact(compact), Told::Nothing) => Some((c.invoked, NEVER, compact.revision)),
+        _ => None,
+    });
+    let (mut surely, mut perhaps) = (0, 0);
+    for (invoked, returned, revision) in compactions {
+        if returned < o.invoked {
+            surely = surely.max(revision);
+        }
+        if invoked < o.returned {
+            perhaps = perhaps.max(revision);
+        }
+    }
+    match read {
+        Ok(result) => {
+            let state = if q.revision > 0 { q.revision } else { result.revision };
+            if result.revision > history.head() || state > result.revision {
+                found.push(format!("operation {at} read revision {state} of {}, which nobody published", result.revision));
+                return;
+            }
+            let told = Shown::Range { kvs: result.kvs.iter().map(pair).collect(), count: result.count, more: result.more };
+            let model = range_at(history, q, state);
+            if told != model {
+                found.push(format!("operation {at} {q:?} read {told:?}, at revision {state} it is {model:?}"));
+            }
+            if q.revision > 0 && q.revision < surely && !q.serializable {
+                found.push(format!("operation {at} read revision {}, which was compacted at {surely} before", q.revision));
+            }
+        }
+        Err(ReadError::Compacted) if q.revision > 0 && q.revision < perhaps => {}
+        Err(ReadError::FutureRevision) if q.serializable => {}
+        Err(e) => found.push(format!("operation {at} {q:?} failed: {e}")),
+    }
+}
+
+/// 3: the order of revisions respects real time.
+fn real_time(world: &World, wrote: &BTreeMap<usize, i64>, found: &mut Vec<String>) {
+    // Everything that happened, by time: a return shows a revision, an asking demands one.
+    let mut moments: Vec<(u64, bool, usize, i64)> = Vec::new();
+    for (at, o) in world.operations.iter().enumerate() {
+        let serializable = matches!(&o.op, Op::Range(q) if q.serializable);
+        let revision = match &o.told {
+            Told::Answer(answer) => answer.revision,
+            Told::Read(Ok(result)) => result.revision,
+            _ => match wrote.get(&at) {
+                Some(revision) => *revision,
+                None => continue,
+            },
+        };
+        if !serializable {
+            moments.push((o.invoked, true, at, revision));
+        }
+        if !matches!(o.told, Told::Nothing) {
+            moments.push((o.returned, false, at, revision));
+        }
+    }
+    // At the same moment an asking comes before a return: the two overlap.
+    moments.sort_by_key(|(time, asked, at, _)| (*time, !*asked, *at));
+    let (mut newest, mut shown_by) = (1, None);
+    for (_, asked, at, revision) in moments {
+        if !asked {
+            if revision > newest {
+                (newest, shown_by) = (revision, Some(at));
+            }
+            continue;
+        }
+        let least = if wrote.contains_key(&at) { newest + 1 } else { newest };
+        if revision < least {
+            let op = &world.operations[at].op;
+            found.push(format!(
+                "operation {at} {op:?} has revision {revision}, but was asked after operation {shown_by:?} had shown {newest}"
+            ));
+        }
+    }
+}
+
+/// The members in the end: equal to each other and to the model.
+fn members(world: &World, found: &mut Vec<String>) {
+    let history = &world.history;
+    let head = history.head();
+    let model: Vec<KeyValue> = history.pairs(head, |_| true).into_iter().cloned().collect();
+    let mut first = None;
+    for (at, member) in world.members.iter().enumerate() {
+        let Some(running) = &member.running else { continue };
+        let store = running.node.handle().store();
+        let all = Range { key: Bytes::from_static(b"\0"), range_end: Bytes::from_static(b"\0"), ..Default::default() };
+        match store.range(&all) {
+            Ok(result) => {
+                let pairs: Vec<_> = result.kvs.iter().map(pair).collect();
+                if pairs != model || result.revision != head {
+                    found.push(format!(
+                        "member {at} ends at revision {} with {pairs:?}, it is {head} with {model:?}",
+                        result.revision
+                    ));
+                }
+            }
+            Err(e) => found.push(format!("member {at} cannot be read: {e}")),
+        }
+        let leases = running.node.handle().shared().leases();
+        let state = (store.hash_kv(head).map(|h| h.hash), store.compact_revision(), running.node.digest(), store.quota_usage());
+        if !leases.is_empty() {
+            found.push(format!("member {at} ends with leases that nobody kept alive: {leases:?}"));
+        }
+        match &first {
+            None => first = Some(state),
+            Some(known) if *known == state => {}
+            Some(known) => found.push(format!("member {at} ends as {state:?}, another as {known:?}")),
+        }
+    }
+    if let Some(p) = model.iter().find(|p| p.lease != 0) {
+        found.push(format!("a key has outlived its lease: {p:?}"));
+    }
+}
+
+impl World {
+    /// Why the cluster is not at rest; `None` when it is.
+    pub fn unsettled(&self) -> Option<String> {
+        let mut applied = None;
+        for (at, member) in self.members.iter().enumerate() {
+            let Some(running) = &member.running else { return Some(format!("member {at} is down")) };
+            let status = running.node.handle().status();
+            if status.leader == 0 {
+                return Some(format!("member {at} knows no leader"));
+            }
+            if !running.node.handle().shared().leases().is_empty() {
+                return Some(format!("member {at} has leases"));
+            }
+            let store = running.node.handle().store();
+            if store.swept_revision() < store.compact_revision() {
+                return Some(format!("member {at} has not swept up to its compaction mark"));
+            }
+            let stands = (status.applied_index, status.raft_index);
+            if status.applied_index != status.raft_index || *applied.get_or_insert(stands) != stands {
+                return Some(format!("member {at} stands at {stands:?}, another at {applied:?}"));
+            }
+        }
+        if !self.watchers_are_done() {
+            return Some(format!(
+                "a watcher waits: {:?} of {}",
+                self.watchers.iter().map(|w| w.next()).collect::<Vec<_>>(),
+                self.history.head()
+            ));
+        }
+        None
+    }
+}
