@@ -37,7 +37,6 @@ impl Rows {
         }
         self.compacted.store(rev, Ordering::Release);
         self.mark(sys::COMPACT, rev);
-        self.counts.lock().clear();
         Ok(())
     }
 

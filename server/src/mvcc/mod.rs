@@ -9,6 +9,7 @@
 
 mod checkpoint;
 mod compact;
+mod counts;
 mod delta;
 pub mod encode;
 mod events;
@@ -122,7 +123,7 @@ pub(crate) struct Rows {
     base_live: AtomicI64,
     frozen_changed: Condvar,
     frozen_gate: Mutex<()>,
-    counts: Mutex<range::CountCache>,
+    counts: Mutex<counts::CountCache>,
     /// Newest last.
     hashes: Mutex<std::collections::VecDeque<HashKv>>,
     stats: Arc<Stats>,

@@ -1,7 +1,7 @@
 //! Range: etcd's one read, with its options, and pages for streams.
 
 use super::scan::Scan;
-use super::{Found, ReadError, Rows};
+use super::{Found, ReadError, Rows, counts};
 use crate::types::KeyRange;
 use bytes::Bytes;
 use prost::Message;
@@ -9,7 +9,6 @@ use quorate_proto::RawKv;
 use quorate_proto::entry;
 use quorate_proto::mvccpb::KeyValue;
 use std::cmp::Ordering as Order;
-use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
 /// The answer to a range.
@@ -30,23 +29,6 @@ pub struct Page {
     pub kvs: Vec<RawKv>,
     /// Where the next page starts; `None` at the end.
     pub next: Option<Bytes>,
-}
-
-/// Counts of intervals that were walked lately, so that the next page, or the same first page, need not walk again.
-#[derive(Default)]
-pub struct CountCache {
-    counts: HashMap<(KeyRange, i64), i64>,
-}
-
-/// Intervals remembered; beyond it the cache starts anew.
-const CACHED_COUNTS: usize = 256;
-/// A shorter walk is not worth remembering, in keys.
-const CACHED_WALK: i64 = 1000;
-
-impl CountCache {
-    pub(super) fn clear(&mut self) {
-        self.counts.clear();
-    }
 }
 
 /// Keeps etcd's order of steps: with a sort or a filter the limit applies after them.
@@ -104,12 +86,15 @@ impl Rows {
         }
         let plan = Plan::of(q);
         let (mut keys, mut found) = (Vec::new(), Vec::new());
-        let mut past = None;
+        let (mut first, mut past) = (None, None);
         if plan.collect > 0 {
             Scan::new(self, range, at).each(|key, f| {
                 if found.len() == plan.collect {
                     past = Some(Bytes::copy_from_slice(key));
                     return false;
+                }
+                if found.is_empty() {
+                    first = Some(Bytes::copy_from_slice(key));
                 }
                 if q.keys_only || plan.sorted {
                     keys.push(Bytes::copy_from_slice(key));
@@ -120,9 +105,10 @@ impl Rows {
         }
         let count = match past {
             None if plan.collect > 0 => found.len() as i64,
-            past => {
-                let from = past.unwrap_or_else(|| range.start.clone());
-                found.len() as i64 + self.count_from(range, from, at)?
+            None => self.count_at(range, at, None)?,
+            Some(past) => {
+                let first = first.as_ref().expect("a page that is full has a first key");
+                self.count_at(range, at, Some(counts::Page { first, keys: found.len() as i64, past }))?
             }
         };
         self.finish(q, &plan, keys, found, count, current)
@@ -163,31 +149,10 @@ impl Rows {
         Ok(cut(q, sorted, plan.filtered, rows, limit, count, current))
     }
 
-    /// Live keys of `range` from `from` on, as of `at`.
-    fn count_from(&self, range: &KeyRange, from: Bytes, at: i64) -> Result<i64, ReadError> {
-        let rest = KeyRange { start: from, end: range.end.clone() };
-        if let Some(count) = self.counts.lock().counts.get(&(rest.clone(), at)) {
-            return Ok(*count);
-        }
-        let mut count = 0;
-        Scan::new(self, &rest, at).each(|_, _| {
-            count += 1;
-            true
-        })?;
-        if count >= CACHED_WALK {
-            let mut cache = self.counts.lock();
-            if cache.counts.len() >= CACHED_COUNTS {
-                cache.counts.clear();
-            }
-            cache.counts.insert((rest, at), count);
-        }
-        Ok(count)
-    }
-
     /// Live keys of `range` as of `at`.
     pub fn count(&self, range: &KeyRange, at: i64) -> Result<i64, ReadError> {
         let at = self.check_revision(at, self.revision())?;
-        let count = self.count_from(range, range.start.clone(), at)?;
+        let count = self.count_at(range, at, None)?;
         self.check_revision(at, self.revision())?;
         Ok(count)
     }

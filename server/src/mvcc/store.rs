@@ -73,6 +73,11 @@ impl Store {
         self.rows.load().quota_usage()
     }
 
+    #[cfg(test)]
+    pub(super) fn with_rows<T>(&self, work: impl FnOnce(&Rows) -> T) -> T {
+        work(&self.rows.load())
+    }
+
     /// Keys that are alive at the newest revision.
     pub fn live_keys(&self) -> u64 {
         self.rows.load().live_keys()
