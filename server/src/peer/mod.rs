@@ -250,7 +250,7 @@ pub async fn ask_members(
     timeout: Duration,
 ) -> Result<MembersResponse, tonic::Status> {
     let ask = async {
-        let channel = dial::connect(dial, url, timeout).await.map_err(|e| tonic::Status::unavailable(e.to_string()))?;
+        let channel = dial::connect(dial, url, timeout).await.map_err(|e| tonic::Status::unavailable(link::causes(&e)))?;
         let answer = PeerClient::new(channel).members(MembersRequest { cluster, from }).await?;
         Ok(answer.into_inner())
     };
