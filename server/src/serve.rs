@@ -7,7 +7,7 @@ use crate::env::files::RealFiles;
 use crate::gateway::{self, Access, JsonCalls};
 use crate::membership::{Desk, DeskSettings, departure};
 use crate::mvcc::RevisionEvents;
-use crate::node::{EventSink, Node, NodeHandle, Opened, PeerSink, ProposeError, StartError};
+use crate::node::{EventSink, Node, NodeHandle, Opened, PeerSink, ProposeError, StartError, stand_alone};
 use crate::peer::{Dial, LeaseForwarder, PeerSettings, Peers};
 use crate::state::Shared;
 use crate::telemetry::Metrics;
@@ -211,6 +211,14 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
         http_only: http_listeners.iter().chain(&metrics_listeners).collect(),
     };
     let entered = join::founding(config, &settings, dial.clone(), (&peer_listeners, peer_tls.clone()), &doors).await?;
+    if config.force_new_cluster && entered.is_none() {
+        let position = stand_alone(&settings, &RealFiles::shared())?;
+        tracing::warn!(
+            index = position.index,
+            term = position.term,
+            "made a cluster of this member alone; the others are forgotten"
+        );
+    }
     let opened = Opened::open(settings, entered.as_ref().map(|e| &e.founding), RealFiles::shared())?;
     let hub_options = HubOptions { progress_interval: config.watch_progress_notify_interval, ..Default::default() };
     let hub = Arc::new(Hub::start(opened.store().clone(), hub_options).map_err(|e| Failure::new(5, e))?);

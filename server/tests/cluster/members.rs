@@ -1,8 +1,9 @@
 //! Members come and go while a client writes: nothing acknowledged is lost.
 
-use crate::harness::{Cluster, Tuning, eventually, put, value};
+use crate::harness::{Cluster, Tuning, eventually, must, put, value};
 use quorate::api::{MemberError, Membership};
-use quorate::node::NodeHandle;
+use quorate::env::files::RealFiles;
+use quorate::node::{NodeHandle, stand_alone};
 use quorate::state::ApplyError;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -183,4 +184,37 @@ async fn refusals_and_order_of_changes() {
         };
         cluster.up().into_iter().all(moved)
     });
+}
+
+/// Of a lost cluster one member goes on alone, with everything it had; the others, should they come back, are told that they are out.
+#[tokio::test]
+async fn one_member_goes_on_alone() {
+    let mut cluster = Cluster::start(3, Tuning { freeze_bytes: 64 << 10, ..Tuning::default() });
+    let leader = cluster.leader();
+    for n in 0..200 {
+        must(cluster.handle(leader), put(&format!("k-{n}"), &[7; 1000])).await;
+    }
+    cluster.agree();
+    for at in cluster.up() {
+        cluster.stop(at);
+    }
+    let before = stand_alone(&cluster.settings(0), &RealFiles::shared()).expect("it is rewritten");
+    assert_eq!(stand_alone(&cluster.settings(0), &RealFiles::shared()).expect("it is alone already").index, before.index);
+    cluster.run(0);
+    eventually("it leads", || cluster.handle(0).status().is_leader);
+    must(cluster.handle(0), put("after", b"1")).await;
+    assert_eq!(cluster.handle(0).shared().members().len(), 1);
+    for n in 0..200 {
+        assert_eq!(value(cluster.handle(0), &format!("k-{n}")).as_deref(), Some(&[7; 1000][..]));
+    }
+    cluster.stop(0);
+    cluster.run(0);
+    eventually("it leads again", || cluster.handle(0).status().is_leader);
+    assert_eq!(value(cluster.handle(0), "after").as_deref(), Some(&b"1"[..]));
+    cluster.run(1);
+    eventually("the other is told", || cluster.running(1).peers.removed().is_cancelled());
+    cluster.stop(1);
+    let at = cluster.add(0, true, Some(1)).await;
+    cluster.promote(0, at).await;
+    cluster.agree();
 }
