@@ -5,6 +5,7 @@
 //! writes checkpoints and sweeps. [`handle`] is what the doors hold. [`start`] opens a member's folder and puts these together;
 //! [`meter`] is how they tell of their work; [`stepped`] puts them together without threads, for simulation.
 
+mod alone;
 mod apply;
 mod driver;
 mod handle;
@@ -16,6 +17,7 @@ mod run;
 mod start;
 pub mod stepped;
 
+pub use alone::stand_alone;
 pub use apply::EventSink;
 pub use handle::{LeaseView, NodeHandle, ProposeError, Status};
 pub use keeper::SweepPace;
