@@ -187,15 +187,26 @@ fn writers(world: &World, wrote: &mut BTreeMap<usize, i64>, found: &mut Vec<Stri
                 _ => false,
             }),
             (Op::LeaseRevoke(revoke), _) => {
+                // One that found no keys is told the revision of whoever was before it.
                 let gone = lease_end(history, revoke.ids[0], answer.revision - 1);
-                !gone.is_empty() && gone == changes_of(history, answer.revision)
+                let after = history.at(answer.revision).is_some_and(|r| o.invoked <= r.at);
+                after && !gone.is_empty() && gone == changes_of(history, answer.revision)
             }
             _ => false,
         };
         if !writes {
             continue;
         }
-        if let Some(other) = claims.insert(answer.revision, at) {
+        let revokes = |at: &usize| matches!(world.operations[*at].op, Op::LeaseRevoke(_));
+        let other = claims.get(&answer.revision).copied();
+        if other.is_some() && revokes(&at) {
+            continue;
+        }
+        if let Some(other) = other.filter(revokes) {
+            wrote.remove(&other);
+        }
+        claims.insert(answer.revision, at);
+        if let Some(other) = other.filter(|o| !revokes(o)) {
             found.push(format!("operations {other} and {at} were both told revision {}", answer.revision));
         }
         wrote.insert(at, answer.revision);

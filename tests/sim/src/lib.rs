@@ -69,7 +69,7 @@ pub fn run(settings: Settings) -> Report {
     for at in 0..settings.members {
         world.start(at);
     }
-    world.add_clients(6);
+    world.add_clients(8);
     world.add_watchers(6);
     world.begin_faults();
     let end = settings.seconds * SECOND;
