@@ -15,21 +15,21 @@ pub enum Plant {
     ReadBeforeApply = 4,
     /// A sweep takes the deletion that lies at the compaction mark itself.
     LostTombstone = 5,
-    /// A watcher that catches up is given the revision before its own again.
+    /// A watcher that resumes is given the revision before its own again.
     WatchBackInTime = 6,
-    /// A watcher that becomes live misses the first revision after its catching up.
+    /// Live watchers skip a revision when a snapshot is installed under them.
     WatchGap = 7,
     /// Progress is told one revision ahead of what was delivered.
     ProgressAhead = 8,
     /// A new leader takes every lease to have run out.
     LeaseExpiresEarly = 9,
-    /// The end of a lease leaves its last key.
+    /// The end of a lease leaves its first key.
     LeaseLeavesKey = 10,
     /// A checkpoint claims one entry more than its rows hold.
     CheckpointAhead = 11,
     /// The log keeps terms and forgets votes.
     VoteForgotten = 12,
-    /// A received snapshot lacks its last row.
+    /// Each chunk of a received snapshot lacks its last row of the newest versions.
     SnapshotShort = 13,
     /// A transaction compares with the store as it was one revision ago.
     StaleCompare = 14,

@@ -261,15 +261,14 @@ fn deletion(world: &World, revision: i64, changes: &[Change], wrote: &mut BTreeM
         found.push(format!("revision {revision} ends lease {lease}, which nobody asked for"));
         return;
     };
-    ended(world, lease, known, at, &format!("revision {revision}"), found);
+    ended(lease, known, at, &format!("revision {revision}"), found);
 }
 
 /// A lease may not be over before its time, unless a client asked for that. Clocks drift by up to one in a thousand against each other.
-fn ended(world: &World, id: i64, lease: &crate::leases::Lease, at: u64, where_: &str, found: &mut Vec<String>) {
+fn ended(id: i64, lease: &crate::leases::Lease, at: u64, where_: &str, found: &mut Vec<String>) {
     let ttl = lease.ttl.max(1) as u64 * SECOND;
     let due = lease.full_at + ttl - ttl / 1000 - MS;
     if !lease.revoke_asked && at < due && lease.full_at <= at {
-        let _ = world;
         found.push(format!("{where_} shows the end of lease {id} at {} ms, its time was not over before {} ms", at / MS, due / MS));
     }
 }
@@ -285,7 +284,8 @@ fn answers(world: &World, wrote: &BTreeMap<usize, i64>, found: &mut Vec<String>)
                     let model = effect(history, &o.op, state);
                     let told = shown(outcome);
                     if model.shown != told {
-                        found.push(format!("operation {at} {:?} was told {told:?}, in state {state} it is {:?}", o.op, model.shown));
+                        found
+                            .push(format!("operation {at} {:?} was told {told:?}, in state {state} it is {:?}", o.op, model.shown));
                     }
                     let none_written = !wrote.contains_key(&at) && !model.changes.is_empty() && !matches!(o.op, Op::LeaseRevoke(_));
                     if none_written {
@@ -305,7 +305,7 @@ fn refused(world: &World, at: usize, error: &ApplyError, found: &mut Vec<String>
     match (&o.op, error) {
         (Op::Put(put), ApplyError::LeaseNotFound) if put.lease != 0 => {
             if let Some(lease) = world.leases.all.get(&put.lease) {
-                ended(world, put.lease, lease, o.returned, &format!("operation {at}"), found);
+                ended(put.lease, lease, o.returned, &format!("operation {at}"), found);
             }
         }
         (Op::LeaseRevoke(_), ApplyError::LeaseNotFound) => {}
@@ -409,7 +409,10 @@ fn members(world: &World, found: &mut Vec<String>) {
             Ok(result) => {
                 let pairs: Vec<_> = result.kvs.iter().map(pair).collect();
                 if pairs != model || result.revision != head {
-                    found.push(format!("member {at} ends at revision {} with {pairs:?}, it is {head} with {model:?}", result.revision));
+                    found.push(format!(
+                        "member {at} ends at revision {} with {pairs:?}, it is {head} with {model:?}",
+                        result.revision
+                    ));
                 }
             }
             Err(e) => found.push(format!("member {at} cannot be read: {e}")),
@@ -434,14 +437,16 @@ impl World {
     /// Why the cluster is not at rest; `None` when it is.
     pub fn unsettled(&self) -> Option<String> {
         let mut applied = None;
+        let stands: Vec<_> = self.members.iter().map(|m| m.running.as_ref().map(|r| r.node.handle().status())).collect();
         for (at, member) in self.members.iter().enumerate() {
             let Some(running) = &member.running else { return Some(format!("member {at} is down")) };
             let status = running.node.handle().status();
             if status.leader == 0 {
                 return Some(format!("member {at} knows no leader"));
             }
-            if !running.node.handle().shared().leases().is_empty() {
-                return Some(format!("member {at} has leases"));
+            let leases = running.node.handle().shared().leases();
+            if !leases.is_empty() {
+                return Some(format!("member {at} has leases, {stands:?}: {leases:?}"));
             }
             let store = running.node.handle().store();
             if store.swept_revision() < store.compact_revision() {
@@ -453,7 +458,11 @@ impl World {
             }
         }
         if !self.watchers_are_done() {
-            return Some(format!("a watcher waits: {:?} of {}", self.watchers.iter().map(|w| w.next()).collect::<Vec<_>>(), self.history.head()));
+            return Some(format!(
+                "a watcher waits: {:?} of {}",
+                self.watchers.iter().map(|w| w.next()).collect::<Vec<_>>(),
+                self.history.head()
+            ));
         }
         None
     }

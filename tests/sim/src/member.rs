@@ -2,7 +2,7 @@
 
 use crate::Time;
 use crate::net::Net;
-use crate::world::{Event, HEARTBEAT, ELECTION};
+use crate::world::{ELECTION, Event, HEARTBEAT};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate::env::clock::{Clock, ManualClock};
@@ -185,7 +185,8 @@ impl Member {
         let outgoing = Arc::<Outgoing>::default();
         let published = Arc::<Mutex<Published>>::default();
         let mut hub = None;
-        let options = HubOptions { shards: 2, progress_interval: Duration::from_millis(900), seed: self.seed ^ u64::from(self.life) };
+        let options =
+            HubOptions { shards: 2, progress_interval: Duration::from_millis(900), seed: self.seed ^ u64::from(self.life) };
         let sink = |store: &Arc<Store>| {
             let made = Arc::new(Hub::without_threads(store.clone(), options));
             hub = Some(made.clone());
