@@ -37,11 +37,17 @@ pub enum Plant {
     ReusedMemberId = 15,
     /// Reads below the compaction mark are answered from what is left.
     CompactedRead = 16,
+    /// A version whose deletion was swept before it shows at a later revision.
+    HalfSweptRead = 17,
+    /// A deposed leader hands the leases that ran out by its clock to the next leader.
+    ForwardedExpiry = 18,
+    /// A member stands for election while it takes up a snapshot.
+    ElectionDuringInstall = 19,
 }
 
 impl Plant {
     /// Every mistake there is.
-    pub const ALL: [Plant; 16] = [
+    pub const ALL: [Plant; 19] = [
         Plant::AckBeforeSync,
         Plant::ApplyTwice,
         Plant::StaleReadIndex,
@@ -58,6 +64,9 @@ impl Plant {
         Plant::StaleCompare,
         Plant::ReusedMemberId,
         Plant::CompactedRead,
+        Plant::HalfSweptRead,
+        Plant::ForwardedExpiry,
+        Plant::ElectionDuringInstall,
     ];
 
     /// The name by which it is asked for, as `ack-before-sync`.

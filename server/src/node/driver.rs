@@ -285,7 +285,7 @@ impl Driver {
                 let conf = meta.get_conf_state().clone();
                 mark = Some(SnapshotMark { index: meta.index, term: meta.term, conf: conf.encode_to_vec().into() });
                 self.raw.mut_store().install(meta.index, meta.term, conf);
-                self.taking_up = Some(meta.index);
+                self.taking_up = Some(meta.index).filter(|_| !plant::is(Plant::ElectionDuringInstall));
                 out.snapshot = Some(snapshot);
             }
             self.raw.mut_store().append(ready.entries());

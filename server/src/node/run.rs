@@ -427,7 +427,10 @@ impl Loop {
             }
         } else {
             // What a leader decided by its clock is not to be carried out under another, whose clients may have kept leases alive.
-            self.own.clear();
+            let own = std::mem::take(&mut self.own);
+            if plant::is(Plant::ForwardedExpiry) {
+                self.waiting.extend(own);
+            }
         }
         while !self.own.is_empty() || !self.waiting.is_empty() {
             if self.driver.leader() == 0 {
