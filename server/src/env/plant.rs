@@ -15,21 +15,21 @@ pub enum Plant {
     ReadBeforeApply = 4,
     /// A sweep takes the deletion that lies at the compaction mark itself.
     LostTombstone = 5,
-    /// A watcher that catches up is given the revision before its own again.
+    /// A watcher that resumes is given the revision before its own again.
     WatchBackInTime = 6,
-    /// A watcher that becomes live misses the first revision after its catching up.
+    /// Live watchers skip a revision when a snapshot is installed under them.
     WatchGap = 7,
     /// Progress is told one revision ahead of what was delivered.
     ProgressAhead = 8,
     /// A new leader takes every lease to have run out.
     LeaseExpiresEarly = 9,
-    /// The end of a lease leaves its last key.
+    /// The end of a lease leaves its first key.
     LeaseLeavesKey = 10,
     /// A checkpoint claims one entry more than its rows hold.
     CheckpointAhead = 11,
     /// The log keeps terms and forgets votes.
     VoteForgotten = 12,
-    /// A received snapshot lacks its last row.
+    /// Each chunk of a received snapshot lacks its last row of the newest versions.
     SnapshotShort = 13,
     /// A transaction compares with the store as it was one revision ago.
     StaleCompare = 14,
@@ -37,11 +37,17 @@ pub enum Plant {
     ReusedMemberId = 15,
     /// Reads below the compaction mark are answered from what is left.
     CompactedRead = 16,
+    /// A version whose deletion was swept before it shows at a later revision.
+    HalfSweptRead = 17,
+    /// A deposed leader hands the leases that ran out by its clock to the next leader.
+    ForwardedExpiry = 18,
+    /// A member stands for election while it takes up a snapshot.
+    ElectionDuringInstall = 19,
 }
 
 impl Plant {
     /// Every mistake there is.
-    pub const ALL: [Plant; 16] = [
+    pub const ALL: [Plant; 19] = [
         Plant::AckBeforeSync,
         Plant::ApplyTwice,
         Plant::StaleReadIndex,
@@ -58,6 +64,9 @@ impl Plant {
         Plant::StaleCompare,
         Plant::ReusedMemberId,
         Plant::CompactedRead,
+        Plant::HalfSweptRead,
+        Plant::ForwardedExpiry,
+        Plant::ElectionDuringInstall,
     ];
 
     /// The name by which it is asked for, as `ack-before-sync`.

@@ -9,6 +9,7 @@ use super::{ReadError, Rows};
 use crate::base::kind::latest::Latest;
 use crate::base::kind::{hist, log, sys};
 use crate::base::{BaseError, Batch, Family};
+use crate::env::plant::{self, Plant};
 use bytes::Bytes;
 use std::sync::atomic::Ordering;
 
@@ -139,7 +140,7 @@ impl Rows {
         if latest.rev.main != next || !latest.tombstone || next > target {
             return Ok(true);
         }
-        if next == target {
+        if next == target && !plant::is(Plant::LostTombstone) {
             return Ok(false);
         }
         // A newer version of the key may wait in a delta; its checkpoint then writes `latest` again, with a `hist` row for this

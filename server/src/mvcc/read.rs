@@ -3,6 +3,7 @@
 use super::{Found, ReadError, Rows};
 use crate::base::kind::{hist, latest::Latest, log};
 use crate::base::{BaseError, Family};
+use crate::env::plant::{self, Plant};
 use crate::types::Revision;
 use bytes::Bytes;
 use quorate_proto::RawKv;
@@ -51,6 +52,10 @@ impl Rows {
             return Ok(None);
         };
         let (_, old) = hist::parse(k, v).ok_or_else(|| corrupt("hist", key))?;
+        // What superseded it has no row any more: it was a deletion, and a sweep that has not come as far as this row removed it.
+        if old.next.main <= at && !plant::is(Plant::HalfSweptRead) {
+            return Ok(None);
+        }
         Ok(Some(Found { rev: old.rev, tombstone: old.tombstone, numbers: None, kv: None }))
     }
 

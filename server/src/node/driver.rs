@@ -5,10 +5,11 @@
 //! `reads` to whoever waits. Between two calls nothing else touches raft.
 //!
 //! Rules for the published raft-rs 0.7: proposals are stepped only on a leader and never empty; a lone voter does not tick towards
-//! an election while its log is being written (`become_leader` asserts that everything is durable); every read round has a context
-//! of its own.
+//! an election while its log is being written (`become_leader` asserts that everything is durable); a member that takes up a snapshot
+//! does not stand for election until the machine has it; every read round has a context of its own.
 
 use super::log_store::{LogStore, to_log};
+use crate::env::plant::{self, Plant};
 use crate::wal::{Group, HardState as LogHardState, SnapshotMark};
 use bytes::Bytes;
 use prost::Message as _;
@@ -68,6 +69,9 @@ pub(super) struct Driver {
     unwritten: Option<LogHardState>,
     applied: u64,
     chance: Option<u64>,
+    /// Index of a snapshot that raft accepted and the machine has not taken up. Until then raft cannot read the entries between what
+    /// is applied and the snapshot, and an election, which looks at them, would end the process.
+    taking_up: Option<u64>,
 }
 
 impl Driver {
@@ -96,6 +100,7 @@ impl Driver {
             unwritten: None,
             applied: settings.applied,
             chance: settings.seed,
+            taking_up: None,
         };
         driver.draw_timeout();
         Ok(driver)
@@ -174,7 +179,7 @@ impl Driver {
     // === inputs ===
 
     pub fn tick(&mut self) {
-        if self.lone_voter() && !self.is_leader() && !self.writing.is_empty() {
+        if (self.lone_voter() && !self.is_leader() && !self.writing.is_empty()) || self.taking_up.is_some() {
             return;
         }
         self.raw.tick();
@@ -233,6 +238,7 @@ impl Driver {
     pub fn step(&mut self, message: Message) {
         match message.get_msg_type() {
             MessageType::MsgPropose => {}
+            MessageType::MsgTimeoutNow if self.taking_up.is_some() => {}
             _ => {
                 if let Err(e) = self.raw.step(message) {
                     tracing::debug!(error = %e, "raft refused a message");
@@ -277,6 +283,7 @@ impl Driver {
         if index > self.applied {
             self.applied = index;
             self.raw.advance_apply_to(index);
+            self.taking_up = self.taking_up.filter(|snapshot| *snapshot > index);
             let done = index;
             self.store().trim(done);
         }
@@ -312,6 +319,7 @@ impl Driver {
                 let conf = meta.get_conf_state().clone();
                 mark = Some(SnapshotMark { index: meta.index, term: meta.term, conf: conf.encode_to_vec().into() });
                 self.raw.mut_store().install(meta.index, meta.term, conf);
+                self.taking_up = Some(meta.index).filter(|_| !plant::is(Plant::ElectionDuringInstall));
                 out.snapshot = Some(snapshot);
             }
             self.raw.mut_store().append(ready.entries());
@@ -320,7 +328,11 @@ impl Driver {
                 self.raw.mut_store().set_hard_state(hs.clone());
             }
             out.committed.extend(ready.take_committed_entries());
-            let hard_state = hard_state.map(|hs| LogHardState { term: hs.term, vote: hs.vote, commit: hs.commit });
+            let hard_state = hard_state.map(|hs| LogHardState {
+                term: hs.term,
+                vote: if plant::is(Plant::VoteForgotten) { 0 } else { hs.vote },
+                commit: hs.commit,
+            });
             let after = ready.take_persisted_messages();
             let must_sync = ready.must_sync() || mark.is_some();
             self.handed = ready.number();

@@ -87,7 +87,7 @@ impl Keeper {
         folders: Arc<dyn Folders>,
     ) -> Self {
         let durable = store.revision_at_open();
-        Self {
+        let mut keeper = Self {
             store,
             tasks,
             apply,
@@ -102,7 +102,10 @@ impl Keeper {
             sweep_begun: None,
             slice_due: false,
             sweep_again: false,
-        }
+        };
+        // An earlier life may have ended between a compaction and the end of its sweep.
+        keeper.begin_sweep();
+        keeper
     }
 
     /// Runs until told to stop.

@@ -8,6 +8,7 @@ use super::apply::ApplyTask;
 use super::driver::{Driver, Effects};
 use super::handle::{Inner, ProposeError, Reply};
 use super::keeper::ViewFor;
+use crate::env::plant::{self, Plant};
 use crate::env::{end, failpoint};
 use crate::queue::{Receiver, Sender};
 use crate::snapshot::{SnapshotError, View};
@@ -188,6 +189,8 @@ pub(super) struct Loop {
     pub catch_up_entries: u64,
     pub no_sync: bool,
     waiting: VecDeque<Bytes>,
+    /// Proposals that this member makes as the leader. They count only while it leads: they are never forwarded.
+    own: VecDeque<Bytes>,
     /// Readers for the next round.
     readers: Vec<u64>,
     round: Option<Round>,
@@ -234,6 +237,7 @@ impl Loop {
             catch_up_entries,
             no_sync,
             waiting: VecDeque::new(),
+            own: VecDeque::new(),
             readers: Vec::new(),
             round: None,
             next_context,
@@ -433,8 +437,14 @@ impl Loop {
                 self.changes.push_front(change);
                 break;
             }
+        } else {
+            // What a leader decided by its clock is not to be carried out under another, whose clients may have kept leases alive.
+            let own = std::mem::take(&mut self.own);
+            if plant::is(Plant::ForwardedExpiry) {
+                self.waiting.extend(own);
+            }
         }
-        while !self.waiting.is_empty() {
+        while !self.own.is_empty() || !self.waiting.is_empty() {
             if self.driver.leader() == 0 {
                 return;
             }
@@ -451,7 +461,9 @@ impl Loop {
             if !self.driver.propose(entry) {
                 return;
             }
-            self.waiting.drain(..count);
+            let own = count.min(self.own.len());
+            self.own.drain(..own);
+            self.waiting.drain(..count - own);
             // Raft hands out what was proposed before the next entry is built, so that the count of groups being written is true.
             let effects = self.driver.ready();
             self.carry_out(effects);
@@ -462,7 +474,7 @@ impl Loop {
     fn entry(&mut self) -> (Bytes, usize) {
         let mut count = 0;
         let mut size = 0;
-        for p in &self.waiting {
+        for p in self.own.iter().chain(&self.waiting) {
             if count > 0 && size + p.len() > MAX_ENTRY {
                 break;
             }
@@ -474,7 +486,7 @@ impl Loop {
         let head = entry::Batch { version: crate::state::ENTRY_VERSION, time_ms: self.last_time_ms, proposals: Vec::new() };
         let mut out = BytesMut::with_capacity(size + 24);
         head.encode(&mut out).expect("the buffer grows");
-        for p in self.waiting.iter().take(count) {
+        for p in self.own.iter().chain(&self.waiting).take(count) {
             encode_key(3, WireType::LengthDelimited, &mut out);
             encode_varint(p.len() as u64, &mut out);
             out.put_slice(p);
@@ -538,7 +550,7 @@ impl Loop {
         if !ids.is_empty() {
             self.inner.meter.leases_expired(ids.len());
             let command = Command { op: Some(Op::LeaseRevoke(entry::LeaseRevoke { ids })) };
-            self.waiting.push_back(Proposal { command: Some(command), ..Default::default() }.encode_to_vec().into());
+            self.own.push_back(Proposal { command: Some(command), ..Default::default() }.encode_to_vec().into());
         }
     }
 
@@ -551,6 +563,11 @@ impl Loop {
         // Before its first commit a leader drops rounds without a word.
         if self.driver.is_leader() && !self.driver.may_serve_reads() {
             return;
+        }
+        if plant::is(Plant::StaleReadIndex) && self.driver.is_leader() {
+            let readers = std::mem::take(&mut self.readers);
+            self.answered.push((self.driver.committed(), readers));
+            return self.release_reads(self.inner.shared.applied_index());
         }
         self.next_context += 1;
         let readers = std::mem::take(&mut self.readers);
@@ -582,6 +599,7 @@ impl Loop {
         if self.answered.is_empty() {
             return;
         }
+        let applied = if plant::is(Plant::ReadBeforeApply) { u64::MAX } else { applied };
         let (ready, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.answered).into_iter().partition(|(i, _)| *i <= applied);
         self.answered = rest;
         let sequences = ready.into_iter().flat_map(|(_, readers)| readers);

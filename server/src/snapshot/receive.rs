@@ -9,6 +9,7 @@ use super::folder::Folders;
 use super::rows::{self, Place};
 use crate::base::kind::sys;
 use crate::base::{Base, Batch, Family};
+use crate::env::plant::{self, Plant};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message;
@@ -122,6 +123,9 @@ impl Staging {
             batch.put(family, key, value);
             Ok(())
         })?;
+        if plant::is(Plant::SnapshotShort) && family == Family::Latest {
+            batch.rows.pop();
+        }
         state.base.as_ref().expect("checked by writable").write(batch)?;
         state.rows += count;
         state.checksum = crc32c::crc32c_append(state.checksum, chunk);

@@ -6,6 +6,7 @@ use super::shared::Shared;
 use super::{ENTRY_VERSION, txn};
 use crate::base::BaseError;
 use crate::base::kind::sys;
+use crate::env::plant::{self, Plant};
 use crate::lease::{Lease, LeaseTable};
 use crate::mvcc::{ReadError, RevisionEvents, Store, WriteTxn};
 use crate::types::{KeyRange, LeaseId};
@@ -175,7 +176,11 @@ impl Machine {
             )));
         }
         self.position.time_ms = self.position.time_ms.max(batch.time_ms);
-        for proposal in batch.proposals {
+        let mut proposals = batch.proposals;
+        if plant::is(Plant::ApplyTwice) && index.is_multiple_of(61) {
+            proposals.extend(proposals.clone());
+        }
+        for proposal in proposals {
             let op = proposal.command.and_then(|c| c.op);
             let name = op.as_ref().map_or("", op_name);
             let result = match op {
@@ -313,7 +318,8 @@ impl Machine {
             let keys = LeaseTable::keys(&self.store, id)?;
             let store = self.store.clone();
             let mut write = store.write();
-            for key in keys {
+            let leaves = if plant::is(Plant::LeaseLeavesKey) { 1 } else { 0 };
+            for key in keys.into_iter().skip(leaves) {
                 write.delete_range(&KeyRange { start: key, end: crate::types::RangeEnd::Single })?;
             }
             self.finish(write, applied);
@@ -409,7 +415,7 @@ impl Machine {
         }
         let p = self.position;
         let row = rows::Applied {
-            index: p.index,
+            index: p.index + u64::from(plant::is(Plant::CheckpointAhead)),
             term: p.term,
             revision: self.store.revision(),
             digest: Bytes::copy_from_slice(&p.digest.to_be_bytes()),

@@ -6,6 +6,7 @@
 use super::machine::Refusal;
 use super::outcome::{ApplyError, TxnOpOutcome, TxnOutcome};
 use crate::base::BaseError;
+use crate::env::plant::{self, Plant};
 use crate::lease::LeaseTable;
 use crate::mvcc::{ReadError, Store, WriteTxn};
 use crate::types::KeyRange;
@@ -42,6 +43,7 @@ fn holds(compare: &entry::Compare, kv: Option<&KeyValue>) -> bool {
 }
 
 fn compare(store: &Store, compare: &entry::Compare, at: i64) -> Result<bool, ReadError> {
+    let at = at - i64::from(plant::is(Plant::StaleCompare));
     if compare.range_end.is_empty() && compare.target() != CompareTarget::Value {
         // The numbers of one key need not its value.
         let found = store.get_at(&compare.key, at)?.filter(|f| !f.tombstone);

@@ -14,6 +14,7 @@ use crossbeam_channel::{TryRecvError, TrySendError};
 use super::record;
 use super::{Group, Wal, WalError};
 use crate::env::clock::Clock;
+use crate::env::plant::{self, Plant};
 
 /// Tasks and commands that may wait; bytes are bounded by the node, which limits uncommitted entries.
 const QUEUE_LIMIT: usize = 1024;
@@ -162,6 +163,8 @@ pub struct SteppedWriter<T> {
     body: Body<T>,
     drained: Option<Batch<T>>,
     written: Option<Batch<T>>,
+    /// A batch was answered before its sync; only a planted mistake does that.
+    late_sync: bool,
 }
 
 /// The sending end of a [`SteppedWriter`]'s queue.
@@ -172,13 +175,17 @@ impl<T: Send + 'static> SteppedWriter<T> {
     pub fn new(wal: Wal, hooks: Hooks<T>, time: Clock) -> (Self, SteppedQueue<T>) {
         let (queue, commands) = unbounded();
         let body = Body { wal, hooks, commands, time, held: None, prepare_after: None };
-        (Self { body, drained: None, written: None }, SteppedQueue(queue))
+        (Self { body, drained: None, written: None, late_sync: false }, SteppedQueue(queue))
     }
 
     /// True when [`SteppedWriter::step`] has work.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        self.written.is_some() || self.drained.is_some() || self.body.held.is_some() || !self.body.commands.is_empty()
+        self.written.is_some()
+            || self.late_sync
+            || self.drained.is_some()
+            || self.body.held.is_some()
+            || !self.body.commands.is_empty()
     }
 
     /// Writes the next batch, or syncs and answers the one that was written, or does the next command. True when a sync is next.
@@ -186,6 +193,10 @@ impl<T: Send + 'static> SteppedWriter<T> {
     /// # Errors
     /// What the disk said. After `WalError::is_no_space` the same batch is tried again by the next call.
     pub fn step(&mut self) -> Result<bool, WalError> {
+        if std::mem::take(&mut self.late_sync) {
+            self.body.wal.sync()?;
+            return Ok(false);
+        }
         if let Some(batch) = self.written.take() {
             if batch.must_sync() {
                 self.body.wal.sync()?;
@@ -206,6 +217,10 @@ impl<T: Send + 'static> SteppedWriter<T> {
         let Some(batch) = self.drained.take() else { return Ok(false) };
         self.body.time_passes();
         match self.body.wal.write(&batch.groups) {
+            Ok(_) if plant::is(Plant::AckBeforeSync) => {
+                (self.body.hooks.on_durable)(batch.durable());
+                self.late_sync = true;
+            }
             Ok(_) => self.written = Some(batch),
             Err(error) => {
                 self.drained = Some(batch);

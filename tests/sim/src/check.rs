@@ -187,15 +187,26 @@ fn writers(world: &World, wrote: &mut BTreeMap<usize, i64>, found: &mut Vec<Stri
                 _ => false,
             }),
             (Op::LeaseRevoke(revoke), _) => {
+                // One that found no keys is told the revision of whoever was before it.
                 let gone = lease_end(history, revoke.ids[0], answer.revision - 1);
-                !gone.is_empty() && gone == changes_of(history, answer.revision)
+                let after = history.at(answer.revision).is_some_and(|r| o.invoked <= r.at);
+                after && !gone.is_empty() && gone == changes_of(history, answer.revision)
             }
             _ => false,
         };
         if !writes {
             continue;
         }
-        if let Some(other) = claims.insert(answer.revision, at) {
+        let revokes = |at: &usize| matches!(world.operations[*at].op, Op::LeaseRevoke(_));
+        let other = claims.get(&answer.revision).copied();
+        if other.is_some() && revokes(&at) {
+            continue;
+        }
+        if let Some(other) = other.filter(revokes) {
+            wrote.remove(&other);
+        }
+        claims.insert(answer.revision, at);
+        if let Some(other) = other.filter(|o| !revokes(o)) {
             found.push(format!("operations {other} and {at} were both told revision {}", answer.revision));
         }
         wrote.insert(at, answer.revision);
@@ -250,15 +261,14 @@ fn deletion(world: &World, revision: i64, changes: &[Change], wrote: &mut BTreeM
         found.push(format!("revision {revision} ends lease {lease}, which nobody asked for"));
         return;
     };
-    ended(world, lease, known, at, &format!("revision {revision}"), found);
+    ended(lease, known, at, &format!("revision {revision}"), found);
 }
 
 /// A lease may not be over before its time, unless a client asked for that. Clocks drift by up to one in a thousand against each other.
-fn ended(world: &World, id: i64, lease: &crate::leases::Lease, at: u64, where_: &str, found: &mut Vec<String>) {
+fn ended(id: i64, lease: &crate::leases::Lease, at: u64, where_: &str, found: &mut Vec<String>) {
     let ttl = lease.ttl.max(1) as u64 * SECOND;
     let due = lease.full_at + ttl - ttl / 1000 - MS;
     if !lease.revoke_asked && at < due && lease.full_at <= at {
-        let _ = world;
         found.push(format!("{where_} shows the end of lease {id} at {} ms, its time was not over before {} ms", at / MS, due / MS));
     }
 }
@@ -295,7 +305,7 @@ fn refused(world: &World, at: usize, error: &ApplyError, found: &mut Vec<String>
     match (&o.op, error) {
         (Op::Put(put), ApplyError::LeaseNotFound) if put.lease != 0 => {
             if let Some(lease) = world.leases.all.get(&put.lease) {
-                ended(world, put.lease, lease, o.returned, &format!("operation {at}"), found);
+                ended(put.lease, lease, o.returned, &format!("operation {at}"), found);
             }
         }
         (Op::LeaseRevoke(_), ApplyError::LeaseNotFound) => {}
@@ -427,14 +437,16 @@ impl World {
     /// Why the cluster is not at rest; `None` when it is.
     pub fn unsettled(&self) -> Option<String> {
         let mut applied = None;
+        let stands: Vec<_> = self.members.iter().map(|m| m.running.as_ref().map(|r| r.node.handle().status())).collect();
         for (at, member) in self.members.iter().enumerate() {
             let Some(running) = &member.running else { return Some(format!("member {at} is down")) };
             let status = running.node.handle().status();
             if status.leader == 0 {
                 return Some(format!("member {at} knows no leader"));
             }
-            if !running.node.handle().shared().leases().is_empty() {
-                return Some(format!("member {at} has leases"));
+            let leases = running.node.handle().shared().leases();
+            if !leases.is_empty() {
+                return Some(format!("member {at} has leases, {stands:?}: {leases:?}"));
             }
             let store = running.node.handle().store();
             if store.swept_revision() < store.compact_revision() {

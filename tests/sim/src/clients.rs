@@ -251,16 +251,13 @@ impl World {
             Op::LeaseGrant(grant) if ok => {
                 let (id, ttl) = (grant.id, grant.ttl);
                 self.clients[client].lease = id;
-                self.leases.granted(id, ttl, self.now);
+                self.leases.granted(id, ttl);
                 let at = self.clients[client].member;
                 // Kept alive for a while, then left to run out.
                 self.after(500 * MS, Event::KeepAlive { client, lease: id, at, hops: 0 });
             }
-            Op::Put(put) if !ok && put.lease != 0 => {
-                let (lease, invoked) = (put.lease, self.operations[operation].invoked);
-                self.clients[client].lease = 0;
-                let _ = (lease, invoked);
-            }
+            // Its lease is over.
+            Op::Put(put) if !ok && put.lease != 0 => self.clients[client].lease = 0,
             _ => {}
         }
     }

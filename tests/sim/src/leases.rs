@@ -27,7 +27,7 @@ impl Leases {
         self.all.insert(id, Lease { full_at: now, ..Lease::default() });
     }
 
-    pub fn granted(&mut self, id: i64, ttl: i64, _now: Time) {
+    pub fn granted(&mut self, id: i64, ttl: i64) {
         if let Some(lease) = self.all.get_mut(&id) {
             // Members lay a floor of two seconds under what is asked.
             lease.ttl = ttl.max(2);
@@ -67,15 +67,10 @@ impl World {
         let status = running.node.handle().status();
         if status.is_leader {
             let renewed = running.node.handle().renew_here(id);
-            let newer = |m: &crate::member::Member| {
-                m.running.as_ref().is_some_and(|r| {
-                    let other = r.node.handle().status();
-                    other.is_leader && other.term > status.term
-                })
-            };
+            let rightful = self.leaders.keys().next_back().is_none_or(|newest| *newest <= status.term);
             // A leader that does not know yet that it was replaced promises what it cannot keep, as etcd's does.
             if matches!(renewed, Ok(Some(_)))
-                && !self.members.iter().any(newer)
+                && rightful
                 && let Some(lease) = self.leases.all.get_mut(&id)
             {
                 lease.full_at = now;

@@ -1,8 +1,8 @@
 //! Whole clusters in one thread: the real loop, log, machine, store, watch room and leases of every member, over virtual time, with
 //! faults of network, disk, clock and process, all drawn from one seed.
 //!
-//! [`run`] is the whole of it: a seed in, a [`Report`] out. [`world`] has the queue of events and the members' turns; [`member`] a
-//! member's disk, clock and process; [`net`] the channels between members; [`transfer`] snapshots on their way; [`faults`] what goes
+//! [`run`] is the whole of it: a seed in, a [`Report`] out. [`world`] has the queue of events; [`turns`] the members' steps;
+//! [`member`] a member's disk, clock and process; [`net`] the channels between members and [`wire`] what passes over them; [`transfer`] snapshots on their way; [`faults`] what goes
 //! wrong; [`clients`], [`leases`] and [`watchers`] who uses the cluster; [`agreed`] what the members agreed on; [`check`] whether what
 //! the clients saw follows from it.
 //!
@@ -19,7 +19,9 @@ pub mod net;
 pub mod ops;
 pub mod rng;
 pub mod transfer;
+pub mod turns;
 pub mod watchers;
+pub mod wire;
 pub mod world;
 
 use world::{SECOND, World};
@@ -69,7 +71,7 @@ pub fn run(settings: Settings) -> Report {
     for at in 0..settings.members {
         world.start(at);
     }
-    world.add_clients(6);
+    world.add_clients(8);
     world.add_watchers(6);
     world.begin_faults();
     let end = settings.seconds * SECOND;

@@ -115,8 +115,7 @@ impl Net {
             for kind in KINDS {
                 let lane = self.lane(from, to, kind);
                 let gate = std::mem::take(&mut lane.gate);
-                let (pumping, arriving) = (lane.pumping, lane.arriving);
-                *lane = Lane { gate, pumping, arriving, ..Lane::new(kind) };
+                *lane = Lane { gate, ..Lane::new(kind) };
             }
         }
     }
@@ -125,7 +124,9 @@ impl Net {
     pub fn forget_receiver(&mut self, to: usize) {
         for from in 0..self.members {
             for kind in KINDS {
-                self.lane(from, to, kind).gate = Gate::default();
+                let lane = self.lane(from, to, kind);
+                lane.gate = Gate::default();
+                lane.arriving = false;
             }
         }
     }

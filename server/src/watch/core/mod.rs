@@ -21,6 +21,7 @@ use self::outbox::Outbox;
 use super::hub::Counters;
 use super::index::{GroupId, Index, Options, WatcherId};
 use super::message::{CreateWatch, EventBlock, SharedEvent, WatchMessage};
+use crate::env::plant::{self, Plant};
 use crate::mvcc::RevisionEvents;
 
 /// A block is closed at the next revision border once it has this many bytes: a client gets large batches in several messages.
@@ -224,7 +225,8 @@ impl Core {
         if start > 0 && start < compacted {
             return self.answer(key, WatchMessage::compacted(id, compacted));
         }
-        let from = if start == 0 { head + 1 } else { start };
+        let back = i64::from(plant::is(Plant::WatchBackInTime));
+        let from = if start == 0 { head + 1 } else { start - back };
         self.add_watcher(key, id, wish, from, head.max(start), now);
     }
 
@@ -262,7 +264,8 @@ impl Core {
         for id in 0..self.watchers.len() as WatcherId {
             let Some(watcher) = self.watchers[id as usize].as_mut() else { continue };
             if !watcher.lagging {
-                watcher.from = watcher.from.max(known + 1);
+                let skipped = i64::from(plant::is(Plant::WatchGap));
+                watcher.from = watcher.from.max(known + 1 + skipped);
             }
             match (watcher.from, watcher.lagging) {
                 (from, false) if from <= revision => self.start_lagging(id, from),

@@ -6,6 +6,7 @@
 use std::cmp::Reverse;
 
 use super::{Core, StreamKey, push};
+use crate::env::plant::{self, Plant};
 use crate::watch::index::WatcherId;
 use crate::watch::message::WatchMessage;
 
@@ -33,7 +34,8 @@ impl Core {
             let stream = &mut self.streams[watcher.stream as usize];
             let idle = stream.outbox.as_ref().is_some_and(super::Outbox::is_idle);
             if !active && idle && !watcher.lagging && self.published >= watcher.quiet_until {
-                let message = WatchMessage::Progress { id: watcher.id, revision: self.published };
+                let ahead = i64::from(plant::is(Plant::ProgressAhead));
+                let message = WatchMessage::Progress { id: watcher.id, revision: self.published + ahead };
                 push(stream, watcher.stream, message, &mut self.effects);
             }
             self.schedule_turn(id, now);

@@ -1,0 +1,27 @@
+//! A few short seeds as part of the plain tests; the program `sim` runs many whole ones.
+
+use sim::{Settings, run};
+
+fn settings(seed: u64, members: usize) -> Settings {
+    Settings { seed, members, seconds: 20, trace: false }
+}
+
+/// The same seed gives the same bytes: every event, every answer and every member's end are in the hash.
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for (seed, members) in [(1, 3), (3, 5)] {
+        let (first, second) = (run(settings(seed, members)), run(settings(seed, members)));
+        assert_eq!(first.violations, Vec::<String>::new());
+        assert_eq!(first.hash, second.hash, "seed {seed}");
+        assert_ne!(first.hash, run(settings(seed + 1, members)).hash);
+    }
+}
+
+/// A seed has something in it to be found: answers, faults, leader changes, events and bookmarks.
+#[test]
+fn a_seed_is_worth_its_time() {
+    let report = run(settings(7, 3));
+    assert_eq!(report.violations, Vec::<String>::new());
+    assert!(report.answered > 100 && report.faults > 2 && report.leader_changes > 0, "{report:?}");
+    assert!(report.watched > 100 && report.bookmarks > 10, "{report:?}");
+}
