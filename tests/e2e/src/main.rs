@@ -1,6 +1,6 @@
 //! `e2e`: the clients of the end-to-end test and the judge of what they saw.
 //!
-//! - `e2e load` writes, reads, counts and watches until SIGTERM, and notes a history.
+//! - `e2e load` writes, reads, counts and watches until SIGTERM or until a file appears, and notes a history.
 //! - `e2e judge` reads the cluster, compares it with the history, and prints one line of figures for a window of time.
 
 mod history;
@@ -23,19 +23,24 @@ use load::Way;
 
 /// Keys of one page when the cluster is read.
 const PAGE: i64 = 5_000;
+/// How often the stop file is looked for.
+const LOOK: Duration = Duration::from_millis(200);
 /// The read of the whole cluster may wait for a leader.
 const READ: Duration = Duration::from_secs(60);
 
 #[derive(Parser)]
 #[command(about = "Clients of a cluster while it is worked on, and the judge of what they saw")]
 enum Command {
-    /// Write, read, count and watch until SIGTERM.
+    /// Write, read, count and watch until SIGTERM, or until a file appears.
     Load {
         #[command(flatten)]
         way: Way,
         /// The file that the history is appended to.
         #[arg(long)]
         history: PathBuf,
+        /// Ends the run once this file exists: signals do not reach into other PID namespaces.
+        #[arg(long)]
+        stop: Option<PathBuf>,
         /// How many writers.
         #[arg(long, default_value_t = 4)]
         writers: u32,
@@ -65,7 +70,9 @@ enum Command {
 #[tokio::main]
 async fn main() -> ExitCode {
     let result = match Command::parse() {
-        Command::Load { way, history, writers, period } => run_load(way, &history, writers, Duration::from_millis(period)).await,
+        Command::Load { way, history, stop, writers, period } => {
+            run_load(way, &history, stop, writers, Duration::from_millis(period)).await
+        }
         Command::Judge { way, history, from, to, ended } => run_judge(&way, &history, from, to, ended).await,
     };
     match result {
@@ -77,15 +84,32 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run_load(way: Way, history: &Path, writers: u32, period: Duration) -> Result<ExitCode, Box<dyn std::error::Error>> {
+async fn run_load(
+    way: Way,
+    history: &Path,
+    stop: Option<PathBuf>,
+    writers: u32,
+    period: Duration,
+) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let mut ends = signal(SignalKind::terminate())?;
     let (notes, written) = Notes::open(history)?;
-    load::run(way, writers, period, notes, async {
-        ends.recv().await;
-    })
-    .await?;
+    let stopped = async {
+        tokio::select! {
+            _ = ends.recv() => {}
+            () = appears(stop) => {}
+        }
+    };
+    load::run(way, writers, period, notes, stopped).await?;
     written.await??;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Waits until the file exists; for ever without one.
+async fn appears(file: Option<PathBuf>) {
+    let Some(file) = file else { return std::future::pending().await };
+    while !file.exists() {
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// Prints `gap-ms acknowledged unknown lost violations`, separated by tabs; violations are listed on stderr.

@@ -83,8 +83,8 @@ fn json_schema(schema: &Value) -> Value {
                 to.insert(key.clone(), json_schema(value));
             }
             // Helm checks values after its defaults; the API server fills in the rest.
-            "required" | "type" | "enum" | "minimum" | "maximum" | "minLength" | "maxLength" | "minItems" | "maxItems" | "pattern"
-            | "description" | "oneOf" | "anyOf" | "allOf" => {
+            "required" | "type" | "enum" | "minimum" | "maximum" | "minLength" | "maxLength" | "minItems" | "maxItems"
+            | "pattern" | "description" | "oneOf" | "anyOf" | "allOf" => {
                 to.insert(key.clone(), value.clone());
             }
             "x-kubernetes-int-or-string" => {
@@ -94,9 +94,13 @@ fn json_schema(schema: &Value) -> Value {
             _ => {}
         }
     }
-    if from.get("nullable") == Some(&Value::Bool(true)) && let Some(Value::String(kind)) = to.get("type").cloned() {
+    if from.get("nullable") == Some(&Value::Bool(true))
+        && let Some(Value::String(kind)) = to.get("type").cloned()
+    {
         to.insert("type".to_string(), json!([kind, "null"]));
-        if let Some(Value::Array(values)) = to.get_mut("enum") && !values.contains(&Value::Null) {
+        if let Some(Value::Array(values)) = to.get_mut("enum")
+            && !values.contains(&Value::Null)
+        {
             values.push(Value::Null);
         }
     }
@@ -111,7 +115,10 @@ fn the_cluster_charts_schema_is_the_definitions() {
     let map = schema.as_object_mut().unwrap();
     map.remove("description");
     map.insert("$schema".to_string(), json!("http://json-schema.org/draft-07/schema#"));
-    map.insert("title".to_string(), json!("Values of the chart quorate-cluster: the spec of a QuorateCluster, and three of the chart's own"));
+    map.insert(
+        "title".to_string(),
+        json!("Values of the chart quorate-cluster: the spec of a QuorateCluster, and three of the chart's own"),
+    );
     let strings = json!({"type": "object", "additionalProperties": {"type": "string"}});
     let properties = map["properties"].as_object_mut().unwrap();
     for (name, own) in [

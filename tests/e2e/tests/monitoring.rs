@@ -7,7 +7,8 @@ use std::path::Path;
 use serde_json::Value;
 
 fn text(path: &str) -> String {
-    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path))
+        .unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
 /// The metric names in an expression: words with a known beginning, without what a histogram or a summary appends.
