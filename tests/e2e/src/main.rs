@@ -101,6 +101,7 @@ async fn run_load(
     };
     load::run(way, writers, period, notes, stopped).await?;
     written.await??;
+    println!("ended");
     Ok(ExitCode::SUCCESS)
 }
 
