@@ -10,6 +10,7 @@ pub mod door;
 pub mod env;
 pub mod gateway;
 pub mod lease;
+pub mod membership;
 pub mod mvcc;
 pub mod node;
 pub mod offline;

@@ -102,8 +102,18 @@ async fn run(config: &Config) -> ExitCode {
             return ExitCode::from(failure.code as u8);
         }
     };
-    let name = tokio::select! { _ = term.recv() => "terminated", _ = int.recv() => "interrupt" };
-    tracing::info!(signal = name, "received signal; shutting down");
+    let ended = tokio::select! {
+        _ = term.recv() => Err("terminated"),
+        _ = int.recv() => Err("interrupt"),
+        failure = server.ended() => Ok(failure),
+    };
+    match &ended {
+        Err(name) => tracing::info!(signal = name, "received signal; shutting down"),
+        Ok(failure) => {
+            tracing::error!("{}", failure.text);
+            eprintln!("quorate: {}", failure.text);
+        }
+    }
     server.stop().await;
-    ExitCode::SUCCESS
+    ended.map_or(ExitCode::SUCCESS, |failure| ExitCode::from(failure.code as u8))
 }

@@ -4,8 +4,9 @@
 //! `--initial-cluster-token`, `--initial-advertise-peer-urls`), and etcdutl's `--bump-revision`, `--mark-compacted`,
 //! `--skip-hash-check`.
 
-use crate::config::{Config, FirstStart, Parsed};
+use crate::config::{Config, Parsed};
 use crate::env::files::RealFiles;
+use crate::membership::gate;
 use crate::node;
 use crate::serve::{self, Failure};
 use crate::snapshot::{self, RestoreOptions};
@@ -83,14 +84,13 @@ fn restore(args: Vec<OsString>) -> Result<String, Failure> {
         Ok(_) => return Err(usage("snapshot restore")),
         Err(e) => return Err(Failure { text: e.to_string(), code: i32::from(e.exit_code()) }),
     };
-    let FirstStart::Form(_) = config.first_start().map_err(|e| Failure { text: e.to_string(), code: 1 })? else {
-        return Err(usage("a restored member founds a cluster: --initial-cluster-state=new"));
-    };
+    let plan = gate::plan_of_flags(&config).map_err(|e| Failure { text: e.to_string(), code: 1 })?;
+    let founding = plan.form.ok_or_else(|| usage("a restored member founds a cluster: --initial-cluster-state=new"))?;
     serve::make_data_dir(&config.data_dir)?;
-    let founding = serve::founding(&config)?.ok_or_else(|| Failure {
-        text: format!("a member lives in {} already; restore into an empty data directory", config.data_dir.display()),
-        code: 5,
-    })?;
+    if node::read_identity(&config.data_dir)?.is_some() {
+        let text = format!("a member lives in {} already; restore into an empty data directory", config.data_dir.display());
+        return Err(Failure { text, code: 5 });
+    }
     let settings = serve::node_settings(&config, &Metrics::new(false));
     node::restore(&file, &settings, &founding, &options, &RealFiles::shared())?;
     Ok(format!("restored {} into {}", file.display(), config.data_dir.display()))

@@ -1,19 +1,19 @@
 //! Composition: builds the rooms, hands each its channels, opens the door, and takes everything down in order.
 
 use crate::api::{self, LeaseDesk, LeaseError, LeaseTimes};
-use crate::config::{self, Config, FirstStart};
+use crate::config::{self, Config};
 use crate::door::{Address, ClientTls, Door, Entrance, Http2, Listener, NetThreads, net_threads_for};
 use crate::env::files::RealFiles;
 use crate::gateway::{self, Access, JsonCalls};
+use crate::membership::{Desk, DeskSettings, departure};
 use crate::mvcc::RevisionEvents;
-use crate::node::{EventSink, Founding, Node, NodeHandle, Opened, PeerSink, ProposeError, StartError, read_identity};
-use crate::peer::{LeaseForwarder, PeerSettings, Peers};
+use crate::node::{EventSink, Node, NodeHandle, Opened, PeerSink, ProposeError, StartError};
+use crate::peer::{Dial, LeaseForwarder, PeerSettings, Peers};
 use crate::state::Shared;
 use crate::telemetry::Metrics;
 use crate::watch::{Hub, HubOptions};
 use quorate_proto::entry::{self, Command, command::Op};
-use quorate_proto::state::Member;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::service::Routes;
@@ -22,7 +22,7 @@ use tonic::service::Routes;
 #[derive(Debug)]
 pub struct Failure {
     pub text: String,
-    /// 1: settings or addresses; 3: data directory in use; 4: damaged or foreign data; 5: disk.
+    /// 1: settings or addresses; 3: data directory in use; 4: damaged or foreign data; 5: disk; 6: removed from the cluster.
     pub code: i32,
 }
 
@@ -43,12 +43,13 @@ impl From<StartError> for Failure {
 
 mod budget;
 pub(crate) use budget::node_settings;
+mod join;
 mod pages;
 mod snapshots;
 mod tls;
 
 /// Leases asked of this member; the leader's answer counts.
-struct Desk(LeaseForwarder);
+struct Leases(LeaseForwarder);
 
 fn lease_error(e: ProposeError) -> LeaseError {
     match e {
@@ -61,7 +62,7 @@ fn lease_error(e: ProposeError) -> LeaseError {
 }
 
 #[tonic::async_trait]
-impl LeaseDesk for Desk {
+impl LeaseDesk for Leases {
     async fn renew(&self, id: i64) -> Result<i64, LeaseError> {
         self.0.renew(id).await.map_err(lease_error)?.ok_or(LeaseError::NotFound)
     }
@@ -85,27 +86,6 @@ impl EventSink for HubSink {
 
     fn reset(&self, revision: i64) {
         self.0.reset(revision);
-    }
-}
-
-pub(crate) fn founding(config: &Config) -> Result<Option<Founding>, Failure> {
-    if read_identity(&config.data_dir)?.is_some() {
-        return Ok(None);
-    }
-    match config.first_start().map_err(|e| Failure::new(i32::from(e.exit_code()), e))? {
-        FirstStart::Form(b) => {
-            let member = |m: &config::BootstrapMember| Member {
-                id: m.id,
-                // A member tells its name itself, once it serves.
-                peer_urls: m.peer_urls.iter().map(|u| u.to_string()).collect(),
-                ..Default::default()
-            };
-            let members = b.members.iter().map(member).collect();
-            Ok(Some(Founding { cluster_id: b.cluster_id, member_id: b.local_id, members }))
-        }
-        FirstStart::Join(_) => {
-            Err(Failure::new(1, "joining an existing cluster (--initial-cluster-state=existing) is not part of this build"))
-        }
     }
 }
 
@@ -195,6 +175,7 @@ pub struct Server {
     door: Door,
     peer_door: Door,
     serving: tokio::sync::watch::Sender<bool>,
+    data_dir: PathBuf,
 }
 
 /// Starts everything; returns when clients are served.
@@ -209,25 +190,47 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
         Some(server) => Some(ClientTls::load(server.settings().clone()).map_err(|e| Failure::new(1, e))?),
         None => None,
     };
-    let founding = founding(config)?;
+    if departure::is_buried(&config.data_dir) {
+        return Err(Failure::new(departure::EXIT_CODE, departure::farewell(&config.data_dir)));
+    }
     let metrics = Metrics::new(config.extensive_metrics);
     let metrics_listeners = bind(&config.listen_metrics_urls)?;
     let http_listeners = bind(&config.listen_client_http_urls)?;
-    let opened = Opened::open(budget::node_settings(config, &metrics), founding.as_ref(), RealFiles::shared())?;
+    let net = Arc::new(NetThreads::start("net", net_threads_for(cores())).map_err(|e| Failure::new(5, e))?);
+    let dial: Arc<dyn Dial> = Arc::new(tls::PeerDial { tls: dial_tls });
+    let settings = budget::node_settings(config, &metrics);
+    let founding = {
+        let http_only: Vec<&Listener> = http_listeners.iter().chain(&metrics_listeners).collect();
+        let doors = join::Doors {
+            net: net.clone(),
+            peer: (&peer_listeners, peer_tls.clone()),
+            client: (&client_listeners, client_tls.clone()),
+            http_only,
+        };
+        join::founding(config, &settings, dial.clone(), doors).await?
+    };
+    let opened = Opened::open(settings, founding.as_ref(), RealFiles::shared())?;
     let hub_options = HubOptions { progress_interval: config.watch_progress_notify_interval, ..Default::default() };
     let hub = Arc::new(Hub::start(opened.store().clone(), hub_options).map_err(|e| Failure::new(5, e))?);
     let identity = opened.identity();
-    let settings = PeerSettings {
-        cluster_id: identity.cluster,
-        member_id: identity.member,
-        election: config.election_timeout,
-        dial: Arc::new(tls::PeerDial { tls: dial_tls }),
-    };
+    if opened.machine().shared().is_removed(identity.member) {
+        return Err(Failure::new(departure::EXIT_CODE, departure::farewell(&config.data_dir)));
+    }
+    let settings =
+        PeerSettings { cluster_id: identity.cluster, member_id: identity.member, election: config.election_timeout, dial };
     let peers = Peers::start(settings).map_err(|e| Failure::new(5, e))?;
     let sink: Arc<dyn PeerSink> = Arc::new(peers.clone());
     let node = opened.run(sink, Box::new(HubSink(hub.clone())))?;
     let handle = node.handle().clone();
     peers.attach(handle.clone());
+    let desk_settings = DeskSettings {
+        strict: config.strict_reconfig_check,
+        max_learners: config.max_learners,
+        token: config.initial_cluster_token.clone(),
+        timeout: config.request_timeout(),
+    };
+    let desk = Desk::new(handle.clone(), peers.clone(), desk_settings);
+    peers.attach_desk(Arc::new(desk.clone()));
     tracing::info!(
         member_id = format!("{:016x}", identity.member),
         cluster_id = format!("{:016x}", identity.cluster),
@@ -235,7 +238,6 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
         "opened the member"
     );
 
-    let net = Arc::new(NetThreads::start("net", net_threads_for(cores())).map_err(|e| Failure::new(5, e))?);
     for thread in net.handles() {
         let node = handle.clone();
         thread.spawn(async move { node.attach_thread().await });
@@ -248,8 +250,8 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
         store: handle.store().clone(),
         shared,
         hub: hub.clone(),
-        leases: Arc::new(Desk(peers.leases(config.request_timeout()))),
-        membership: Arc::new(api::StaticMembership),
+        leases: Arc::new(Leases(peers.leases(config.request_timeout()))),
+        membership: Arc::new(desk),
         snapshots: Arc::new(snapshots::Snapshots(handle.clone())),
         serving: is_serving,
         counters: counters.clone(),
@@ -319,7 +321,7 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
     tokio::spawn(crate::space::run(handle.clone(), config.quota_bytes));
     tracing::info!("ready to serve client requests");
     notify_ready();
-    Ok(Server { node, peers, hub, door, peer_door, serving })
+    Ok(Server { node, peers, hub, door, peer_door, serving, data_dir: config.data_dir.clone() })
 }
 
 /// Waits until the cluster has a leader: before that there is nothing to serve clients with.
@@ -346,6 +348,12 @@ const DRAIN: Duration = Duration::from_millis(800);
 const PEER_DRAIN: Duration = Duration::from_millis(50);
 
 impl Server {
+    /// Returns why, when this server must end by itself: its member was removed from the cluster.
+    pub async fn ended(&self) -> Failure {
+        departure::removed(self.node.handle().clone(), self.peers.clone(), self.data_dir.clone()).await;
+        Failure::new(departure::EXIT_CODE, departure::farewell(&self.data_dir))
+    }
+
     /// Hands leadership over, ends the requests, leaves a checkpoint.
     pub async fn stop(self) {
         let handle = self.node.handle().clone();

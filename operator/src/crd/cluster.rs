@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::rules::{OWN_FLAGS, any_object, any_objects, amounts};
+use super::rules::{OWN_FLAGS, amounts, any_object, any_objects};
 use super::status::ClusterStatus;
 
 /// A Quorate cluster: a replicated store that speaks etcd's v3 API.

@@ -112,7 +112,8 @@ impl World {
             on_checkpoint: Box::new(|_| {}),
         };
         let member = |n| Member { id: MEMBER + n, peer_urls: vec![format!("http://127.0.0.1:{}", n + 1)], ..Default::default() };
-        let founding = Founding { cluster_id: CLUSTER, member_id: MEMBER, members: (0..members).map(member).collect() };
+        let founding =
+            Founding { cluster_id: CLUSTER, member_id: MEMBER, members: (0..members).map(member).collect(), ..Default::default() };
         let opened = Opened::open(settings, Some(&founding), RealFiles::shared()).unwrap();
         let hub = Arc::new(Hub::start(opened.store().clone(), HubOptions::default()).unwrap());
         let node = opened.run(Arc::new(()), Box::new(Sink(hub.clone()))).unwrap();

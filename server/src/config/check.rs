@@ -130,6 +130,7 @@ pub(super) fn config(s: &Settings, warnings: &mut Vec<Warning>) -> Result<Config
         features: gates::settle(s.text("feature-gates"), warnings)?,
         unsafe_no_fsync,
         memory_limit_bytes: memory_limit(s)?,
+        boot_ticket: s.path("boot-ticket"),
         snapshot_rate_bytes_per_second: Some(s.bytes("snapshot-rate")?).filter(|rate| *rate > 0),
     })
 }

@@ -108,7 +108,11 @@ impl Config {
     }
 }
 
-fn form(local: &str, members: InitialCluster, token: &str) -> Result<Bootstrap, ConfigError> {
+/// The founding of a cluster of these members, as every one of them computes it; `local` is this member's name.
+///
+/// # Errors
+/// When two ids collide.
+pub fn form(local: &str, members: InitialCluster, token: &str) -> Result<Bootstrap, ConfigError> {
     let mut local_id = 0;
     let mut rows: Vec<BootstrapMember> = members
         .into_iter()

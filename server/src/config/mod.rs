@@ -34,10 +34,11 @@ use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 
-pub use cluster::{Bootstrap, BootstrapMember, FirstStart, InitialCluster};
+pub use cluster::{Bootstrap, BootstrapMember, FirstStart, InitialCluster, form};
 pub use error::{ConfigError, Level, Origin, Warning};
 pub use gates::{FeatureGates, GATES, Gate, Stage};
 pub use help::{ETCD_VERSION, VERSION, flags_markdown, help_text, version_text};
+pub use identity::member_id;
 pub use model::{
     AllowList, AuthToken, AutoCompaction, ClusterState, Config, JwtMethod, Keepalive, LogFormat, LogLevel, LogOutput, LogSettings,
 };

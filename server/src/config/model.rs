@@ -98,6 +98,8 @@ pub struct Config {
     /// Never wait for the disk. Loses data when the machine stops.
     pub unsafe_no_fsync: bool,
 
+    /// File that says how an empty disk becomes a member; the initial cluster's flags are not read then.
+    pub boot_ticket: Option<PathBuf>,
     /// Bytes all memory budgets are scaled to; `None` takes the cgroup's or the host's.
     pub memory_limit_bytes: Option<u64>,
     /// Bytes a second at which snapshots go to followers; `None` is no bound.

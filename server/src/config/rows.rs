@@ -137,6 +137,7 @@ pub(super) static FLAGS: &[Flag] = &[
     row("downgrade-check-time", Group::Features, Kind::Duration, "5s", Effect::Honoured, "Time between two checks of a running downgrade; 0 turns them off"),
     row("force-new-cluster", Group::Unsafe, Kind::Bool, "false", Effect::Honoured, "Start from this member's data as a cluster of one; the others are forgotten"),
     row("unsafe-no-fsync", Group::Unsafe, Kind::Bool, "false", Effect::Honoured, "Do not wait for the disk; data is lost when the machine stops"),
+    row("boot-ticket", Group::Own, Kind::Text, "", Effect::Honoured, "File that says, in place of --initial-cluster, whether an empty disk may form a cluster, and with whom"),
     row("memory-limit", Group::Own, Kind::Bytes, "0", Effect::Honoured, "Memory all budgets are scaled to; 0 means what the cgroup or the host allows"),
     row("snapshot-rate", Group::Own, Kind::Bytes, "0", Effect::Honoured, "Bytes a second at which snapshots are sent to followers; 0 means no bound"),
     row("cluster-active-size", Group::Legacy, Kind::Ignored, "", LONG_IGNORED, "Nothing"),

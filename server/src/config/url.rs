@@ -113,7 +113,7 @@ impl Url {
     }
 
     /// An advertised URL must name a host, since others will dial it.
-    pub(super) fn check_advertised(&self) -> Result<(), String> {
+    pub(crate) fn check_advertised(&self) -> Result<(), String> {
         match self.host_port() {
             Some(("", _)) => Err(format!("unexpected empty host ({self})")),
             _ => Ok(()),

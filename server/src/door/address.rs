@@ -36,6 +36,8 @@ pub struct Listener {
     pub(super) socket: Socket,
     address: Address,
     local: String,
+    /// A unix socket's file goes with this one.
+    owns_file: bool,
 }
 
 #[derive(Debug)]
@@ -95,7 +97,7 @@ impl Address {
         .map_err(|e| {
             if e.kind() == io::ErrorKind::AddrInUse { BindError::InUse(name.clone()) } else { BindError::Io(name.clone(), e) }
         })?;
-        Ok(Listener { socket, address: self.clone(), local })
+        Ok(Listener { socket, address: self.clone(), local, owns_file: true })
     }
 }
 
@@ -113,6 +115,19 @@ impl fmt::Display for Address {
 // === impl Listener ===
 
 impl Listener {
+    /// The same socket for another door that opens first: connections that neither has accepted wait for whichever is open. The file
+    /// of a unix socket stays with the original.
+    ///
+    /// # Errors
+    /// When the process may open no more files.
+    pub fn share(&self) -> io::Result<Self> {
+        let socket = match &self.socket {
+            Socket::Tcp(l) => Socket::Tcp(l.try_clone()?),
+            Socket::Unix(l) => Socket::Unix(l.try_clone()?),
+        };
+        Ok(Self { socket, address: self.address.clone(), local: self.local.clone(), owns_file: false })
+    }
+
     /// The address asked for.
     pub fn address(&self) -> &Address {
         &self.address
@@ -127,7 +142,9 @@ impl Listener {
 impl Drop for Listener {
     /// A unix socket's file goes with its listener; the next start would have to guess otherwise.
     fn drop(&mut self) {
-        if let Place::Unix(path) = &self.address.place {
+        if self.owns_file
+            && let Place::Unix(path) = &self.address.place
+        {
             let _ = std::fs::remove_file(path);
         }
     }

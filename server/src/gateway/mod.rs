@@ -63,6 +63,23 @@ pub fn peer_routes(
         .fallback(not_found)
 }
 
+/// The client listener of a member that waits to join a cluster: alive, and neither ready nor healthy. Everything else is refused for now.
+pub fn waiting_routes() -> Router {
+    let refuse = |body: &'static str| move || async move { (StatusCode::SERVICE_UNAVAILABLE, pages::PLAIN, body) };
+    Router::new()
+        .route("/livez", any(|| async { (pages::PLAIN, "ok\n") }))
+        .route("/readyz", any(refuse("[-]joined failed: not joined\n\n")))
+        .route("/health", any(refuse("{\"health\":\"false\",\"reason\":\"not joined\"}\n")))
+        .fallback(refuse("not joined\n"))
+}
+
+/// What gRPC clients of a member that waits to join a cluster are told.
+pub fn waiting_calls() -> Router {
+    Router::new().fallback(|| async {
+        tonic::Status::unavailable("etcdserver: this member has not joined a cluster yet").into_http::<axum::body::Body>()
+    })
+}
+
 fn probe_routes(pages: &Pages) -> Router {
     health::routes(pages.health.clone(), pages.metrics.clone())
         .route("/metrics", any(pages::metrics).with_state(pages.metrics.clone()))

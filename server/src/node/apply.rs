@@ -42,6 +42,8 @@ pub(super) struct ApplyThread {
     pub tasks: Receiver<ApplyTask>,
     pub keeper: Sender<KeeperTask>,
     pub sink: Box<dyn EventSink>,
+    /// The loop ended while a change of the configuration waited for it: nothing more is applied.
+    pub ended: bool,
 }
 
 pub(super) fn configuration(cs: &ConfState) -> Configuration {
@@ -61,10 +63,15 @@ impl ApplyThread {
             match task {
                 ApplyTask::Entries(entries) => {
                     let last = entries.last().map(|e| e.index);
-                    if let Err(e) = self.entries(entries) {
-                        // Going on would diverge from the other members.
-                        tracing::error!(error = %e, "applying failed; this member stops. Its data on disk is as it was");
-                        std::process::abort();
+                    match self.entries(entries) {
+                        Ok(true) => {}
+                        // The next start goes on with the entry that was not applied.
+                        Ok(false) => continue,
+                        Err(e) => {
+                            // Going on would diverge from the other members.
+                            tracing::error!(error = %e, "applying failed; this member stops. Its data on disk is as it was");
+                            std::process::abort();
+                        }
                     }
                     if let Some(index) = last {
                         let _ = self.inner.inbox.send(Input::Applied(index));
@@ -113,8 +120,12 @@ impl ApplyThread {
         let _ = self.inner.inbox.send(Input::Applied(index));
     }
 
-    fn entries(&mut self, entries: Vec<Entry>) -> Result<(), BaseError> {
+    /// Applies entries in order; false when the loop ended in between, and with it everything that follows.
+    fn entries(&mut self, entries: Vec<Entry>) -> Result<bool, BaseError> {
         for e in entries {
+            if self.ended {
+                return Ok(false);
+            }
             if e.index <= self.machine.position().index {
                 continue;
             }
@@ -126,7 +137,7 @@ impl ApplyThread {
                 EntryType::EntryConfChangeV2 | EntryType::EntryConfChange => self.change(e)?,
             }
         }
-        Ok(())
+        Ok(!self.ended)
     }
 
     fn tell(&self, applied: Applied) {
@@ -165,11 +176,16 @@ impl ApplyThread {
         if allowed && steps {
             let (reply, conf) = crossbeam_channel::bounded(1);
             let _ = self.inner.inbox.send(Input::ApplyChange { change: Some(change), reply });
-            if let Ok(conf) = conf.recv() {
-                self.machine.put_configuration(&configuration(&conf));
+            match conf.recv() {
+                Ok(conf) => self.machine.put_configuration(&configuration(&conf)),
+                // The loop is gone. Members must not change without raft's configuration: both wait for the next start.
+                Err(_) => {
+                    self.ended = true;
+                    return Ok(());
+                }
             }
         }
-        if let Some(result) = self.machine.apply_change(e.index, e.term, member, true) {
+        if let Some(result) = self.machine.apply_change(e.index, e.term, member) {
             self.answer(vec![result]);
         }
         Ok(())

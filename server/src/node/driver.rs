@@ -120,6 +120,16 @@ impl Driver {
         self.conf_state().voters.contains(&self.raw.raft.id)
     }
 
+    /// How far a member's log is known to match ours, and how far ours is durable; `None` when it has no part in the
+    /// configuration, or we do not lead.
+    pub fn progress(&self, id: u64) -> Option<(u64, u64)> {
+        if !self.is_leader() {
+            return None;
+        }
+        let matched = |id| self.raw.raft.prs().get(id).map(|p| p.matched);
+        Some((matched(id)?, matched(self.raw.raft.id)?))
+    }
+
     pub fn transferring(&self) -> bool {
         self.raw.raft.lead_transferee.is_some()
     }
@@ -236,6 +246,11 @@ impl Driver {
     pub fn apply_change(&mut self, change: &ConfChangeV2) -> raft::Result<ConfState> {
         let conf = self.raw.apply_conf_change(change)?;
         self.store().set_conf_state(conf.clone());
+        // Raft leaves a leader that is no voter any more in its place, and then asks for its own progress, which is gone.
+        if self.is_leader() && !conf.voters.contains(&self.raw.raft.id) {
+            let term = self.term();
+            self.raw.raft.become_follower(term, raft::INVALID_ID);
+        }
         Ok(conf)
     }
 

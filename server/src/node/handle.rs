@@ -73,6 +73,8 @@ pub(super) enum Reply {
     Applied(Answer),
     Read(Result<(), ProposeError>),
     Transferred(Result<(), ProposeError>),
+    /// It did not get into the log, and never will.
+    NotProposed(ProposeError),
 }
 
 /// Numbers the loop keeps current for everyone.
@@ -155,13 +157,17 @@ impl NodeHandle {
         }
     }
 
-    /// Changes the member list through raft's configuration and waits until it is applied here.
+    /// Changes the member list through raft's configuration and waits until it is applied here. Only the leader can.
+    ///
+    /// # Errors
+    /// `NotLeader` and `TooManyRequests` say that nothing was proposed; after the others the change may happen yet.
     pub async fn change_members(&self, mut change: MemberChange) -> Result<Answer, ProposeError> {
         let mut ticket = self.0.ports.open();
         (change.origin, change.sequence) = (self.0.member_id, ticket.sequence);
         self.send(Input::ChangeMembers(change))?;
         match tokio::time::timeout(self.0.limits.timeout, ticket.answer()).await {
             Ok(Some(Reply::Applied(answer))) => Ok(answer),
+            Ok(Some(Reply::NotProposed(e))) => Err(e),
             Ok(_) => Err(ProposeError::Stopped),
             Err(_) => Err(self.timed_out()),
         }

@@ -17,4 +17,4 @@ pub use apply::EventSink;
 pub use handle::{LeaseView, NodeHandle, ProposeError, Status};
 pub use keeper::SweepPace;
 pub use run::{PeerMessage, PeerSink};
-pub use start::{Founding, Node, NodeSettings, Opened, StartError, read_identity, restore};
+pub use start::{Founding, Node, NodeSettings, Opened, Stamp, StartError, read_identity, read_stamped, refuse_foreign, restore};

@@ -10,7 +10,7 @@ use super::handle::{Inner, ProposeError, Reply};
 use super::keeper::ViewFor;
 use crate::env::failpoint;
 use crate::snapshot::{SnapshotError, View};
-use crate::state::Position;
+use crate::state::{Answer, ApplyError, Position};
 use crate::types::MemberId;
 use crate::wal::{Group, SnapshotMark, WalTask, WalWriter};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -104,6 +104,10 @@ const MAX_ENTRY: usize = 512 << 10;
 const MAX_INPUTS: usize = 1024;
 /// A read round that got no answer is asked again, under a new context.
 const READ_RETRY: Duration = Duration::from_millis(500);
+/// Changes of members that may wait for one another.
+const MAX_CHANGES: usize = 64;
+/// The part of the leader's log that a learner must have before it may vote.
+const READY_PART: f64 = 0.9;
 /// Leases revoked in one entry.
 const MAX_EXPIRED: usize = 256;
 
@@ -262,7 +266,7 @@ impl Loop {
                     self.waiting.push_back(bytes);
                 }
             }
-            Input::ChangeMembers(change) => self.changes.push_back(change),
+            Input::ChangeMembers(change) => self.take_change(change),
             Input::Read(sequence) => self.readers.push(sequence),
             Input::Transfer { to, sequence } => self.start_transfer(to, sequence),
             Input::Peer(messages) => {
@@ -293,6 +297,9 @@ impl Loop {
                         self.driver.conf_state()
                     }
                 };
+                // A view from before the change does not know the members it brought, and they would refuse it.
+                self.driver.store().snapshot_state().ready = None;
+                *self.inner.view.lock() = None;
                 let _ = reply.send(conf);
             }
             Input::Checkpointed(position) => self.checkpointed(position),
@@ -376,9 +383,10 @@ impl Loop {
     // === proposals ===
 
     fn propose(&mut self) {
-        if self.driver.is_leader() {
-            while let Some(change) = self.changes.pop_front() {
-                self.propose_change(change);
+        while let Some(change) = self.changes.pop_front() {
+            if !self.propose_change(&change) {
+                self.changes.push_front(change);
+                break;
             }
         }
         while !self.waiting.is_empty() {
@@ -429,25 +437,52 @@ impl Loop {
         (out.freeze(), count)
     }
 
-    fn propose_change(&mut self, change: MemberChange) {
+    /// Takes a change of members to propose, when this member leads; whoever asked looks for the leader when not.
+    fn take_change(&mut self, change: MemberChange) {
+        let refused = if !self.driver.is_leader() {
+            Some(ProposeError::NotLeader)
+        } else {
+            (self.changes.len() >= MAX_CHANGES).then_some(ProposeError::TooManyRequests)
+        };
+        match refused {
+            Some(e) => self.inner.ports.answer([(change.sequence, Reply::NotProposed(e))]),
+            None => self.changes.push_back(change),
+        }
+    }
+
+    /// Proposes a change; false when it must wait, since another one is under way.
+    fn propose_change(&mut self, change: &MemberChange) -> bool {
+        if !self.driver.is_leader() {
+            self.inner.ports.answer([(change.sequence, Reply::NotProposed(ProposeError::NotLeader))]);
+            return true;
+        }
         let id = change.member.as_ref().map_or(0, |m| m.id);
+        if change.kind() == MemberChangeKind::Promote
+            && let Err(e) = self.may_promote(id)
+        {
+            let answer = Answer { revision: self.inner.store.revision(), term: self.driver.term(), result: Err(e) };
+            self.inner.ports.answer([(change.sequence, Reply::Applied(answer))]);
+            return true;
+        }
         let kind = match change.kind() {
             MemberChangeKind::Add | MemberChangeKind::Promote => ConfChangeType::AddNode,
             MemberChangeKind::AddLearner => ConfChangeType::AddLearnerNode,
             MemberChangeKind::Remove => ConfChangeType::RemoveNode,
-            // Raft knows nothing of addresses: an update is a change without steps.
-            MemberChangeKind::Update => ConfChangeType::AddLearnerNode,
+            // Raft knows nothing of addresses, and takes no change without a step: the member becomes what it is.
+            MemberChangeKind::Update if self.driver.conf_state().learners.contains(&id) => ConfChangeType::AddLearnerNode,
+            MemberChangeKind::Update => ConfChangeType::AddNode,
         };
+        let mut single = ConfChangeSingle { node_id: id, ..Default::default() };
+        single.set_change_type(kind);
         let mut v2 = ConfChangeV2 { context: change.encode_to_vec().into(), ..Default::default() };
-        if change.kind() != MemberChangeKind::Update {
-            let mut single = ConfChangeSingle { node_id: id, ..Default::default() };
-            single.set_change_type(kind);
-            v2.set_changes(vec![single].into());
-        }
-        if !self.driver.propose_change(&v2) {
-            tracing::warn!(member = format!("{id:016x}"), "a change of members waits: another one is under way");
-            self.changes.push_back(change);
-        }
+        v2.set_changes(vec![single].into());
+        self.driver.propose_change(&v2)
+    }
+
+    /// A learner votes only once it has nine tenths of the log, as in etcd: before, the quorum would wait for it.
+    fn may_promote(&self, id: MemberId) -> Result<(), ApplyError> {
+        let (matched, own) = self.driver.progress(id).ok_or(ApplyError::MemberNotFound)?;
+        if (matched as f64) < own as f64 * READY_PART { Err(ApplyError::LearnerNotReady) } else { Ok(()) }
     }
 
     fn expire_leases(&mut self) {

@@ -55,12 +55,25 @@ pub struct NodeSettings {
     pub on_checkpoint: Box<dyn Fn(Duration) + Send>,
 }
 
-/// The founding of a cluster, the same on each of its first members.
-#[derive(Clone, Debug)]
+/// How an empty folder becomes a member. The founding of a cluster is the same on each of its first members.
+#[derive(Clone, Debug, Default)]
 pub struct Founding {
     pub cluster_id: u64,
     pub member_id: u64,
+    /// The first members; of a cluster that is joined, its members as one of them told.
     pub members: Vec<Member>,
+    /// The cluster exists already and lists this member: everything comes from there.
+    pub joins: bool,
+    pub stamp: Stamp,
+}
+
+/// What is written beside the ids when a member is made for somebody who counts his members.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stamp {
+    /// The member's name.
+    pub name: Option<String>,
+    /// The id of what the cluster was made for.
+    pub owner: Option<String>,
 }
 
 /// Why a member does not start. Nothing on disk was changed.
@@ -135,27 +148,60 @@ fn io(path: &Path) -> impl FnOnce(std::io::Error) -> StartError {
     move |error| StartError::Io { path, error }
 }
 
-/// First line of the identity file; a later format has another.
+/// First lines of the identity file: without a stamp, and with one.
 const IDENTITY_HEAD: &str = "quorate member 1";
+const STAMPED_HEAD: &str = "quorate member 2";
 
-fn identity_text(id: Identity) -> String {
-    let body = format!("{IDENTITY_HEAD}\ncluster {:016x}\nmember {:016x}\n", id.cluster, id.member);
+/// The file's text. A stamp's words are JSON strings: nothing in them can break a line.
+fn identity_text(id: Identity, stamp: &Stamp) -> String {
+    let head = if *stamp == Stamp::default() { IDENTITY_HEAD } else { STAMPED_HEAD };
+    let mut body = format!("{head}\ncluster {:016x}\nmember {:016x}\n", id.cluster, id.member);
+    for (key, value) in [("name", &stamp.name), ("owner", &stamp.owner)] {
+        if let Some(value) = value {
+            body += &format!("{key} {}\n", serde_json::Value::from(value.as_str()));
+        }
+    }
     let sum = crc32c::crc32c(body.as_bytes());
     format!("{body}crc32c {sum:08x}\n")
 }
 
-fn parse_identity(text: &str) -> Option<Identity> {
-    let field = |name: &str| text.lines().find_map(|l| u64::from_str_radix(l.strip_prefix(name)?.trim(), 16).ok());
-    let id = Identity { cluster: field("cluster ")?, member: field("member ")? };
-    (text == identity_text(id)).then_some(id)
+fn parse_identity(text: &str) -> Option<(Identity, Stamp)> {
+    let (body, sum) = text.strip_suffix('\n')?.rsplit_once("\ncrc32c ")?;
+    let body = format!("{body}\n");
+    if format!("{:08x}", crc32c::crc32c(body.as_bytes())) != sum {
+        return None;
+    }
+    let mut lines = body.lines();
+    let head = lines.next()?;
+    let (mut cluster, mut member, mut stamp) = (None, None, Stamp::default());
+    for line in lines {
+        let (key, value) = line.split_once(' ')?;
+        match key {
+            "cluster" => cluster = Some(u64::from_str_radix(value, 16).ok()?),
+            "member" => member = Some(u64::from_str_radix(value, 16).ok()?),
+            "name" if head == STAMPED_HEAD => stamp.name = serde_json::from_str(value).ok()?,
+            "owner" if head == STAMPED_HEAD => stamp.owner = serde_json::from_str(value).ok()?,
+            _ => return None,
+        }
+    }
+    let known = [IDENTITY_HEAD, STAMPED_HEAD].contains(&head);
+    known.then_some((Identity { cluster: cluster?, member: member? }, stamp))
 }
 
 /// The identity in a data folder; `None` when no member lives there.
 pub fn read_identity(data_dir: &Path) -> Result<Option<Identity>, StartError> {
+    Ok(read_stamped(data_dir)?.map(|(identity, _)| identity))
+}
+
+/// The identity in a data folder and the stamp beside it.
+///
+/// # Errors
+/// As for [`read_identity`].
+pub fn read_stamped(data_dir: &Path) -> Result<Option<(Identity, Stamp)>, StartError> {
     let path = data_dir.join("member").join("identity");
     match std::fs::read_to_string(&path) {
         Ok(text) => match parse_identity(&text) {
-            Some(id) => Ok(Some(id)),
+            Some(stamped) => Ok(Some(stamped)),
             None => Err(StartError::BadIdentity { path, why: "its lines or checksum are wrong".into() }),
         },
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
@@ -182,7 +228,10 @@ fn may_precede(name: &str) -> bool {
 }
 
 /// Refuses to make a member among another program's files.
-fn refuse_foreign(settings: &NodeSettings) -> Result<(), StartError> {
+///
+/// # Errors
+/// When the data folder holds something of another program, or cannot be read.
+pub fn refuse_foreign(settings: &NodeSettings) -> Result<(), StartError> {
     let dir = &settings.data_dir;
     let entries = match std::fs::read_dir(dir) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -234,11 +283,12 @@ fn found(
         _ => {}
     }
     std::fs::create_dir_all(&new.dir).map_err(io(&new.dir))?;
-    let conf = ConfState {
-        voters: founding.members.iter().filter(|m| !m.learner).map(|m| m.id).collect(),
-        learners: founding.members.iter().filter(|m| m.learner).map(|m| m.id).collect(),
-        ..Default::default()
+    // Who joins has no vote and no say before the cluster's own log tells it the configuration.
+    let counts = |learner: bool| {
+        let members = founding.members.iter().filter(|m| !founding.joins && m.learner == learner);
+        members.map(|m| m.id).collect()
     };
+    let conf = ConfState { voters: counts(false), learners: counts(true), ..Default::default() };
     let identity = Identity { cluster: founding.cluster_id, member: founding.member_id };
     let mut wal = match settings.wal_dir {
         // A log in a folder of its own is not under the name that comes last: one without entries was left by a start cut short.
@@ -260,18 +310,22 @@ fn found(
         must_sync: true,
         ..Default::default()
     };
-    wal.append(&[group])?;
+    let begin = u64::from(!founding.joins);
+    if !founding.joins {
+        wal.append(&[group])?;
+    }
     wal.close()?;
     rows(&new.db())?;
     failpoint::visit(Place::FoundLog);
     let store = open_rows(&new.db(), settings)?;
     let mut machine = Machine::open(store.clone())?;
     machine.put_configuration(&configuration(&conf));
-    machine.found(founding.members.clone(), 1, 1);
+    // The members of a cluster that is joined are written down as well: this one must be able to answer them before it has their rows.
+    machine.found(founding.members.clone(), begin, begin);
     machine.settle(true);
     store.checkpoint(true)?;
     drop((machine, store));
-    std::fs::write(new.identity(), identity_text(identity)).map_err(io(&new.identity()))?;
+    std::fs::write(new.identity(), identity_text(identity, &founding.stamp)).map_err(io(&new.identity()))?;
     let sync = |p: &Path| std::fs::File::open(p).and_then(|f| f.sync_all()).map_err(io(p));
     sync(&new.identity())?;
     sync(&new.dir)?;
@@ -431,7 +485,8 @@ impl Opened {
             held: Default::default(),
         };
         let last_time_ms = self.machine.position().time_ms;
-        let apply_thread = ApplyThread { machine: self.machine, inner: inner.clone(), tasks: apply_tasks, keeper, sink };
+        let apply_thread =
+            ApplyThread { machine: self.machine, inner: inner.clone(), tasks: apply_tasks, keeper, sink, ended: false };
         let main = Loop::new(
             self.driver,
             inner.clone(),
@@ -525,7 +580,7 @@ mod tests {
     }
 
     fn founding() -> Founding {
-        Founding { cluster_id: 1, member_id: 7, members: vec![Member { id: 7, ..Default::default() }] }
+        Founding { cluster_id: 1, member_id: 7, members: vec![Member { id: 7, ..Default::default() }], ..Default::default() }
     }
 
     /// A complete folder with the rows of a snapshot at entry 50.
@@ -578,5 +633,22 @@ mod tests {
         mark(&lost.path().join("member"));
         let error = Opened::open(settings(lost.path()), None, RealFiles::shared()).err().unwrap();
         assert!(matches!(error, StartError::LostData { .. }), "{error}");
+    }
+
+    /// An identity file keeps its stamp, whatever its words; one without a stamp reads as it always did; a changed one is refused.
+    #[test]
+    fn identity_files() {
+        let id = Identity { cluster: 0xc1, member: 7 };
+        let plain = identity_text(id, &Stamp::default());
+        assert!(plain.starts_with("quorate member 1\ncluster 00000000000000c1\nmember 0000000000000007\ncrc32c "));
+        assert_eq!(parse_identity(&plain), Some((id, Stamp::default())));
+        let stamp = Stamp { name: Some("kv-0".into()), owner: Some("8f0c-11".into()) };
+        let text = identity_text(id, &stamp);
+        assert!(text.starts_with("quorate member 2\n"));
+        assert_eq!(parse_identity(&text), Some((id, stamp)));
+        assert_eq!(parse_identity(&text.replace("kv-0", "kv-1")), None);
+        assert_eq!(parse_identity(&plain.replace("member 1", "member 2")), None);
+        let broken = Stamp { name: Some("a\ncluster 0".into()), owner: None };
+        assert_eq!(parse_identity(&identity_text(id, &broken)), Some((id, broken)));
     }
 }

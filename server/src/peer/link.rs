@@ -95,6 +95,8 @@ pub(crate) struct Link {
     /// A snapshot is on its way.
     sending: AtomicBool,
     reported: Mutex<Option<Instant>>,
+    /// Since when the peer takes what the control channel brings.
+    connected: Mutex<Option<Instant>>,
     pub count: Arc<PeerCount>,
     pub closed: CancellationToken,
 }
@@ -112,6 +114,7 @@ impl Link {
             generation: AtomicU64::new(1),
             sending: AtomicBool::new(false),
             reported: Mutex::default(),
+            connected: Mutex::default(),
             count: inner.counts.of(id),
             closed: inner.stop.child_token(),
             inner: inner.clone(),
@@ -126,6 +129,9 @@ impl Link {
                 }
                 task.lane(kind).outbox.close();
                 *task.lane(kind).channel.lock() = None;
+                if kind == Kind::Control {
+                    *task.connected.lock() = None;
+                }
             });
         }
         let (task, closed) = (link.clone(), link.closed.clone());
@@ -143,7 +149,12 @@ impl Link {
     }
 
     pub fn is_connected(&self) -> bool {
-        self.control.outbox.is_open()
+        self.connected.lock().is_some()
+    }
+
+    /// How long the peer has been connected without a break; `None` when it is not.
+    pub fn connected_for(&self) -> Option<Duration> {
+        self.connected.lock().map(|since| since.elapsed())
     }
 
     pub fn set_urls(&self, urls: &[String]) {
@@ -223,6 +234,9 @@ impl Link {
             if let Some(url) = url {
                 let begun = Instant::now();
                 let error = self.session(kind, url).await;
+                if kind == Kind::Control {
+                    *self.connected.lock() = None;
+                }
                 self.lane(kind).outbox.close();
                 *self.lane(kind).channel.lock() = None;
                 self.report();
@@ -275,9 +289,15 @@ impl Link {
         };
         let acks = match tokio::time::timeout(self.inner.election * 3, open).await {
             Ok(Ok(response)) => response.into_inner(),
-            Ok(Err(status)) => return refusal(&status),
+            Ok(Err(status)) => {
+                self.inner.heed(&status);
+                return refusal(&status);
+            }
             Err(_) => return "the peer did not open the stream in time".into(),
         };
+        if kind == Kind::Control {
+            *self.connected.lock() = Some(Instant::now());
+        }
         *lane.channel.lock() = Some(channel);
         tracing::debug!(peer = format!("{:016x}", self.id), url, channel = kind.name(), "a channel to a peer is up");
         self.read_acks(kind, acks).await

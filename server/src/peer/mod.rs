@@ -9,8 +9,10 @@
 //! unreachable, never waited for.
 //!
 //! [`Peers`] is the room's door; [`link`] keeps one peer's connections; [`outbox`] holds what waits for them; [`service`] is the
-//! receiving side; [`transfer`] and [`intake`] are the two sides of a snapshot; [`lease`] asks the leader about leases; [`dial`] opens connections, encrypted or not.
+//! receiving side; [`transfer`] and [`intake`] are the two sides of a snapshot; [`lease`] asks the leader about leases, [`change`] for changes of members; [`dial`] opens connections, encrypted or not; [`vacant`]
+//! answers for a member that has no cluster yet.
 
+mod change;
 mod counts;
 mod dial;
 mod intake;
@@ -19,11 +21,14 @@ mod link;
 mod outbox;
 mod service;
 mod transfer;
+mod vacant;
 
+pub use change::{ChangeDesk, Changing, NoAnswer};
 pub use counts::{PeerCount, PeerCounts};
 pub use dial::{Dial, Dialing, PeerStream, PlainDial};
 pub use lease::LeaseForwarder;
 pub use service::Service;
+pub use vacant::vacant;
 
 use crate::node::{NodeHandle, PeerSink};
 use crate::types::MemberId;
@@ -32,7 +37,8 @@ use bytes::Bytes;
 use link::Link;
 use quorate_proto::peer::peer_client::PeerClient;
 use quorate_proto::peer::peer_server::PeerServer;
-use quorate_proto::peer::{MembersRequest, MembersResponse};
+use quorate_proto::peer::{ChangeResponse, MembersRequest, MembersResponse};
+use quorate_proto::state::MemberChange;
 use raft::eraftpb::Message;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, OnceLock};
@@ -66,6 +72,22 @@ pub(crate) struct Inner {
     pub counts: PeerCounts,
     pub runtime: Handle,
     pub stop: CancellationToken,
+    /// Carries out changes of members when this member leads.
+    pub desk: OnceLock<Arc<dyn ChangeDesk>>,
+    /// Cancelled when another member said that this one was removed.
+    pub removed: CancellationToken,
+}
+
+/// What a removed member is told by those that stayed; etcd's words.
+pub const REMOVED: &str = "the member has been permanently removed from the cluster";
+
+impl Inner {
+    /// Looks whether a refusal says that this member was removed: only members of its own cluster say so.
+    fn heed(&self, status: &tonic::Status) {
+        if status.code() == tonic::Code::PermissionDenied && status.message() == REMOVED {
+            self.removed.cancel();
+        }
+    }
 }
 
 /// The way to the other members and back. Cheap to clone.
@@ -92,6 +114,8 @@ impl Peers {
             counts: PeerCounts::default(),
             runtime: runtime.handle().clone(),
             stop: CancellationToken::new(),
+            desk: OnceLock::new(),
+            removed: CancellationToken::new(),
         });
         let stop = inner.stop.clone();
         std::thread::Builder::new().name("peer".into()).spawn(move || runtime.block_on(stop.cancelled()))?;
@@ -103,6 +127,30 @@ impl Peers {
         if self.inner.node.set(node).is_ok() {
             self.inner.runtime.spawn(follow_members(self.inner.clone()));
         }
+    }
+
+    /// Names who carries out changes of members that others ask this member for. Only the first call counts.
+    pub fn attach_desk(&self, desk: Arc<dyn ChangeDesk>) {
+        let _ = self.inner.desk.set(desk);
+    }
+
+    /// Asks another member, the leader, to carry a change out.
+    ///
+    /// # Errors
+    /// When it cannot be asked, or gives no answer within `timeout`.
+    pub async fn ask_change(&self, leader: MemberId, change: MemberChange, timeout: Duration) -> Result<ChangeResponse, NoAnswer> {
+        change::ask(&self.inner, leader, change, timeout).await
+    }
+
+    /// Cancelled once another member has said that this one was removed from the cluster.
+    pub fn removed(&self) -> CancellationToken {
+        self.inner.removed.clone()
+    }
+
+    /// Members that have been connected without a break for at least `least`.
+    pub fn connected_for(&self, least: Duration) -> Vec<MemberId> {
+        let links = self.inner.links.load();
+        links.iter().filter(|(_, l)| l.connected_for().is_some_and(|d| d >= least)).map(|(id, _)| *id).collect()
     }
 
     /// The receiving side, for the peer listener.

@@ -96,10 +96,6 @@ impl Outbox {
         self.state.lock().open = false;
     }
 
-    pub fn is_open(&self) -> bool {
-        self.state.lock().open
-    }
-
     /// The oldest messages, about `max_bytes` of them; `None` when the session is over.
     pub fn poll(&self, session: u64, max_bytes: usize, cx: &mut Context<'_>) -> Poll<Option<Vec<Message>>> {
         let mut s = self.state.lock();

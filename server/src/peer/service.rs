@@ -3,10 +3,10 @@
 //! In: other members' streams and calls, on whatever thread serves their connection. Out: messages and proposals for the node, in
 //! the order of their stream. A caller of another cluster, or one that means another member, is refused with the reason.
 
-use super::Inner;
 use super::counts::PeerCount;
 use super::intake::Intake;
 use super::link::Kind;
+use super::{Inner, REMOVED};
 use crate::node::{NodeHandle, ProposeError};
 use crate::types::MemberId;
 use bytes::Bytes;
@@ -14,8 +14,8 @@ use parking_lot::Mutex;
 use prost::Message as _;
 use quorate_proto::peer::peer_server::Peer;
 use quorate_proto::peer::{
-    Ack, Envelope, ForwardRequest, ForwardResponse, LeaseRenewRequest, LeaseRenewResponse, LeaseTimeToLiveRequest,
-    LeaseTimeToLiveResponse, MembersRequest, MembersResponse, SnapshotChunk, SnapshotReceipt,
+    Ack, ChangeRequest, ChangeResponse, Envelope, ForwardRequest, ForwardResponse, LeaseRenewRequest, LeaseRenewResponse,
+    LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, MembersRequest, MembersResponse, SnapshotChunk, SnapshotReceipt,
 };
 use raft::eraftpb::{Message, MessageType};
 use std::collections::HashMap;
@@ -65,6 +65,15 @@ impl Service {
         Err(Status::failed_precondition(format!("this member belongs to cluster {own:016x}, not to cluster {cluster:016x}")))
     }
 
+    /// A caller of this cluster, as long as it belongs to it: a removed member is told, so that it need not find out.
+    fn check_caller(&self, cluster: u64, from: MemberId) -> Result<(), Status> {
+        self.check_cluster(cluster)?;
+        match self.node()?.shared().is_removed(from) {
+            true => Err(Status::permission_denied(REMOVED)),
+            false => Ok(()),
+        }
+    }
+
     fn check_to(&self, to: MemberId) -> Result<(), Status> {
         if to == self.inner.member_id {
             return Ok(());
@@ -81,7 +90,7 @@ impl Service {
         let late = |_| Status::deadline_exceeded("the stream did not say whose it is");
         let hello = tokio::time::timeout(GREETING, inbound.message()).await.map_err(late)??;
         let hello = hello.ok_or_else(|| Status::invalid_argument("an empty stream"))?;
-        self.check_cluster(hello.cluster)?;
+        self.check_caller(hello.cluster, hello.from)?;
         self.check_to(hello.to)?;
         let slot = self.newest.lock().entry((hello.from, kind.name())).or_default().clone();
         {
@@ -167,6 +176,10 @@ impl Reader {
                 }
             }
         }
+        if self.node.shared().is_removed(self.from) {
+            // Its next stream is told why.
+            return false;
+        }
         let newest = self.slot.lock();
         if (newest.boot, newest.generation) != (self.boot, self.generation) {
             return false;
@@ -203,7 +216,7 @@ impl Peer for Service {
         let late = |_| Status::deadline_exceeded("the stream did not say what it brings");
         let first = tokio::time::timeout(GREETING, inbound.message()).await.map_err(late)??;
         let offer = first.and_then(|c| c.offer).ok_or_else(|| Status::invalid_argument("a snapshot begins with an offer"))?;
-        self.check_cluster(offer.cluster)?;
+        self.check_caller(offer.cluster, offer.from)?;
         self.check_to(offer.to)?;
         let unreadable = |e| Status::invalid_argument(format!("the announcing message cannot be read: {e}"));
         let message = Message::decode(offer.message).map_err(unreadable)?;
@@ -225,7 +238,7 @@ impl Peer for Service {
 
     async fn forward(&self, request: Request<ForwardRequest>) -> Result<Response<ForwardResponse>, Status> {
         let request = request.into_inner();
-        self.check_cluster(request.cluster)?;
+        self.check_caller(request.cluster, request.from)?;
         let answer = match self.node()?.forwarded(request.proposals) {
             Ok(()) => ForwardResponse::default(),
             Err(e) => ForwardResponse { error: e.to_string(), not_leader: e == ProposeError::NotLeader },
@@ -235,7 +248,7 @@ impl Peer for Service {
 
     async fn lease_renew(&self, request: Request<LeaseRenewRequest>) -> Result<Response<LeaseRenewResponse>, Status> {
         let request = request.into_inner();
-        self.check_cluster(request.cluster)?;
+        self.check_caller(request.cluster, request.from)?;
         if request.ids.len() > MAX_LEASE_IDS {
             return Err(Status::invalid_argument(format!("more than {MAX_LEASE_IDS} leases in one question")));
         }
@@ -250,7 +263,7 @@ impl Peer for Service {
         request: Request<LeaseTimeToLiveRequest>,
     ) -> Result<Response<LeaseTimeToLiveResponse>, Status> {
         let request = request.into_inner();
-        self.check_cluster(request.cluster)?;
+        self.check_caller(request.cluster, request.from)?;
         let node = self.node()?;
         let Some(view) = node.lease_here(request.id).map_err(Self::lease_refusal)? else {
             return Ok(Response::new(LeaseTimeToLiveResponse::default()));
@@ -263,6 +276,14 @@ impl Peer for Service {
         Ok(Response::new(LeaseTimeToLiveResponse { found: true, granted_ttl, remaining_ttl, keys, error: String::new() }))
     }
 
+    async fn change(&self, request: Request<ChangeRequest>) -> Result<Response<ChangeResponse>, Status> {
+        let request = request.into_inner();
+        self.check_caller(request.cluster, request.from)?;
+        let change = request.change.ok_or_else(|| Status::invalid_argument("no change was named"))?;
+        let desk = self.inner.desk.get().ok_or_else(|| Status::unavailable("this member is still starting"))?;
+        Ok(Response::new(desk.change(change).await))
+    }
+
     async fn members(&self, request: Request<MembersRequest>) -> Result<Response<MembersResponse>, Status> {
         let request = request.into_inner();
         if request.cluster != 0 {
@@ -271,6 +292,6 @@ impl Peer for Service {
         let node = self.node()?;
         let members = node.shared().members().as_ref().clone();
         let applied = node.status().applied_index;
-        Ok(Response::new(MembersResponse { cluster: self.inner.cluster_id, members, applied, empty: false }))
+        Ok(Response::new(MembersResponse { cluster: self.inner.cluster_id, members, applied, ..Default::default() }))
     }
 }

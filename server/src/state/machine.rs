@@ -353,16 +353,16 @@ impl Machine {
     }
 
     fn publish_members(&self) {
+        self.shared.removed.store(Arc::new(self.members.removed().clone()));
         self.shared.members.store(Arc::new(self.members.list()));
     }
 
-    /// Applies a change of the member list. The caller gives raft the change only when this allowed it.
-    pub fn apply_change(&mut self, index: u64, term: u64, change: Option<MemberChange>, allowed: bool) -> Option<EntryResult> {
+    /// Applies a change of the member list. The caller gives raft the change only when [`Machine::check_change`] allowed it.
+    pub fn apply_change(&mut self, index: u64, term: u64, change: Option<MemberChange>) -> Option<EntryResult> {
         self.moved(index, term, 0);
         let change = change?;
         let (origin, sequence) = (change.origin, change.sequence);
-        let check = if allowed { self.members.check(&change) } else { Err(ApplyError::Unhealthy) };
-        let result = check.map(|()| {
+        let result = self.members.check(&change).map(|()| {
             self.members.change(&self.store, change);
             self.publish_members();
             Outcome::Members(self.members.list())
@@ -373,10 +373,6 @@ impl Machine {
     /// Whether a change of the member list may be made.
     pub fn check_change(&self, change: &MemberChange) -> Result<(), ApplyError> {
         self.members.check(change)
-    }
-
-    pub fn is_removed(&self, id: u64) -> bool {
-        self.members.is_removed(id)
     }
 
     /// Keeps raft's configuration beside the members.

@@ -45,8 +45,9 @@ impl Members {
         self.members.insert(member.id, member);
     }
 
-    pub fn is_removed(&self, id: MemberId) -> bool {
-        self.removed.contains(&id)
+    /// Ids that were removed; none ever comes back.
+    pub fn removed(&self) -> &BTreeSet<MemberId> {
+        &self.removed
     }
 
     /// A member tells its name and where clients find it; unknown members are ignored (they may have been removed meanwhile).
@@ -73,9 +74,17 @@ impl Members {
                 _ if self.removed.contains(&member.id) => Err(ApplyError::MemberNotFound),
                 Some(_) => Err(ApplyError::MemberExists),
                 None if url_taken() => Err(ApplyError::PeerUrlExists),
+                None if change.kind() == MemberChangeKind::AddLearner && self.too_many_learners(change) => {
+                    Err(ApplyError::TooManyLearners)
+                }
                 None => Ok(()),
             },
-            MemberChangeKind::Remove => known.map(|_| ()).ok_or(ApplyError::MemberNotFound),
+            MemberChangeKind::Remove => match known {
+                None => Err(ApplyError::MemberNotFound),
+                // A cluster without a voter could never do anything again.
+                Some(m) if !m.learner && self.voters() == 1 => Err(ApplyError::Unhealthy),
+                Some(_) => Ok(()),
+            },
             MemberChangeKind::Update if known.is_some() && url_taken() => Err(ApplyError::PeerUrlExists),
             MemberChangeKind::Update => known.map(|_| ()).ok_or(ApplyError::MemberNotFound),
             MemberChangeKind::Promote => match known {
@@ -84,6 +93,15 @@ impl Members {
                 Some(_) => Ok(()),
             },
         }
+    }
+
+    fn voters(&self) -> usize {
+        self.members.values().filter(|m| !m.learner).count()
+    }
+
+    fn too_many_learners(&self, change: &MemberChange) -> bool {
+        let learners = self.members.len() - self.voters();
+        change.max_learners.is_some_and(|most| learners >= most as usize)
     }
 
     /// Makes a change that [`Members::check`] allowed.
@@ -114,5 +132,49 @@ impl Members {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(id: u64, learner: bool) -> Member {
+        Member { id, learner, peer_urls: vec![format!("http://m{id}:2380")], ..Default::default() }
+    }
+
+    fn members(list: &[(u64, bool)], removed: &[u64]) -> Members {
+        Members {
+            members: list.iter().map(|(id, learner)| (*id, member(*id, *learner))).collect(),
+            removed: removed.iter().copied().collect(),
+        }
+    }
+
+    fn change(kind: MemberChangeKind, member: Member) -> MemberChange {
+        MemberChange { kind: kind.into(), member: Some(member), max_learners: Some(1), ..Default::default() }
+    }
+
+    /// The rules every member applies alike: ids and addresses are unique, removed ids stay gone, learners are bounded, and the last
+    /// voter stays.
+    #[test]
+    fn rules_of_change() {
+        use MemberChangeKind::*;
+        let list = members(&[(1, false), (2, true)], &[9]);
+        assert_eq!(list.check(&change(Add, member(3, false))), Ok(()));
+        assert_eq!(list.check(&change(Add, member(1, false))), Err(ApplyError::MemberExists));
+        assert_eq!(list.check(&change(Add, member(9, false))), Err(ApplyError::MemberNotFound));
+        let taken = Member { id: 4, ..member(2, false) };
+        assert_eq!(list.check(&change(Add, taken.clone())), Err(ApplyError::PeerUrlExists));
+        assert_eq!(list.check(&change(AddLearner, member(3, true))), Err(ApplyError::TooManyLearners));
+        let unbound = MemberChange { max_learners: None, ..change(AddLearner, member(3, true)) };
+        assert_eq!(list.check(&unbound), Ok(()), "entries of before there was a bound apply as they did");
+        assert_eq!(list.check(&change(Remove, member(1, false))), Err(ApplyError::Unhealthy));
+        assert_eq!(list.check(&change(Remove, member(2, false))), Ok(()));
+        assert_eq!(list.check(&change(Remove, member(9, false))), Err(ApplyError::MemberNotFound));
+        assert_eq!(list.check(&change(Promote, member(2, false))), Ok(()));
+        assert_eq!(list.check(&change(Promote, member(1, false))), Err(ApplyError::NotLearner));
+        assert_eq!(list.check(&change(Update, Member { id: 1, ..member(2, false) })), Err(ApplyError::PeerUrlExists));
+        assert_eq!(list.check(&change(Update, member(1, false))), Ok(()));
+        assert_eq!(list.check(&change(Update, member(7, false))), Err(ApplyError::MemberNotFound));
     }
 }

@@ -2,11 +2,12 @@
 
 use super::AlarmEntry;
 use crate::lease::{Lease, LeaseTable};
-use crate::types::LeaseId;
+use crate::types::{LeaseId, MemberId};
 use arc_swap::ArcSwap;
 use parking_lot::RwLock;
 use quorate_proto::entry::AlarmKind;
 use quorate_proto::state::Member;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -14,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 #[derive(Default)]
 pub struct Shared {
     pub(super) members: ArcSwap<Vec<Member>>,
+    pub(super) removed: ArcSwap<BTreeSet<MemberId>>,
     pub(super) alarms: ArcSwap<Vec<AlarmEntry>>,
     pub(super) leases: RwLock<LeaseTable>,
     pub(super) cluster_version: ArcSwap<String>,
@@ -25,6 +27,11 @@ pub struct Shared {
 impl Shared {
     pub fn members(&self) -> Arc<Vec<Member>> {
         self.members.load_full()
+    }
+
+    /// True for a member that once belonged to the cluster and was removed.
+    pub fn is_removed(&self, id: MemberId) -> bool {
+        self.removed.load().contains(&id)
     }
 
     pub fn alarms(&self) -> Arc<Vec<AlarmEntry>> {

@@ -41,7 +41,7 @@ async fn saved_and_restored() {
     assert_eq!((found.revision, found.total_keys, found.cluster_id), (revision, 300, CLUSTER));
 
     let member = Member { id: 900, peer_urls: vec!["http://127.0.0.1:1".into()], ..Default::default() };
-    let founding = Founding { cluster_id: 901, member_id: 900, members: vec![member] };
+    let founding = Founding { cluster_id: 901, member_id: 900, members: vec![member], ..Default::default() };
     let mut settings = cluster.settings(0);
     settings.data_dir = dir.path().join("plain");
     restore(&file, &settings, &founding, &RestoreOptions::default(), &RealFiles::shared()).expect("it restores");

@@ -113,7 +113,7 @@ impl Cluster {
 
     fn founding(&self, member_id: u64) -> Founding {
         let member = |s: &Slot| Member { id: s.id, peer_urls: vec![format!("http://{}", s.address)], ..Default::default() };
-        Founding { cluster_id: CLUSTER, member_id, members: self.slots.iter().map(member).collect() }
+        Founding { cluster_id: CLUSTER, member_id, members: self.slots.iter().map(member).collect(), ..Default::default() }
     }
 
     pub fn settings(&self, at: usize) -> NodeSettings {

@@ -11,7 +11,12 @@ pub(super) fn learner(view: &View<'_>) -> Option<Verdict> {
     let kind = kind_of_join(world, slot);
     let remove = Step::Remove { member: member.id };
     if slot >= world.wish.replicas {
-        return Some(Verdict::act(Kind::ScaleIn, Some(slot), remove, format!("remove learner {slot}, which is not wanted any more")));
+        return Some(Verdict::act(
+            Kind::ScaleIn,
+            Some(slot),
+            remove,
+            format!("remove learner {slot}, which is not wanted any more"),
+        ));
     }
     if world.lost_data(member) || world.damaged(member) {
         return Some(Verdict::act(kind, Some(slot), remove, format!("remove learner {slot}, which lost its data, to add it anew")));
@@ -39,7 +44,8 @@ pub(super) fn lost_member(view: &View<'_>) -> Option<Verdict> {
         return Some(Verdict::blocked(Kind::Replace, Some(slot), "RepairIsManual", message));
     }
     if view.healthy_without(member.id) < view.quorum() {
-        let message = format!("member {slot} must be replaced ({what}), but the others are no quorum: bring another member back first");
+        let message =
+            format!("member {slot} must be replaced ({what}), but the others are no quorum: bring another member back first");
         return Some(Verdict::blocked(Kind::Replace, Some(slot), "RepairNeedsQuorum", message));
     }
     let step = Step::Remove { member: member.id };
@@ -53,7 +59,9 @@ pub(super) fn empty_slot(view: &View<'_>) -> Option<Verdict> {
     let kind = kind_of_join(world, slot);
     if let Some(volume) = world.leftover(slot, view.members) {
         if !world.wish.automatic_repair && kind == Kind::Replace {
-            let message = format!("the volume of slot {slot} holds a removed member's data: delete it and the pod, or set spec.repair.mode to Auto");
+            let message = format!(
+                "the volume of slot {slot} holds a removed member's data: delete it and the pod, or set spec.repair.mode to Auto"
+            );
             return Some(Verdict::blocked(kind, Some(slot), "RepairIsManual", message));
         }
         if !volume.terminating {
@@ -76,7 +84,8 @@ pub(super) fn empty_slot(view: &View<'_>) -> Option<Verdict> {
             });
         }
     }
-    let ready_to_join = world.pod(slot).is_some_and(|pod| pod.running && !pod.ready && !pod.terminating) && world.volume(slot).is_some();
+    let ready_to_join =
+        world.pod(slot).is_some_and(|pod| pod.running && !pod.ready && !pod.terminating) && world.volume(slot).is_some();
     // Another learner, of somebody else's making, comes first.
     if ready_to_join && !view.members.iter().any(|member| member.learner) {
         return Some(Verdict::act(kind, Some(slot), Step::AddLearner { slot }, format!("add member {slot} as a learner")));

@@ -27,8 +27,7 @@ pub(super) fn next(view: &View<'_>) -> Option<Verdict> {
     if outdated.is_empty() {
         // The last one is on its way up.
         let slot = world.operation.as_ref().and_then(|known| known.slot);
-        return (restarting && !view.calm())
-            .then(|| halted.unwrap_or_else(|| Verdict::wait(Kind::Rollout, slot, wait_text(slot))));
+        return (restarting && !view.calm()).then(|| halted.unwrap_or_else(|| Verdict::wait(Kind::Rollout, slot, wait_text(slot))));
     }
     let voters = view.voters().count();
     // Of two, each is needed; they are two only on the way to another size, which goes on.
@@ -75,7 +74,9 @@ fn halted(view: &View<'_>) -> Option<Verdict> {
         world.pod(*slot).is_some_and(|pod| pod.current && !pod.ready && world.now - pod.since >= world.wish.update_deadline)
     };
     let slot = (0..view.set.replicas).find(late)?;
-    let message = format!("member {slot} did not get ready after its change, so no other is restarted: look at its log, and change or revert the spec");
+    let message = format!(
+        "member {slot} did not get ready after its change, so no other is restarted: look at its log, and change or revert the spec"
+    );
     Some(Verdict::blocked(Kind::Rollout, Some(slot), "RolloutHalted", message))
 }
 

@@ -89,8 +89,8 @@ fn shrink(view: &View<'_>) -> Option<Verdict> {
     let Some(member) = view.at(slot) else {
         return Some(Verdict::act(kind, Some(slot), Step::SetReplicas(slot), format!("stop pod {slot}")));
     };
-    let others = view.voters().filter(|other| other.id != member.id);
-    if others.clone().count() == 0 || others.into_iter().any(|other| !other.healthy) {
+    let mut others = view.voters().filter(|other| other.id != member.id).peekable();
+    if others.peek().is_none() || others.any(|other| !other.healthy) {
         return Some(Verdict::wait(kind, Some(slot), "wait for the members that stay to be healthy before one is removed"));
     }
     let text = format!("member {slot} hands leadership over before it leaves");
