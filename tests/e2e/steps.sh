@@ -110,7 +110,7 @@ operator_killed() {
   change '{"replicas":5}' && within 60 operation_runs && kill_operator && within 240 settled 5 &&
     change '{"replicas":3}' && within 60 operation_runs && kill_operator && within 240 settled 3 && writes_go_on
 }
-operation_runs() { [ "$(resource '.status.operation.id // ""')" != "" ]; }
+operation_runs() { [ "$(resource '.status.operation.type // ""')" != "" ]; }
 kill_operator() { lab exec kubectl -n quorate-system delete pod -l app.kubernetes.io/name=quorate-operator --grace-period=0 --force; }
 
 # Two of three are down and cannot start. The status must say so, and nothing may be deleted: once nodes are back, so is everything.
