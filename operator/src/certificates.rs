@@ -233,6 +233,7 @@ impl Authority {
             params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
         }
         // No leaf outlives its authority.
+        params.use_authority_key_identifier_extension = true;
         set_bounds(&mut params, now - SKEW, (now + days * DAY).min(self.not_after()));
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &issuer)?;

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use crate::cluster::world::Slot;
 
 /// How long a member may take to answer. A slow one must not hold the others up for long.
-const PATIENCE: Duration = Duration::from_secs(4);
+const PATIENCE: Duration = Duration::from_secs(3);
 /// Changes wait for a quorum's disks.
 const CHANGE_PATIENCE: Duration = Duration::from_secs(10);
 /// As much of a readiness answer as is read, bytes.
@@ -116,7 +116,9 @@ impl Members {
         survey.cluster_id =
             survey.answers.values().find_map(|answer| Some(answer.header.as_ref()?.cluster_id).filter(|id| *id != 0));
         let clients = self.answering(&survey);
-        for client in &clients {
+        // Without a leader nobody can answer for a quorum, and asking would only take time.
+        let led = survey.answers.values().any(|answer| answer.leader != 0);
+        for client in clients.iter().filter(|_| led) {
             if let Ok(list) = client.member_list(pb::MemberListRequest { linearizable: true }).await {
                 survey.members = Some(list.members);
                 break;

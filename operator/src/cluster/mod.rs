@@ -14,7 +14,8 @@ mod secrets;
 pub mod validate;
 pub mod world;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
@@ -48,12 +49,14 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// What was applied lately.
     pub applied: apply::Applied,
+    /// Why the last step failed, by the cluster's UID, for the status.
+    pub failures: Mutex<HashMap<String, String>>,
 }
 
 impl Context {
     /// A context with nothing applied yet.
     pub fn new(client: Client, default_image: Option<String>, recorder: Recorder, metrics: Arc<Metrics>) -> Self {
-        Self { client, default_image, recorder, metrics, applied: apply::Applied::default() }
+        Self { client, default_image, recorder, metrics, applied: apply::Applied::default(), failures: Mutex::default() }
     }
 }
 
@@ -151,11 +154,11 @@ async fn round(context: &Context, api: &Api<QuorateCluster>, object: &QuorateClu
     let seen = report::Seen {
         cluster: &cluster,
         world: &world,
-        objects: &objects,
         survey: &survey,
         plan: &plan,
         standing: standing.as_ref(),
         trouble,
+        failure: context.failures.lock().expect("no one panics in there").get(&cluster.uid).cloned(),
     };
     let status = report::report(&old_now, object.metadata.generation, &seen);
     let busy = plan.operation.is_some()
@@ -163,7 +166,15 @@ async fn round(context: &Context, api: &Api<QuorateCluster>, object: &QuorateClu
     // The journal and the cluster id are on record before anything is done because of them.
     write_status(context, api, object, &old, status).await?;
     let acted = plan.step != Step::Nothing;
-    act(context, &cluster, &objects, &members, &survey, &plan).await?;
+    // A step that failed is decided anew; meanwhile the status tells why it did not happen.
+    let failures = || context.failures.lock().expect("no one panics in there");
+    match act(context, &cluster, &objects, &members, &survey, &plan).await {
+        Ok(()) => drop(failures().remove(&cluster.uid)),
+        Err(error) => {
+            tracing::warn!(cluster = %cluster.name, namespace = %cluster.namespace, step = ?plan.step, %error, "step failed");
+            failures().insert(cluster.uid.clone(), error.to_string());
+        }
+    }
     Ok(if busy || acted { BUSY } else { QUIET })
 }
 
@@ -189,7 +200,7 @@ async fn dress(
         (Some(ticket), false) => ticket.clone(),
         (None, false) => build::ticket(cluster, true, 0..cluster.replicas()),
         (_, true) => {
-            let slots = world.replicas().max(cluster.replicas()).max(world.founders) + 1;
+            let slots = world.replicas().max(cluster.replicas()).max(world.founders);
             build::ticket(cluster, false, 0..slots)
         }
     };

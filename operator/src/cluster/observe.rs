@@ -100,7 +100,10 @@ pub fn world(cluster: &Valid, objects: &Objects, survey: &Survey, status: &Clust
             .filter_map(|member| u32::try_from(member.slot?).ok())
             .max()
             .map_or(cluster.replicas(), |slot| slot + 1),
-        false => objects.ticket.as_ref().map_or(cluster.replicas(), |ticket| u32::try_from(ticket.members.len()).unwrap_or(0)),
+        false => {
+            let ticket = objects.ticket.as_ref().filter(|ticket| ticket.form);
+            ticket.map_or(cluster.replicas(), |ticket| u32::try_from(ticket.members.len()).unwrap_or(0))
+        }
     };
     let written = |volume: &crate::crd::status::VolumeStatus| {
         let member = u64::from_str_radix(&volume.member, 16).ok()?;

@@ -16,7 +16,8 @@ use crate::crd::cluster::TlsMode;
 use crate::crd::status::{ClusterStatus, MemberStatus, OperationStatus, QuorumStatus, SecretsStatus, TlsStatus, VolumeStatus};
 use crate::member::Survey;
 
-use super::observe::Objects;
+/// How long a step may take before people should look, seconds.
+const SLOW_AFTER: Seconds = 1800;
 
 /// A condition before it is dated.
 struct Finding {
@@ -36,8 +37,6 @@ pub struct Seen<'a> {
     pub cluster: &'a Valid,
     /// What was looked at.
     pub world: &'a World,
-    /// What Kubernetes holds.
-    pub objects: &'a Objects,
     /// What the members said.
     pub survey: &'a Survey,
     /// What will be done.
@@ -46,6 +45,8 @@ pub struct Seen<'a> {
     pub standing: Option<&'a Standing>,
     /// What goes wrong besides, in words.
     pub trouble: Option<(&'static str, String)>,
+    /// Why the last step failed.
+    pub failure: Option<String>,
 }
 
 /// The next status, from the one that stands.
@@ -235,7 +236,11 @@ fn findings(status: &ClusterStatus, seen: &Seen<'_>) -> Vec<Finding> {
         None => finding("Degraded", true, "NoQuorum", "no quorum of members answers"),
     };
     let progressing = match &plan.operation {
-        Some(operation) if !world.wish.paused => finding("Progressing", true, operation.kind.as_str(), operation.step.clone()),
+        Some(operation) if !world.wish.paused => {
+            let failure = seen.failure.as_ref().map(|failure| format!(" (the last try failed: {failure})"));
+            let message = format!("{}{}", operation.step, failure.unwrap_or_default());
+            finding("Progressing", true, operation.kind.as_str(), message)
+        }
         _ => finding("Progressing", false, "Settled", "nothing is being changed"),
     };
     let paused = match world.wish.paused {
@@ -245,6 +250,9 @@ fn findings(status: &ClusterStatus, seen: &Seen<'_>) -> Vec<Finding> {
     let stalled = match (&plan.blocked, &seen.trouble) {
         (Some(blocked), _) => finding("Stalled", true, blocked.reason, blocked.message.clone()),
         (None, Some((reason, message))) => finding("Stalled", true, *reason, message.clone()),
+        (None, None) if slow(seen) => {
+            finding("Stalled", true, "OperationSlow", "the operation has made no step for half an hour: look at its step and at the pods")
+        }
         (None, None) => finding("Stalled", false, "NotStalled", "nothing waits for a person"),
     };
     let certificates = match seen.cluster.spec.tls.mode {
@@ -273,6 +281,11 @@ fn findings(status: &ClusterStatus, seen: &Seen<'_>) -> Vec<Finding> {
         finding("Ready", true, "AsWished", "the cluster is as its spec says")
     };
     vec![ready, available, progressing, degraded, quorum, certificates, paused, stalled]
+}
+
+/// The running operation has stood at one step for long.
+fn slow(seen: &Seen<'_>) -> bool {
+    seen.plan.operation.as_ref().is_some_and(|operation| seen.world.now - operation.step_started >= SLOW_AFTER)
 }
 
 /// Names who could bring the data back: the one that had applied most.
