@@ -84,10 +84,12 @@ if [ "$tier" = full ]; then
   step "scale 5 to 3" 8 shrinks
   step "roll a change, leader last" 5 rolls
   step "delete a volume and its pod" 8 volume_lost
-  step "cut a member's node" 20 node_cut
+  step "cut a member's node" 20 node_lost cut heal
+  step "switch a member's node off and on" 20 node_lost kill start
   step "kill the operator while it scales" 8 operator_killed
   step "lose the quorum" 300 quorum_lost
   step "sleep and wake" 300 sleeps_and_wakes
+  step "upgrade the operator" 5 operator_upgraded
   step "uninstall and install the operator" 5 operator_reinstalled
   check "the second API server serves after all that" within 60 guest_serves
 fi

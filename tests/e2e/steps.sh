@@ -92,14 +92,15 @@ volume_lost() {
     within 60 replaced pvc "data-$CLUSTER-$slot" "$uid" && within 240 settled 3 && [ "$(member_id "$CLUSTER-$slot")" != "$id" ] && writes_go_on
 }
 
-# A member's node is cut off; the others go on, the status says what is wrong, and all is well once the node is back.
-node_cut() {
-  local pod node
+# A member's node is cut off (cut, heal) or loses its power (kill, start); the others go on, the status says what is wrong, and
+# all is well once the node is back.
+node_lost() {
+  local away=$1 back=$2 pod node result
   pod=$(pods -o json | jq -r '[.items[] | select(.spec.nodeName != "node1")][0].metadata.name') && node=$(node_of "$pod") && echo "$pod on $node" || return 1
-  lab node "${node#node}" cut
+  lab node "${node#node}" "$away"
   within 60 ready_members_below 3 && writes_go_on 60 && is True condition Available
-  local result=$?
-  lab node "${node#node}" heal
+  result=$?
+  lab node "${node#node}" "$back"
   [ $result = 0 ] && within 90 node_ready "$node" && within 240 settled 3 && writes_go_on
 }
 ready_members_below() { [ "$(resource '.status.readyReplicas // 0')" -lt "$1" ]; }
@@ -136,6 +137,13 @@ sleeps_and_wakes() {
   before=$(volumes) && change '{"replicas":0}' && within 120 no_pods && is "$before" volumes && change '{"replicas":3}' && within 180 settled 3 && is "$before" volumes && writes_go_on 60
 }
 no_pods() { [ -z "$(pods -o name)" ]; }
+
+# An upgrade of the operator restarts the operator and nothing else.
+operator_upgraded() {
+  local before
+  before=$(pods -o 'jsonpath={.items[*].metadata.uid}') && helm upgrade quorate-operator "$here/../../charts/quorate-operator" -n quorate-system --reuse-values --set logLevel=debug --wait --timeout 120s &&
+    within 90 settled 3 && still 5 is "$before" pods -o 'jsonpath={.items[*].metadata.uid}' && writes_go_on
+}
 
 # --- going away
 # Without its operator the cluster serves on; installing it again changes nothing but that it is looked after.
