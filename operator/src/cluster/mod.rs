@@ -37,6 +37,9 @@ const BUSY: Duration = Duration::from_secs(2);
 /// Until the next look at a quiet cluster.
 const QUIET: Duration = Duration::from_secs(15);
 
+/// As long as Kubernetes lets an event's action be.
+const ACTION_LENGTH: usize = 120;
+
 /// What all rounds share.
 pub struct Context {
     /// Kubernetes.
@@ -215,7 +218,13 @@ async fn dress(
     let replicas = match &objects.set {
         Some(_) => world.replicas(),
         None if world.formed && cluster.replicas() > 0 => world.founders,
-        None => u32::try_from(ticket.members.len()).unwrap_or(0).min(if cluster.replicas() == 0 { 0 } else { u32::MAX }),
+        // Pods must not even start on volumes that hold somebody else's data.
+        None if cluster.replicas() == 0
+            || world.slots.values().any(|place| place.volume.as_ref().is_some_and(|volume| !volume.ours)) =>
+        {
+            0
+        }
+        None => u32::try_from(ticket.members.len()).unwrap_or(0),
     };
     let (set, _) = build::stateful_set(cluster, replicas, size);
     apply::apply(client, cluster, applied, &set).await?;
@@ -310,7 +319,9 @@ async fn write_status(
     let reference = object.object_ref(&());
     for (warning, reason, note) in news {
         let type_ = if warning { EventType::Warning } else { EventType::Normal };
-        let event = Event { type_, reason: reason.clone(), note: Some(note), action: reason, secondary: None };
+        // Events of one action are counted as one, with the words of the first; each step is an action of its own.
+        let action = note.chars().take(ACTION_LENGTH).collect();
+        let event = Event { type_, reason, note: Some(note), action, secondary: None };
         if let Err(error) = context.recorder.publish(&event, &reference).await {
             tracing::debug!(%error, "cannot record an event");
         }

@@ -250,9 +250,12 @@ fn findings(status: &ClusterStatus, seen: &Seen<'_>) -> Vec<Finding> {
     let stalled = match (&plan.blocked, &seen.trouble) {
         (Some(blocked), _) => finding("Stalled", true, blocked.reason, blocked.message.clone()),
         (None, Some((reason, message))) => finding("Stalled", true, *reason, message.clone()),
-        (None, None) if slow(seen) => {
-            finding("Stalled", true, "OperationSlow", "the operation has made no step for half an hour: look at its step and at the pods")
-        }
+        (None, None) if slow(seen) => finding(
+            "Stalled",
+            true,
+            "OperationSlow",
+            "the operation has made no step for half an hour: look at its step and at the pods",
+        ),
         (None, None) => finding("Stalled", false, "NotStalled", "nothing waits for a person"),
     };
     let certificates = match seen.cluster.spec.tls.mode {

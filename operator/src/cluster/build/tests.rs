@@ -19,7 +19,7 @@ fn full() -> QuorateCluster {
         "replicas": 5,
         "image": {"pullPolicy": "Always", "pullSecrets": [{"name": "registry"}]},
         "storage": {"size": "1Gi", "storageClassName": "fast"},
-        "resources": {"requests": {"cpu": 1}, "limits": {"memory": "1Gi"}},
+        "resources": {"requests": {"cpu": "1"}, "limits": {"memory": "1Gi"}},
         "scheduling": {
             "antiAffinity": "Required", "topologyKey": "rack", "nodeSelector": {"a": "b"},
             "tolerations": [{"key": "t", "operator": "Exists"}], "priorityClassName": "high",

@@ -24,6 +24,8 @@ use super::world::{Kind, Member, Operation, Set, Slot, World};
 
 /// How often the leader is asked to hand over before the operator goes on without that.
 const HAND_OVER_TRIES: u32 = 10;
+/// How long a restarted member must be ready before the next is restarted, seconds: some fail only once they work.
+const SETTLED_AFTER: i64 = 5;
 /// How long a pod of the old form may be unready before it counts as broken, seconds.
 const HOPELESS_AFTER: i64 = 20;
 
@@ -181,6 +183,7 @@ fn decide(world: &World) -> Option<Verdict> {
         .or_else(|| repair::learner(&view))
         .or_else(|| repair::lost_member(&view))
         .or_else(|| repair::empty_slot(&view))
+        .or_else(|| scale::drop_unused(&view))
         .or_else(|| repair::unused_volume(&view))
         .or_else(|| rollout::next(&view))
         .or_else(|| scale::towards(&view))
@@ -212,11 +215,11 @@ impl View<'_> {
         self.members.iter().find(|member| member.slot == Some(slot))
     }
 
-    /// Every pod of the set is there, ready, and a healthy member.
+    /// Every pod that is wished for, or has a member, is there and ready, and all members are healthy.
     fn calm(&self) -> bool {
-        let pods = (0..self.set.replicas)
-            .all(|slot| self.world.pod(slot).is_some_and(|pod| pod.ready && !pod.terminating) && self.at(slot).is_some());
-        pods && self.members.iter().all(|member| member.healthy)
+        let needed = |slot: &Slot| *slot < self.world.wish.replicas || self.at(*slot).is_some();
+        let ready = |slot: Slot| self.world.pod(slot).is_some_and(|pod| pod.ready && !pod.terminating) && self.at(slot).is_some();
+        (0..self.set.replicas).filter(needed).all(ready) && self.members.iter().all(|member| member.healthy)
     }
 
     /// Who should lead instead of the one that leads: a healthy voter in the lowest slot whose pod stays as it is.

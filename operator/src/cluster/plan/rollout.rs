@@ -1,7 +1,7 @@
 //! Changes of pods: what is broken first, since it cannot hurt; then one follower after the other; the leader last.
 
 use super::super::world::{Kind, Member, Set, Slot, World};
-use super::{HAND_OVER_TRIES, HOPELESS_AFTER, Step, Verdict, View};
+use super::{HAND_OVER_TRIES, HOPELESS_AFTER, SETTLED_AFTER, Step, Verdict, View};
 
 /// A pod of the old form that does not work anyway gets the new form at once: nothing is lost by that, and a change that was made
 /// to mend it must reach it even when the rest is in trouble.
@@ -21,7 +21,8 @@ pub(super) fn restart_hopeless(world: &World, set: &Set, members: &[Member]) -> 
 /// The next pod to get its new form.
 pub(super) fn next(view: &View<'_>) -> Option<Verdict> {
     let (world, set) = (view.world, view.set);
-    let outdated: Vec<Slot> = (0..set.replicas).filter(|slot| world.pod(*slot).is_some_and(|pod| !pod.current)).collect();
+    let old = |slot: &Slot| view.at(*slot).is_some() && world.pod(*slot).is_some_and(|pod| !pod.current);
+    let outdated: Vec<Slot> = (0..set.replicas).filter(old).collect();
     let halted = halted(view);
     let restarting = world.operation.as_ref().is_some_and(|known| known.kind == Kind::Rollout);
     if outdated.is_empty() {
@@ -40,6 +41,10 @@ pub(super) fn next(view: &View<'_>) -> Option<Verdict> {
     }
     if !view.calm() {
         return Some(halted.unwrap_or_else(|| Verdict::wait(Kind::Rollout, slot, wait_text(slot))));
+    }
+    let fresh = |slot: &Slot| world.pod(*slot).is_some_and(|pod| pod.current && world.now - pod.since < SETTLED_AFTER);
+    if let Some(slot) = (0..set.replicas).find(fresh) {
+        return Some(Verdict::wait(Kind::Rollout, Some(slot), format!("wait for member {slot} to stay ready")));
     }
     let leads = |slot: Slot| view.at(slot).is_some_and(|member| member.leader);
     let chosen = outdated.iter().rev().find(|slot| !leads(**slot)).copied();
@@ -71,7 +76,9 @@ fn restart(view: &View<'_>, slot: Slot, text: String) -> Option<Verdict> {
 fn halted(view: &View<'_>) -> Option<Verdict> {
     let world = view.world;
     let late = |slot: &Slot| {
-        world.pod(*slot).is_some_and(|pod| pod.current && !pod.ready && world.now - pod.since >= world.wish.update_deadline)
+        let needed = *slot < world.wish.replicas || view.at(*slot).is_some();
+        let pod = world.pod(*slot).filter(|_| needed);
+        pod.is_some_and(|pod| pod.current && !pod.ready && world.now - pod.since >= world.wish.update_deadline)
     };
     let slot = (0..view.set.replicas).find(late)?;
     let message = format!(

@@ -42,6 +42,13 @@ pub(super) fn cover(view: &View<'_>) -> Option<Verdict> {
         .then(|| Verdict::act(Kind::Wake, None, Step::SetReplicas(needed), "start the pods that the store's members need"))
 }
 
+/// A pod beyond the wished number that has no member.
+pub(super) fn drop_unused(view: &View<'_>) -> Option<Verdict> {
+    let slot = view.set.replicas.checked_sub(1)?;
+    (slot >= view.world.wish.replicas && view.at(slot).is_none())
+        .then(|| Verdict::act(Kind::ScaleIn, Some(slot), Step::SetReplicas(slot), format!("stop pod {slot}")))
+}
+
 /// One step towards the wished number.
 pub(super) fn towards(view: &View<'_>) -> Option<Verdict> {
     let (have, wished) = (view.set.replicas, view.world.wish.replicas);
@@ -86,9 +93,7 @@ fn grow(view: &View<'_>) -> Verdict {
 fn shrink(view: &View<'_>) -> Option<Verdict> {
     let slot = view.set.replicas.checked_sub(1)?;
     let kind = Kind::ScaleIn;
-    let Some(member) = view.at(slot) else {
-        return Some(Verdict::act(kind, Some(slot), Step::SetReplicas(slot), format!("stop pod {slot}")));
-    };
+    let member = view.at(slot)?;
     let mut others = view.voters().filter(|other| other.id != member.id).peekable();
     if others.peek().is_none() || others.any(|other| !other.healthy) {
         return Some(Verdict::wait(kind, Some(slot), "wait for the members that stay to be healthy before one is removed"));
