@@ -9,7 +9,7 @@ BIN := $(or $(CARGO_TARGET_DIR),target)/release
 # Every recipe that links RocksDB finds it built once, for every profile.
 CARGO := ROCKSDB_STATIC=1 ROCKSDB_LIB_DIR="$$(scripts/rocksdb.sh)" cargo
 
-.PHONY: help setup build run test test-full verify fix unit bench
+.PHONY: help setup build run test test-full verify fix unit bench dist image charts e2e
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
@@ -41,3 +41,16 @@ test-full: ## every suite, whole
 
 bench: build ## side by side with etcd
 	@bench/run.sh
+
+dist: build ## the image's root file system, in dist/
+	@scripts/dist.sh $(BIN) dist
+
+IMAGE ?= localhost/quorate:dev
+image: dist ## the image, an OCI archive in dist.tar; IMAGE= names it
+	@scripts/pack-image.py $(IMAGE) dist dist.tar
+
+charts: setup ## the charts: schema, lint, golden renderings
+	@tests/e2e/charts.sh
+
+e2e: build ## the operator in a Kubernetes on this machine, step by step (root)
+	@BIN=$(BIN) tests/e2e/run.sh

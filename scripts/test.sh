@@ -74,6 +74,18 @@ else
   stage kubernetes env LAB_SERVER="$server" tests/lab/apiserver.sh
   stage kubernetes-tls-3 env LAB_MEMBERS=3 LAB_TLS=1 LAB_SERVER="$server" tests/lab/apiserver.sh
 fi
+if ! command -v go >/dev/null || [ "$(id -u)" != 0 ] || ! unshare --net true 2>/dev/null; then
+  skip operator "needs Go, and root with CAP_SYS_ADMIN: it brings up a Kubernetes"
+elif ! command -v containerd >/dev/null || ! command -v runc >/dev/null; then
+  skip operator "needs containerd and runc (tests/setup.sh installs them)"
+else
+  stage charts tests/e2e/charts.sh
+  stage alerts tests/e2e/rules/check.sh
+  # The operator in a Kubernetes whose own API server runs on Quorate: short is one cluster, full every step.
+  slice=short
+  [ "$tier" = full ] && slice=full
+  stage operator env BIN="$target/release" tests/e2e/run.sh "$slice"
+fi
 [ ${#failures[@]} = 0 ] || echo "failed: ${failures[*]}; their logs are in $logs"
 echo "stages: $passed passed, $failed failed, $skipped skipped"
 [ "$failed" = 0 ]

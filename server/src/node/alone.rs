@@ -67,7 +67,7 @@ pub fn stand_alone(settings: &NodeSettings, files: &Arc<dyn Files>) -> Result<Po
 fn apply(machine: &mut Machine, entry: LogEntry) -> Result<(), BaseError> {
     let entry = from_log(entry);
     if entry.get_entry_type() == EntryType::EntryNormal {
-        return machine.apply(entry.index, entry.term, entry.data).map(|_| ());
+        return machine.apply(entry.index, entry.term, entry.data, |_, _| {}).map(|_| ());
     }
     let corrupt = |e: prost::DecodeError| BaseError::Corrupt(format!("a configuration change: {e}"));
     let change = ConfChangeV2::decode(entry.data).map_err(corrupt)?;

@@ -437,7 +437,8 @@ impl Loop {
                 self.changes.push_front(change);
                 break;
             }
-        } else {
+        }
+        if !self.driver.is_leader() {
             // What a leader decided by its clock is not to be carried out under another, whose clients may have kept leases alive.
             let own = std::mem::take(&mut self.own);
             if plant::is(Plant::ForwardedExpiry) {

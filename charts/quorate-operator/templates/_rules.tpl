@@ -1,0 +1,52 @@
+{{/*
+What the operator may do with namespaced objects, in a ClusterRole or in one Role a namespace. Each rule says what for; the
+end-to-end test fails when the operator was refused anything.
+Secrets are the widest right: the operator makes and renews the certificates of clusters and reads users' own.
+*/}}
+{{- define "operator.rules" -}}
+# intent is read, status is written; finalizers stand for "may be named as an owner whose deletion waits for its objects"
+- apiGroups: [quorate.io]
+  resources: [quorateclusters]
+  verbs: [get, list, watch]
+- apiGroups: [quorate.io]
+  resources: [quorateclusters/status, quorateclusters/finalizers]
+  verbs: [get, update, patch]
+# what a cluster is made of, by server-side apply
+- apiGroups: [apps]
+  resources: [statefulsets]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [services, configmaps, serviceaccounts]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, create, patch, delete]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, create, patch, delete]
+# certificates are swapped whole, never merged
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get, list, watch, create, update]
+# members are restarted by deleting their pods, and labelled with their role; pods are made by StatefulSets alone
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch, patch, delete]
+# volumes grow, are handed over to the garbage collector, or go with a member that left
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [get, list, watch, patch, delete]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+{{- end -}}
+
+{{/* Read only, and cluster-wide by nature: is the node that a lost pod's volume lives on gone? */}}
+{{- define "operator.clusterRules" -}}
+- apiGroups: [""]
+  resources: [nodes]
+  verbs: [list]
+- apiGroups: [""]
+  resources: [persistentvolumes]
+  verbs: [get]
+{{- end -}}

@@ -1,0 +1,46 @@
+//! The command line.
+
+use std::net::SocketAddr;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+/// Makes, repairs and changes Quorate clusters on Kubernetes.
+#[derive(Debug, Parser)]
+#[command(name = "quorate-operator", version)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Look after all QuorateClusters, until told to stop
+    Run(Run),
+    /// Print the custom resource definitions as YAML
+    Crd,
+}
+
+/// Settings of `run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Namespaces to look after; may be given several times; none means all
+    #[arg(long = "namespace", env = "QUORATE_WATCH_NAMESPACE", value_delimiter = ',', value_name = "NS")]
+    pub namespaces: Vec<String>,
+    /// Let only one of several operators work at a time
+    #[arg(long, default_value_t = true, action = ArgAction::Set, value_name = "BOOL")]
+    pub leader_election: bool,
+    /// Where to serve /healthz, /readyz and /metrics
+    #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDRESS")]
+    pub metrics_address: SocketAddr,
+    /// The server's image, for clusters that name none
+    #[arg(long, env = "QUORATE_IMAGE", value_name = "IMAGE")]
+    pub image: Option<String>,
+    /// The namespace that this process runs in, for the lease
+    #[arg(long, env = "POD_NAMESPACE", default_value = "default", value_name = "NS")]
+    pub pod_namespace: String,
+    /// This process' name among operators
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    pub pod_name: Option<String>,
+}

@@ -1,0 +1,176 @@
+//! The only place that changes Kubernetes: objects by server-side apply, and the steps of a plan.
+//!
+//! Invariants: whatever cannot be taken back names the UID of what it was decided for, so that a namesake which came in between is
+//! safe; the number of pods changes only from the StatefulSet that was looked at.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::{ApiResource, GroupVersionKind};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::validate::Valid;
+
+/// Who writes, as Kubernetes keeps account of fields.
+pub const MANAGER: &str = "quorate-operator";
+/// How long an object that was applied is trusted to stay as it is. Someone's edit of it lasts at most that long.
+const TRUST: Duration = Duration::from_secs(60);
+
+/// What was applied last, so that quiet clusters cost nothing.
+#[derive(Default)]
+pub struct Applied(Mutex<HashMap<String, (String, Instant)>>);
+
+/// Applies an object unless the same was applied a moment ago. Returns true when something was sent.
+pub async fn apply(client: &Client, cluster: &Valid, applied: &Applied, object: &Value) -> kube::Result<bool> {
+    let text = |field: &str| object[field].as_str().unwrap_or_default().to_string();
+    let (version, kind) = (text("apiVersion"), text("kind"));
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    let key = format!("{}/{kind}/{}/{name}", cluster.uid, cluster.namespace);
+    let hash = crate::short_hash(object.to_string().as_bytes());
+    let known = applied.0.lock().expect("no one panics in there").get(&key).cloned();
+    if known.is_some_and(|(known, at)| known == hash && at.elapsed() < TRUST) {
+        return Ok(false);
+    }
+    let api = dynamic(client, cluster, &version, &kind);
+    api.patch(name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(object)).await?;
+    let mut applied = applied.0.lock().expect("no one panics in there");
+    applied.retain(|_, (_, at)| at.elapsed() < TRUST * 10);
+    applied.insert(key, (hash, Instant::now()));
+    Ok(true)
+}
+
+/// Deletes an object of ours, if it is there.
+pub async fn remove(
+    client: &Client,
+    cluster: &Valid,
+    applied: &Applied,
+    version: &str,
+    kind: &str,
+    name: &str,
+) -> kube::Result<()> {
+    let key = format!("absent/{}/{kind}/{}/{name}", cluster.uid, cluster.namespace);
+    let known = applied.0.lock().expect("no one panics in there").get(&key).cloned();
+    if known.is_some_and(|(_, at)| at.elapsed() < TRUST) {
+        return Ok(());
+    }
+    let api = dynamic(client, cluster, version, kind);
+    if let Some(object) = api.get_opt(name).await?
+        && object.labels().get(super::build::UID_LABEL) == Some(&cluster.uid)
+    {
+        gone(api.delete(name, &only(&object)).await)?;
+    }
+    applied.0.lock().expect("no one panics in there").insert(key, (String::new(), Instant::now()));
+    Ok(())
+}
+
+fn dynamic(client: &Client, cluster: &Valid, version: &str, kind: &str) -> Api<DynamicObject> {
+    let (group, version) = version.split_once('/').unwrap_or(("", version));
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
+    Api::namespaced_with(client.clone(), &cluster.namespace, &resource)
+}
+
+/// Deletion of exactly this object.
+fn only<K: Resource>(object: &K) -> DeleteParams {
+    let preconditions = Preconditions { uid: object.meta().uid.clone(), resource_version: object.meta().resource_version.clone() };
+    DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() }
+}
+
+fn gone<T>(result: kube::Result<T>) -> kube::Result<()> {
+    match result {
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// Sets the number of pods, if the StatefulSet is still the one that was looked at.
+pub async fn set_replicas(client: &Client, set: &StatefulSet, replicas: u32) -> kube::Result<()> {
+    let api: Api<StatefulSet> = Api::namespaced(client.clone(), &set.namespace().unwrap_or_default());
+    let patch = json!({
+        "metadata": {"resourceVersion": set.resource_version(), "uid": set.uid()},
+        "spec": {"replicas": replicas},
+    });
+    let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
+    api.patch(&set.name_any(), &params, &Patch::Merge(patch)).await.map(drop)
+}
+
+/// Deletes a pod or a volume claim, after one more look: only if it is still the one that was decided about.
+pub async fn delete<K>(client: &Client, namespace: &str, name: &str, uid: &str) -> kube::Result<()>
+where
+    K: Resource<Scope = k8s_openapi::NamespaceResourceScope> + DeserializeOwned + Clone + std::fmt::Debug,
+    K::DynamicType: Default,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    match api.get_opt(name).await? {
+        Some(object) if object.meta().uid.as_deref() == Some(uid) => {
+            let preconditions = Preconditions { uid: Some(uid.to_string()), resource_version: None };
+            gone(api.delete(name, &DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() }).await)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Labels a pod with its member's role, if it is labelled otherwise.
+pub async fn label_role(client: &Client, pod: &Pod, role: &str) -> kube::Result<()> {
+    if pod.labels().get(super::build::ROLE_LABEL).map(String::as_str) == Some(role) || pod.metadata.deletion_timestamp.is_some() {
+        return Ok(());
+    }
+    let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
+    let patch = json!({"metadata": {"uid": pod.uid(), "labels": {super::build::ROLE_LABEL: role}}});
+    gone(api.patch(&pod.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await)
+}
+
+/// Brings a volume claim to the wished size and policy. The policy is an owner: with `whenDeleted: Delete` the claim belongs to the
+/// cluster and goes with it, without anybody's help.
+pub async fn tend_claim(
+    client: &Client,
+    cluster: &Valid,
+    claim: &PersistentVolumeClaim,
+    delete_with_cluster: bool,
+) -> kube::Result<()> {
+    if claim.metadata.deletion_timestamp.is_some() {
+        return Ok(());
+    }
+    let mut patch = json!({"metadata": {"uid": claim.uid(), "resourceVersion": claim.resource_version()}});
+    let mut owners: Vec<_> =
+        claim.owner_references().iter().filter(|owner| owner.uid != cluster.uid).map(|owner| json!(owner)).collect();
+    let owned = owners.len() != claim.owner_references().len();
+    let mut changed = owned != delete_with_cluster;
+    if changed {
+        if delete_with_cluster {
+            owners.push(super::build::owner(cluster, false));
+        }
+        patch["metadata"]["ownerReferences"] = json!(owners);
+    }
+    let size = claim.spec.as_ref().and_then(|spec| spec.resources.as_ref()?.requests.as_ref()?.get("storage").cloned());
+    let wished = crate::quantity(&cluster.spec.storage.size);
+    if let (Some(size), Some(wished)) = (size.and_then(|size| crate::quantity(&size.0)), wished)
+        && size < wished
+    {
+        patch["spec"] = json!({"resources": {"requests": {"storage": cluster.spec.storage.size}}});
+        changed = true;
+    }
+    if !changed {
+        return Ok(());
+    }
+    let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &cluster.namespace);
+    gone(api.patch(&claim.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await)
+}
+
+/// Writes a Secret with the content of which it was decided: a new one, or in place of the one that was read.
+pub async fn put_secret(client: &Client, namespace: &str, known: Option<&Secret>, mut secret: Secret) -> kube::Result<()> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    match known {
+        None => api.create(&PostParams::default(), &secret).await.map(drop),
+        Some(known) => {
+            secret.metadata.resource_version = known.resource_version();
+            secret.metadata.uid = known.uid();
+            api.replace(&known.name_any(), &PostParams::default(), &secret).await.map(drop)
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! One round for one cluster: observe, validate, plan, build, apply, report. What lies in between takes no client.
+//!
+//! The order of effects: Secrets and surroundings first, so that pods find them; then the look at everything; then the status, with
+//! the journal's entry, by compare-and-swap on the very object that was read; then the one step. A step is therefore taken only by
+//! who has just won the right to write the status, and a crash anywhere leaves either nothing or a step that the next round finds
+//! done.
+
+mod apply;
+mod build;
+mod observe;
+pub mod plan;
+mod report;
+mod secrets;
+pub mod validate;
+pub mod world;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::api::PostParams;
+use kube::runtime::events::{Event, EventType, Recorder};
+use kube::{Api, Client, Resource, ResourceExt};
+
+use crate::crd::{ClusterStatus, QuorateCluster};
+use crate::member::{Members, Promotion, Survey};
+use crate::metrics::Metrics;
+use plan::{Plan, Step, plan};
+use validate::{Invalid, Valid, validate};
+use world::Seconds;
+
+pub use report::key;
+
+/// Until the next look while something is under way.
+const BUSY: Duration = Duration::from_secs(2);
+/// Until the next look at a quiet cluster.
+const QUIET: Duration = Duration::from_secs(15);
+
+/// As long as Kubernetes lets an event's action be.
+const ACTION_LENGTH: usize = 120;
+
+/// What all rounds share.
+pub struct Context {
+    /// Kubernetes.
+    pub client: Client,
+    /// The image of clusters that name none.
+    pub default_image: Option<String>,
+    /// Events.
+    pub recorder: Recorder,
+    /// Figures.
+    pub metrics: Arc<Metrics>,
+    /// What was applied lately.
+    pub applied: apply::Applied,
+    /// Why the last step failed, by the cluster's UID, for the status.
+    pub failures: Mutex<HashMap<String, String>>,
+}
+
+impl Context {
+    /// A context with nothing applied yet.
+    pub fn new(client: Client, default_image: Option<String>, recorder: Recorder, metrics: Arc<Metrics>) -> Self {
+        Self { client, default_image, recorder, metrics, applied: apply::Applied::default(), failures: Mutex::default() }
+    }
+}
+
+/// Why a round ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server refused or was not there.
+    #[error("kubernetes: {0}")]
+    Kube(#[from] kube::Error),
+    /// No certificates.
+    #[error("certificates: {0}")]
+    Secrets(#[from] secrets::Error),
+    /// A member refused.
+    #[error("member: {0}")]
+    Member(#[from] quorate_client::Error),
+    /// The spec cannot be built.
+    #[error("{0}")]
+    Invalid(#[from] Invalid),
+}
+
+impl Error {
+    /// Somebody else wrote first; looking again is all that is needed.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Kube(kube::Error::Api(status)) if status.is_conflict())
+    }
+}
+
+/// One round. Returns when to look again.
+pub async fn reconcile(context: &Context, name: &str, namespace: &str) -> Result<Duration, Error> {
+    let api: Api<QuorateCluster> = Api::namespaced(context.client.clone(), namespace);
+    let Some(object) = api.get_opt(name).await? else { return Ok(QUIET) };
+    // Whatever belongs to it is deleted by its owner references; there is nothing to do here, and nothing that could hang.
+    if object.metadata.deletion_timestamp.is_some() {
+        return Ok(QUIET);
+    }
+    let now = now();
+    match round(context, &api, &object, now).await {
+        Ok(next) => Ok(next),
+        Err(error) if error.is_conflict() => Err(error),
+        Err(error) => {
+            let old = object.status.clone().unwrap_or_default();
+            let (reason, permanent) = reason_of(&error);
+            let status = report::failed(&old, object.metadata.generation, reason, &error.to_string(), permanent, now);
+            write_status(context, &api, &object, &old, status).await?;
+            Err(error)
+        }
+    }
+}
+
+/// The condition's reason, and whether only a person can help.
+fn reason_of(error: &Error) -> (&'static str, bool) {
+    match error {
+        Error::Invalid(_) => ("InvalidSpec", true),
+        Error::Kube(kube::Error::Api(status)) if status.is_invalid() => ("Refused", true),
+        Error::Kube(kube::Error::Api(status)) if status.is_forbidden() => ("Forbidden", true),
+        Error::Kube(_) => ("KubernetesFailed", false),
+        Error::Secrets(secrets::Error::Kube(_)) => ("KubernetesFailed", false),
+        Error::Secrets(_) => ("CertificatesFailed", true),
+        Error::Member(_) => ("MemberFailed", false),
+    }
+}
+
+async fn round(context: &Context, api: &Api<QuorateCluster>, object: &QuorateCluster, now: Seconds) -> Result<Duration, Error> {
+    let client = &context.client;
+    let cluster = validate(object, context.default_image.as_deref())?;
+    let old = object.status.clone().unwrap_or_default();
+    let paused = cluster.spec.paused;
+    let (identity, standing) = match paused {
+        // A paused cluster is looked at with the certificates that are there.
+        true => (secrets::existing(client, &cluster).await?, None),
+        false => secrets::ensure(client, object, &cluster, now).await?,
+    };
+
+    let mut objects = observe::Objects::read(client, &cluster).await?;
+    let size = claim_size(&objects, &cluster);
+    let (_, template) = build::stateful_set(&cluster, 0, &size);
+    let members = Members::new(objects.targets(&cluster), identity.as_ref())?;
+    let survey = members.survey().await;
+    let mut old_now = old.clone();
+    if old_now.cluster_id.is_none() {
+        old_now.cluster_id = survey.cluster_id.map(|id| format!("{id:016x}"));
+    }
+    let world = observe::world(&cluster, &objects, &survey, &old_now, &template, now);
+
+    let mut trouble = None;
+    if !paused {
+        dress(context, &cluster, &objects, &world, &size).await?;
+        trouble = tend_pods_and_volumes(context, &cluster, &objects, &world).await;
+        if objects.set.is_none() {
+            objects = observe::Objects::read(client, &cluster).await?;
+        }
+    }
+    let world = observe::world(&cluster, &objects, &survey, &old_now, &template, now);
+    let plan = plan(&world);
+    let seen = report::Seen {
+        cluster: &cluster,
+        world: &world,
+        survey: &survey,
+        plan: &plan,
+        standing: standing.as_ref(),
+        trouble,
+        failure: context.failures.lock().expect("no one panics in there").get(&cluster.uid).cloned(),
+    };
+    let status = report::report(&old_now, object.metadata.generation, &seen);
+    let busy = plan.operation.is_some()
+        || status.conditions.iter().any(|c| c.type_ == "Ready" && c.status != "True" && c.reason != "Hibernated");
+    // The journal and the cluster id are on record before anything is done because of them.
+    write_status(context, api, object, &old, status).await?;
+    let acted = plan.step != Step::Nothing;
+    // A step that failed is decided anew; meanwhile the status tells why it did not happen.
+    let failures = || context.failures.lock().expect("no one panics in there");
+    match act(context, &cluster, &objects, &members, &survey, &plan).await {
+        Ok(()) => drop(failures().remove(&cluster.uid)),
+        Err(error) => {
+            tracing::warn!(cluster = %cluster.name, namespace = %cluster.namespace, step = ?plan.step, %error, "step failed");
+            failures().insert(cluster.uid.clone(), error.to_string());
+        }
+    }
+    Ok(if busy || acted { BUSY } else { QUIET })
+}
+
+/// The size that the StatefulSet was made with, or will be.
+fn claim_size(objects: &observe::Objects, cluster: &Valid) -> String {
+    let claims = objects.set.as_ref().and_then(|set| set.spec.as_ref()?.volume_claim_templates.as_ref());
+    let size =
+        claims.and_then(|claims| claims.first()?.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage").cloned());
+    size.map_or_else(|| cluster.spec.storage.size.clone(), |size| size.0)
+}
+
+/// Applies everything that has no life of its own, and the StatefulSet with the number of pods that it has.
+async fn dress(
+    context: &Context,
+    cluster: &Valid,
+    objects: &observe::Objects,
+    world: &world::World,
+    size: &str,
+) -> Result<(), Error> {
+    let (client, applied) = (&context.client, &context.applied);
+    let ticket = match (&objects.ticket, world.formed) {
+        // The first ticket stands until it is used: two different ones could found two stores.
+        (Some(ticket), false) => ticket.clone(),
+        (None, false) => build::ticket(cluster, true, 0..cluster.replicas()),
+        (_, true) => {
+            let slots = world.replicas().max(cluster.replicas()).max(world.founders);
+            build::ticket(cluster, false, 0..slots)
+        }
+    };
+    let voters = world.members.iter().flatten().filter(|member| !member.learner).count();
+    let voters = if world.members.is_some() { voters } else { usize::try_from(world.founders).unwrap_or(0) };
+    for object in build::surroundings(cluster, &ticket, voters) {
+        apply::apply(client, cluster, applied, &object).await?;
+    }
+    for (version, kind, name) in build::unwanted(cluster, voters) {
+        apply::remove(client, cluster, applied, version, kind, &name).await?;
+    }
+    let replicas = match &objects.set {
+        Some(_) => world.replicas(),
+        None if world.formed && cluster.replicas() > 0 => world.founders,
+        // Pods must not even start on volumes that hold somebody else's data.
+        None if cluster.replicas() == 0
+            || world.slots.values().any(|place| place.volume.as_ref().is_some_and(|volume| !volume.ours)) =>
+        {
+            0
+        }
+        None => u32::try_from(ticket.members.len()).unwrap_or(0),
+    };
+    let (set, _) = build::stateful_set(cluster, replicas, size);
+    apply::apply(client, cluster, applied, &set).await?;
+    Ok(())
+}
+
+/// Labels pods with their roles and brings volumes to size and policy. A failure here hinders nothing else; it is told.
+async fn tend_pods_and_volumes(
+    context: &Context,
+    cluster: &Valid,
+    objects: &observe::Objects,
+    world: &world::World,
+) -> Option<(&'static str, String)> {
+    let mut trouble = None;
+    for member in world.members.iter().flatten() {
+        if let Some(pod) = member.slot.and_then(|slot| objects.pods.get(&slot))
+            && let Err(error) = apply::label_role(&context.client, pod, report::role(member)).await
+        {
+            tracing::debug!(%error, pod = pod.name_any(), "cannot label the pod");
+        }
+    }
+    let with_cluster = cluster.spec.storage.when_deleted == crate::crd::cluster::VolumePolicy::Delete;
+    for (slot, claim) in &objects.claims {
+        if world.volume(*slot).is_none_or(|volume| !volume.ours) {
+            continue;
+        }
+        match apply::tend_claim(&context.client, cluster, claim, with_cluster).await {
+            Err(kube::Error::Api(status)) if status.is_forbidden() || status.is_invalid() => {
+                trouble =
+                    Some(("VolumeRefused", format!("volume claim {} cannot be changed: {}", claim.name_any(), status.message)));
+            }
+            Err(error) => tracing::debug!(%error, claim = claim.name_any(), "cannot tend the volume claim"),
+            Ok(()) => (),
+        }
+    }
+    trouble
+}
+
+/// Takes the plan's step.
+async fn act(
+    context: &Context,
+    cluster: &Valid,
+    objects: &observe::Objects,
+    members: &Members,
+    survey: &Survey,
+    plan: &Plan,
+) -> Result<(), Error> {
+    let (client, namespace) = (&context.client, cluster.namespace.as_str());
+    if plan.step != Step::Nothing {
+        tracing::info!(cluster = %cluster.name, namespace, step = ?plan.step, "step");
+        context.metrics.step(&plan.step);
+    }
+    match &plan.step {
+        Step::Nothing => (),
+        Step::SetReplicas(replicas) => {
+            if let Some(set) = &objects.set {
+                apply::set_replicas(client, set, *replicas).await?;
+            }
+        }
+        Step::AddLearner { slot } => members.add_learner(survey, &cluster.peer_url(*slot)).await?,
+        Step::Promote { member } => {
+            if members.promote(survey, *member).await? == Promotion::NotYet {
+                tracing::debug!(cluster = %cluster.name, member, "the learner is still behind");
+            }
+        }
+        Step::Remove { member } => members.remove(survey, *member).await?,
+        Step::MoveLeader { to, .. } => members.move_leader(survey, *to).await?,
+        Step::DeletePod { slot, uid } => apply::delete::<Pod>(client, namespace, &cluster.pod(*slot), uid).await?,
+        Step::DeleteVolume { slot, uid } => {
+            apply::delete::<PersistentVolumeClaim>(client, namespace, &cluster.claim(*slot), uid).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes a status in place of the one that was read, if it says something new, and tells the news.
+async fn write_status(
+    context: &Context,
+    api: &Api<QuorateCluster>,
+    object: &QuorateCluster,
+    old: &ClusterStatus,
+    new: ClusterStatus,
+) -> Result<(), Error> {
+    if *old == new {
+        return Ok(());
+    }
+    let news = report::news(old, &new);
+    let mut next = object.clone();
+    next.metadata.managed_fields = None;
+    next.status = Some(new);
+    api.replace_status(&object.name_any(), &PostParams::default(), &next).await?;
+    let reference = object.object_ref(&());
+    for (warning, reason, note) in news {
+        let type_ = if warning { EventType::Warning } else { EventType::Normal };
+        // Events of one action are counted as one, with the words of the first; each step is an action of its own.
+        let action = note.chars().take(ACTION_LENGTH).collect();
+        let event = Event { type_, reason, note: Some(note), action, secondary: None };
+        if let Err(error) = context.recorder.publish(&event, &reference).await {
+            tracing::debug!(%error, "cannot record an event");
+        }
+    }
+    Ok(())
+}
+
+fn now() -> Seconds {
+    k8s_openapi::jiff::Timestamp::now().as_second()
+}

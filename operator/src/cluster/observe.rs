@@ -1,0 +1,237 @@
+//! One look at Kubernetes and at the members, turned into a [`World`]. Everything is read afresh from the API server: decisions that
+//! destroy must not rest on what a cache remembers.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::ListParams;
+use kube::{Api, Client, ResourceExt};
+
+use super::build::{self, TEMPLATE_ANNOTATION, Ticket, UID_LABEL};
+use super::validate::Valid;
+use super::world::{self, Kind, Member, Operation, Place, Seconds, Slot, Volume, Wish, World, Written};
+use crate::crd::cluster::{RepairMode, UpdateStrategy, VolumePolicy};
+use crate::crd::status::ClusterStatus;
+use crate::member::{Survey, Target};
+
+/// How far a member may be behind the furthest and still count as up to date, log entries.
+const LAG: u64 = 5000;
+
+/// What Kubernetes holds of a cluster.
+pub struct Objects {
+    /// The StatefulSet.
+    pub set: Option<StatefulSet>,
+    /// Pods by slot.
+    pub pods: BTreeMap<Slot, Pod>,
+    /// Volume claims by slot.
+    pub claims: BTreeMap<Slot, PersistentVolumeClaim>,
+    /// The boot ticket as it stands.
+    pub ticket: Option<Ticket>,
+    /// Slots whose pod cannot be placed since the node of its volume is gone.
+    pub nodes_lost: Vec<Slot>,
+}
+
+impl Objects {
+    /// Reads them.
+    pub async fn read(client: &Client, cluster: &Valid) -> kube::Result<Self> {
+        let namespace = cluster.namespace.as_str();
+        let sets: Api<StatefulSet> = Api::namespaced(client.clone(), namespace);
+        let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+        let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
+        let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+        let all = ListParams::default().labels(&build::selector_text(cluster));
+        let boot = cluster.named("boot");
+        let (set, pods, claims, boot) =
+            futures::try_join!(sets.get_opt(&cluster.name), pods.list(&all), claims.list(&all), maps.get_opt(&boot))?;
+        let pods: BTreeMap<Slot, Pod> =
+            pods.items.into_iter().filter_map(|pod| Some((cluster.slot_of_pod(&pod.name_any())?, pod))).collect();
+        let claims: BTreeMap<Slot, PersistentVolumeClaim> = claims
+            .items
+            .into_iter()
+            .filter_map(|claim| Some((cluster.slot_of_pod(claim.name_any().strip_prefix("data-")?)?, claim)))
+            .collect();
+        let ticket = boot
+            .filter(|map| map.labels().get(UID_LABEL) == Some(&cluster.uid))
+            .and_then(|map| serde_json::from_str(map.data?.get("ticket.json")?).ok())
+            // One without members was made for a cluster that began asleep, and binds nobody.
+            .filter(|ticket: &Ticket| !ticket.members.is_empty());
+        let mut nodes_lost = Vec::new();
+        for (slot, pod) in pods.iter().filter(|(_, pod)| unschedulable(pod)) {
+            if let Some(claim) = claims.get(slot)
+                && node_of_volume_is_gone(client, claim).await
+            {
+                nodes_lost.push(*slot);
+            }
+            tracing::debug!(slot, pod = pod.name_any(), "pod cannot be placed");
+        }
+        Ok(Self { set, pods, claims, ticket, nodes_lost })
+    }
+
+    /// Where members can be asked.
+    pub fn targets(&self, cluster: &Valid) -> Vec<Target> {
+        let target = |(slot, pod): (&Slot, &Pod)| {
+            let ip = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
+            running(pod).then(|| Target { slot: *slot, ip, host: cluster.host(&pod.name_any()) })
+        };
+        self.pods.iter().filter_map(target).collect()
+    }
+}
+
+/// Puts one look together. `template` is the hash of the wanted template.
+pub fn world(cluster: &Valid, objects: &Objects, survey: &Survey, status: &ClusterStatus, template: &str, now: Seconds) -> World {
+    let mut slots: BTreeMap<Slot, Place> = BTreeMap::new();
+    for (slot, pod) in &objects.pods {
+        let mut pod = pod_view(pod, template);
+        pod.at_gate = survey.at_gate.contains(slot);
+        pod.node_lost = objects.nodes_lost.contains(slot);
+        slots.entry(*slot).or_default().pod = Some(pod);
+    }
+    for (slot, claim) in &objects.claims {
+        slots.entry(*slot).or_default().volume = Some(volume_view(claim, cluster));
+    }
+    let members = survey.members.as_ref().map(|members| members_view(cluster, members, survey));
+    let formed = status.cluster_id.is_some();
+    let founders = match formed {
+        true => status
+            .members
+            .iter()
+            .filter_map(|member| u32::try_from(member.slot?).ok())
+            .max()
+            .map_or(cluster.replicas(), |slot| slot + 1),
+        false => {
+            let ticket = objects.ticket.as_ref().filter(|ticket| ticket.form);
+            ticket.map_or(cluster.replicas(), |ticket| u32::try_from(ticket.members.len()).unwrap_or(0))
+        }
+    };
+    let written = |volume: &crate::crd::status::VolumeStatus| {
+        let member = u64::from_str_radix(&volume.member, 16).ok()?;
+        Some(Written { slot: u32::try_from(volume.slot).ok()?, volume: volume.uid.clone(), member })
+    };
+    let spec = &cluster.spec;
+    World {
+        now,
+        wish: Wish {
+            replicas: cluster.replicas(),
+            paused: spec.paused,
+            automatic_update: spec.update.strategy == UpdateStrategy::Automatic,
+            update_deadline: spec.update.deadline_seconds,
+            automatic_repair: spec.repair.mode == RepairMode::Auto,
+            repair_after: spec.repair.after_seconds,
+            delete_scaled_volumes: spec.storage.when_scaled == VolumePolicy::Delete,
+        },
+        formed,
+        founders,
+        set: objects.set.as_ref().map(set_view),
+        slots,
+        members,
+        volumes: status.volumes.iter().filter_map(written).collect(),
+        operation: status.operation.as_ref().and_then(|known| {
+            Some(Operation {
+                kind: Kind::parse(&known.kind)?,
+                slot: known.slot.and_then(|slot| u32::try_from(slot).ok()),
+                started: seconds(&known.started_at),
+                step: known.step.clone(),
+                step_started: seconds(&known.step_at),
+                attempt: u32::try_from(known.attempt).unwrap_or(0),
+            })
+        }),
+    }
+}
+
+fn set_view(set: &StatefulSet) -> world::Set {
+    let replicas = set.spec.as_ref().and_then(|spec| spec.replicas).and_then(|count| u32::try_from(count).ok()).unwrap_or(0);
+    let seen = set.status.as_ref().and_then(|status| status.observed_generation);
+    world::Set { replicas, observed: seen.is_some() && seen >= set.metadata.generation }
+}
+
+fn pod_view(pod: &Pod, template: &str) -> world::Pod {
+    let status = pod.status.clone().unwrap_or_default();
+    let ready = status.conditions.iter().flatten().find(|condition| condition.type_ == "Ready");
+    let container = status.container_statuses.iter().flatten().find(|container| container.name == "quorate");
+    let ended = container.and_then(|container| {
+        let last =
+            |state: &Option<k8s_openapi::api::core::v1::ContainerState>| Some(state.as_ref()?.terminated.as_ref()?.exit_code);
+        last(&container.state).or_else(|| last(&container.last_state))
+    });
+    let made = pod.metadata.creation_timestamp.as_ref();
+    let since = ready.and_then(|condition| condition.last_transition_time.as_ref()).or(made);
+    world::Pod {
+        uid: pod.uid().unwrap_or_default(),
+        ready: ready.is_some_and(|condition| condition.status == "True"),
+        since: since.map_or(0, seconds),
+        terminating: pod.metadata.deletion_timestamp.is_some(),
+        current: pod.annotations().get(TEMPLATE_ANNOTATION).map(String::as_str) == Some(template),
+        running: running(pod),
+        at_gate: false,
+        exit_code: ended,
+        restarts: container.map_or(0, |container| u32::try_from(container.restart_count).unwrap_or(0)),
+        node_lost: false,
+    }
+}
+
+fn volume_view(claim: &PersistentVolumeClaim, cluster: &Valid) -> Volume {
+    let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
+    Volume {
+        uid: claim.uid().unwrap_or_default(),
+        terminating: claim.metadata.deletion_timestamp.is_some(),
+        lost: phase == Some("Lost"),
+        ours: claim.labels().get(UID_LABEL) == Some(&cluster.uid),
+    }
+}
+
+fn members_view(cluster: &Valid, members: &[quorate_client::proto::etcdserverpb::Member], survey: &Survey) -> Vec<Member> {
+    let by_id: BTreeMap<u64, _> =
+        survey.answers.values().filter_map(|answer| Some((answer.header.as_ref()?.member_id, answer))).collect();
+    let furthest = by_id.values().map(|answer| answer.raft_index).max().unwrap_or(0);
+    let leader = by_id.values().max_by_key(|answer| answer.raft_term).map_or(0, |answer| answer.leader);
+    let view = |member: &quorate_client::proto::etcdserverpb::Member| {
+        let answer = by_id.get(&member.id);
+        Member {
+            id: member.id,
+            slot: member.peer_urls.iter().find_map(|url| cluster.slot_of_url(url)),
+            started: !member.name.is_empty(),
+            learner: member.is_learner,
+            leader: member.id == leader,
+            healthy: answer.is_some_and(|answer| answer.leader != 0 && answer.raft_applied_index + LAG >= furthest),
+        }
+    };
+    members.iter().map(view).collect()
+}
+
+/// The container runs.
+fn running(pod: &Pod) -> bool {
+    let containers = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+    let states = containers.into_iter().flatten().filter(|container| container.name == "quorate");
+    states.into_iter().any(|container| container.state.as_ref().is_some_and(|state| state.running.is_some()))
+}
+
+fn unschedulable(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let mut placed = conditions.into_iter().flatten().filter(|condition| condition.type_ == "PodScheduled");
+    placed.any(|condition| condition.status == "False" && condition.reason.as_deref() == Some("Unschedulable"))
+}
+
+/// True only when it is certain: the volume names nodes and none of them exists. Without the right to read volumes and nodes it
+/// never is.
+async fn node_of_volume_is_gone(client: &Client, claim: &PersistentVolumeClaim) -> bool {
+    let Some(name) = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_ref()) else { return false };
+    let Ok(volume) = Api::<PersistentVolume>::all(client.clone()).get(name).await else { return false };
+    let terms = volume.spec.and_then(|spec| spec.node_affinity).and_then(|affinity| affinity.required);
+    let expressions =
+        terms.into_iter().flat_map(|terms| terms.node_selector_terms).flat_map(|term| term.match_expressions.unwrap_or_default());
+    let hosts: Vec<String> = expressions
+        .filter(|expression| expression.key == "kubernetes.io/hostname" && expression.operator == "In")
+        .flat_map(|expression| expression.values.unwrap_or_default())
+        .collect();
+    let nodes: Api<Node> = Api::all(client.clone());
+    let Ok(nodes) = nodes.list(&ListParams::default()).await else { return false };
+    let exists = |host: &String| nodes.items.iter().any(|node| node.labels().get("kubernetes.io/hostname") == Some(host));
+    !hosts.is_empty() && !hosts.iter().any(exists)
+}
+
+/// Kubernetes' time in seconds.
+pub fn seconds(time: &Time) -> Seconds {
+    time.0.as_second()
+}

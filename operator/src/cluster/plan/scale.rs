@@ -1,0 +1,107 @@
+//! The number of members: founding, sleeping and waking, and one more or one less at a time.
+
+use super::super::world::{Kind, Set, World};
+use super::{HAND_OVER_TRIES, Step, Verdict, View, repair, rollout};
+
+/// The founders start and find each other. Their number is fixed by the first ticket: two tickets could found two stores.
+pub(super) fn form(world: &World, set: &Set) -> Verdict {
+    let wanted = if world.wish.replicas == 0 { 0 } else { world.founders };
+    if let Some(slot) = (0..wanted).find(|slot| world.volume(*slot).is_some_and(|volume| !volume.ours)) {
+        return repair::foreign(Kind::Form, slot);
+    }
+    if set.replicas != wanted {
+        return Verdict::act(Kind::Form, None, Step::SetReplicas(wanted), format!("start {wanted} members"));
+    }
+    rollout::restart_hopeless(world, set, &[])
+        .unwrap_or_else(|| Verdict::wait(Kind::Form, None, "wait for the first members to find each other"))
+}
+
+/// Nobody is removed: the same members come back with their volumes.
+pub(super) fn hibernate(world: &World, set: &Set) -> Option<Verdict> {
+    if set.replicas > 0 {
+        return Some(Verdict::act(Kind::Hibernate, None, Step::SetReplicas(0), "stop all members"));
+    }
+    let left = world.slots.values().any(|place| place.pod.is_some());
+    left.then(|| Verdict::wait(Kind::Hibernate, None, "wait for all members to stop"))
+}
+
+/// As many pods as there were members; another size is reached from there.
+pub(super) fn wake(world: &World) -> Verdict {
+    Verdict::act(Kind::Wake, None, Step::SetReplicas(world.founders), "start the members again")
+}
+
+/// Without a quorum: members that somebody scaled away behind our back are needed.
+pub(super) fn refill(world: &World, set: &Set) -> Option<Verdict> {
+    (set.replicas < world.founders).then(|| wake(world))
+}
+
+/// Every member has a pod, whatever was done to the StatefulSet.
+pub(super) fn cover(view: &View<'_>) -> Option<Verdict> {
+    let needed = view.members.iter().filter_map(|member| member.slot).max().map_or(0, |slot| slot + 1);
+    (needed > view.set.replicas)
+        .then(|| Verdict::act(Kind::Wake, None, Step::SetReplicas(needed), "start the pods that the store's members need"))
+}
+
+/// A pod beyond the wished number that has no member.
+pub(super) fn drop_unused(view: &View<'_>) -> Option<Verdict> {
+    let slot = view.set.replicas.checked_sub(1)?;
+    (slot >= view.world.wish.replicas && view.at(slot).is_none())
+        .then(|| Verdict::act(Kind::ScaleIn, Some(slot), Step::SetReplicas(slot), format!("stop pod {slot}")))
+}
+
+/// One step towards the wished number.
+pub(super) fn towards(view: &View<'_>) -> Option<Verdict> {
+    let (have, wished) = (view.set.replicas, view.world.wish.replicas);
+    match have.cmp(&wished) {
+        std::cmp::Ordering::Less => Some(grow(view)),
+        std::cmp::Ordering::Equal => None,
+        std::cmp::Ordering::Greater => shrink(view),
+    }
+}
+
+/// The pod comes first and waits at the gate; a pod that cannot be placed costs nothing then.
+fn grow(view: &View<'_>) -> Verdict {
+    let (world, slot) = (view.world, view.set.replicas);
+    let kind = Kind::ScaleOut;
+    if let Some(volume) = world.volume(slot) {
+        if !volume.ours {
+            return repair::foreign(kind, slot);
+        }
+        if volume.terminating {
+            return Verdict::wait(kind, Some(slot), format!("wait for the volume of slot {slot} to go"));
+        }
+        if world.volumes.iter().any(|written| written.slot == slot && written.volume == volume.uid) {
+            if !world.wish.delete_scaled_volumes {
+                let message = format!(
+                    "the volume claim of slot {slot} holds a removed member's data, kept by spec.storage.whenScaled: delete it to let the cluster grow"
+                );
+                return Verdict::blocked(kind, Some(slot), "LeftoverVolume", message);
+            }
+            if !repair::owned(view, &volume.uid) {
+                let step = Step::DeleteVolume { slot, uid: volume.uid.clone() };
+                return Verdict::act(kind, Some(slot), step, format!("delete the volume of slot {slot}, whose member was removed"));
+            }
+        }
+    }
+    if !view.calm() {
+        return Verdict::wait(kind, Some(slot), "wait for all members to be healthy before another is added");
+    }
+    Verdict::act(kind, Some(slot), Step::SetReplicas(slot + 1), format!("start pod {slot}"))
+}
+
+/// The member leaves first, its pod next, its volume last.
+fn shrink(view: &View<'_>) -> Option<Verdict> {
+    let slot = view.set.replicas.checked_sub(1)?;
+    let kind = Kind::ScaleIn;
+    let member = view.at(slot)?;
+    let mut others = view.voters().filter(|other| other.id != member.id).peekable();
+    if others.peek().is_none() || others.any(|other| !other.healthy) {
+        return Some(Verdict::wait(kind, Some(slot), "wait for the members that stay to be healthy before one is removed"));
+    }
+    let text = format!("member {slot} hands leadership over before it leaves");
+    if member.leader && view.tries(&text) < HAND_OVER_TRIES {
+        let to = view.successor(member)?;
+        return Some(Verdict::act(kind, Some(slot), Step::MoveLeader { from: member.id, to: to.id }, text));
+    }
+    Some(Verdict::act(kind, Some(slot), Step::Remove { member: member.id }, format!("remove member {slot}")))
+}

@@ -1,0 +1,684 @@
+//! The planner against a small model of Kubernetes and of the store, over random histories.
+//!
+//! The model keeps the truth that the planner cannot see: whose data is on which volume. Faults never take a majority's data, so every
+//! history must end as wished once the faults stop; and whatever the planner does on the way is judged against the truth.
+
+use std::collections::BTreeMap;
+
+use super::super::world::{Kind, Pod, Set, Slot, Volume, Wish, World, Written, exit};
+use super::super::world::{Member, Place};
+use super::*;
+
+/// Numbers that follow from a seed.
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound.max(1)
+    }
+
+    fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+}
+
+/// What is on a volume.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Disk {
+    Empty,
+    Of(u64),
+    Damaged(u64),
+}
+
+#[derive(Clone, Debug)]
+struct ModelVolume {
+    uid: u64,
+    terminating: bool,
+    disk: Disk,
+}
+
+#[derive(Clone, Debug)]
+struct ModelPod {
+    uid: u64,
+    template: u64,
+    /// Rounds until the container runs; then until it is up to date.
+    starting: u64,
+    terminating: bool,
+    exit_code: Option<i32>,
+    restarts: u32,
+    /// Rounds for which nobody reaches it.
+    cut: u64,
+    since: i64,
+    ready: bool,
+    at_gate: bool,
+}
+
+#[derive(Clone, Debug)]
+struct ModelMember {
+    id: u64,
+    slot: Slot,
+    started: bool,
+    learner: bool,
+    /// Rounds until it has caught up.
+    behind: u64,
+}
+
+struct Model {
+    seed: u64,
+    dice: Dice,
+    now: i64,
+    wish: Wish,
+    template: u64,
+    /// Templates of this number do not start.
+    broken: Option<u64>,
+    replicas: u32,
+    founders: u32,
+    formed: bool,
+    pods: BTreeMap<Slot, ModelPod>,
+    volumes: BTreeMap<Slot, ModelVolume>,
+    members: Vec<ModelMember>,
+    leader: u64,
+    written: Vec<Written>,
+    operation: Option<super::super::world::Operation>,
+    last_size: u32,
+    ids: u64,
+    history: Vec<String>,
+}
+
+impl Model {
+    fn new(seed: u64) -> Self {
+        let mut dice = Dice(seed);
+        let replicas = [1, 3, 5, 7][usize::try_from(dice.below(4)).unwrap()];
+        Self {
+            seed,
+            dice,
+            now: 1000,
+            wish: Wish { replicas, ..Wish::default() },
+            template: 1,
+            broken: None,
+            replicas,
+            founders: replicas,
+            formed: false,
+            pods: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            members: Vec::new(),
+            leader: 0,
+            written: Vec::new(),
+            operation: None,
+            last_size: replicas,
+            ids: 100,
+            history: Vec::new(),
+        }
+    }
+
+    fn id(&mut self) -> u64 {
+        self.ids += 1;
+        self.ids
+    }
+
+    fn note(&mut self, text: String) {
+        self.history.push(format!("{}: {text}", self.now));
+    }
+
+    #[track_caller]
+    fn require(&self, holds: bool, what: &str) {
+        let tail: Vec<_> = self.history.iter().rev().take(40).rev().cloned().collect();
+        assert!(
+            holds,
+            "seed {}: {what}\n{}\nmembers {:?}\npods {:?}\nvolumes {:?}\noperation {:?}",
+            self.seed,
+            tail.join("\n"),
+            self.members,
+            self.pods,
+            self.volumes,
+            self.operation
+        );
+    }
+
+    /// The member has its data and runs.
+    fn alive(&self, member: &ModelMember) -> bool {
+        let pod = self
+            .pods
+            .get(&member.slot)
+            .is_some_and(|pod| pod.starting == 0 && pod.cut == 0 && !pod.terminating && pod.exit_code.is_none());
+        pod && self.holds_data(member)
+    }
+
+    fn holds_data(&self, member: &ModelMember) -> bool {
+        member.started && self.volumes.get(&member.slot).is_some_and(|volume| volume.disk == Disk::Of(member.id))
+    }
+
+    fn voters(&self) -> impl Iterator<Item = &ModelMember> {
+        self.members.iter().filter(|member| !member.learner)
+    }
+
+    fn has_quorum(&self) -> bool {
+        self.formed && self.voters().filter(|member| self.alive(member)).count() > self.voters().count() / 2
+    }
+
+    fn healthy(&self, member: &ModelMember) -> bool {
+        self.has_quorum() && self.alive(member) && member.behind == 0
+    }
+
+    /// Time passes: the controllers of Kubernetes and the members do their part.
+    fn pass(&mut self) {
+        self.now += 2;
+        let slots: Vec<Slot> = (0..self.replicas).collect();
+        for slot in slots {
+            if self.pods.contains_key(&slot) || self.volumes.get(&slot).is_some_and(|volume| volume.terminating) {
+                continue;
+            }
+            if self.dice.one_in(3) {
+                let (uid, volume) = (self.id(), self.id());
+                self.volumes.entry(slot).or_insert(ModelVolume { uid: volume, terminating: false, disk: Disk::Empty });
+                let starting = 1 + self.dice.below(4);
+                let pod = ModelPod {
+                    uid,
+                    template: self.template,
+                    starting,
+                    terminating: false,
+                    exit_code: None,
+                    restarts: 0,
+                    cut: 0,
+                    since: self.now,
+                    ready: false,
+                    at_gate: false,
+                };
+                self.pods.insert(slot, pod);
+            }
+        }
+        let beyond: Vec<Slot> = self.pods.keys().copied().filter(|slot| *slot >= self.replicas).collect();
+        for slot in beyond {
+            self.pods.get_mut(&slot).unwrap().terminating = true;
+        }
+        let ended: Vec<Slot> = self.pods.iter().filter(|(_, pod)| pod.terminating && pod.cut == 0).map(|(slot, _)| *slot).collect();
+        for slot in ended {
+            if self.dice.one_in(2) {
+                self.pods.remove(&slot);
+            }
+        }
+        let (pods, volumes) = (&self.pods, &mut self.volumes);
+        volumes.retain(|slot, volume| !volume.terminating || pods.contains_key(slot));
+        self.run_pods();
+        if !self.formed {
+            let all = (0..self.founders).all(|slot| self.pods.get(&slot).is_some_and(|pod| pod.at_gate));
+            if all && self.founders > 0 {
+                for slot in 0..self.founders {
+                    let id = self.id();
+                    self.volumes.get_mut(&slot).unwrap().disk = Disk::Of(id);
+                    self.members.push(ModelMember { id, slot, started: true, learner: false, behind: 0 });
+                }
+                self.formed = true;
+                self.note("formed".into());
+                self.run_pods();
+            }
+        }
+        for at in 0..self.members.len() {
+            if self.members[at].behind > 0 && self.alive(&self.members[at].clone()) {
+                self.members[at].behind -= 1;
+            }
+        }
+        let leads = self.members.iter().any(|member| member.id == self.leader && !member.learner && self.alive(member));
+        if !leads {
+            let able: Vec<u64> = self.voters().filter(|member| self.alive(member)).map(|member| member.id).collect();
+            self.leader = match able.len() {
+                0 => 0,
+                count => able[usize::try_from(self.dice.below(count as u64)).unwrap()],
+            };
+        }
+        self.probe();
+    }
+
+    fn run_pods(&mut self) {
+        let slots: Vec<Slot> = self.pods.keys().copied().collect();
+        for slot in slots {
+            let broken = self.broken;
+            let quorum = self.has_quorum();
+            let (pods, volumes) = (&mut self.pods, &mut self.volumes);
+            let Some(volume) = volumes.get_mut(&slot) else { continue };
+            let pod = pods.get_mut(&slot).unwrap();
+            pod.cut = pod.cut.saturating_sub(1);
+            pod.at_gate = false;
+            if pod.starting > 1 {
+                pod.starting -= 1;
+                continue;
+            }
+            pod.starting = 0;
+            if Some(pod.template) == broken {
+                pod.exit_code = Some(1);
+                pod.restarts += 1;
+                continue;
+            }
+            match volume.disk {
+                Disk::Empty => {
+                    let listed = self.members.iter_mut().find(|member| member.slot == slot && !member.started);
+                    match listed.filter(|_| quorum && pod.cut == 0 && !pod.terminating) {
+                        Some(member) => {
+                            volume.disk = Disk::Of(member.id);
+                            member.started = true;
+                        }
+                        None => pod.at_gate = pod.cut == 0,
+                    }
+                }
+                Disk::Of(id) if !self.formed || self.members.iter().any(|member| member.id == id) => (),
+                Disk::Of(_) => {
+                    pod.exit_code = Some(exit::REMOVED);
+                    pod.restarts += 1;
+                }
+                Disk::Damaged(_) => {
+                    pod.exit_code = Some(exit::DATA);
+                    pod.restarts += 1;
+                }
+            }
+        }
+    }
+
+    fn probe(&mut self) {
+        let states: Vec<(Slot, bool)> = self
+            .pods
+            .keys()
+            .map(|slot| {
+                let member = self.members.iter().find(|member| member.slot == *slot && !member.learner);
+                (*slot, member.is_some_and(|member| self.healthy(member)))
+            })
+            .collect();
+        for (slot, ready) in states {
+            let now = self.now;
+            let pod = self.pods.get_mut(&slot).unwrap();
+            if pod.ready != ready {
+                (pod.ready, pod.since) = (ready, now);
+            }
+        }
+    }
+
+    fn look(&self) -> World {
+        let mut slots: BTreeMap<Slot, Place> = BTreeMap::new();
+        for (slot, pod) in &self.pods {
+            let running = pod.starting == 0 && pod.exit_code.is_none();
+            slots.entry(*slot).or_default().pod = Some(Pod {
+                uid: pod.uid.to_string(),
+                ready: pod.ready,
+                since: pod.since,
+                terminating: pod.terminating,
+                current: pod.template == self.template,
+                running,
+                at_gate: pod.at_gate,
+                exit_code: pod.exit_code,
+                restarts: pod.restarts,
+                node_lost: false,
+            });
+        }
+        for (slot, volume) in &self.volumes {
+            slots.entry(*slot).or_default().volume =
+                Some(Volume { uid: volume.uid.to_string(), terminating: volume.terminating, lost: false, ours: true });
+        }
+        let member = |member: &ModelMember| Member {
+            id: member.id,
+            slot: Some(member.slot),
+            started: member.started,
+            learner: member.learner,
+            leader: member.id == self.leader,
+            healthy: self.healthy(member),
+        };
+        World {
+            now: self.now,
+            wish: self.wish.clone(),
+            formed: self.formed,
+            founders: if self.formed { self.last_size } else { self.founders },
+            set: Some(Set { replicas: self.replicas, observed: true }),
+            slots,
+            members: self.has_quorum().then(|| self.members.iter().map(member).collect()),
+            volumes: self.written.clone(),
+            operation: self.operation.clone(),
+        }
+    }
+
+    /// What the status remembers of a look.
+    fn remember(&mut self, world: &World) {
+        let Some(members) = &world.members else { return };
+        self.last_size = members.iter().filter_map(|member| member.slot).max().map_or(self.last_size, |slot| slot + 1);
+        let there = |written: &Written| world.volume(written.slot).is_some_and(|volume| volume.uid == written.volume);
+        self.written.retain(|written| members.iter().any(|member| member.id == written.member) || there(written));
+        for member in members.iter().filter(|member| member.started && member.healthy) {
+            let slot = member.slot.unwrap();
+            let Some(volume) = world.volume(slot).filter(|volume| !volume.terminating) else { continue };
+            if self.written.iter().all(|written| written.member != member.id) {
+                self.written.retain(|written| written.volume != volume.uid);
+                self.written.push(Written { slot, volume: volume.uid.clone(), member: member.id });
+            }
+        }
+    }
+
+    /// One round of the operator; it may die after the journal was written.
+    fn operate(&mut self, dies: bool) -> Plan {
+        let world = self.look();
+        let plan = plan(&world);
+        self.remember(&world);
+        self.operation.clone_from(&plan.operation);
+        if plan.step != Step::Nothing && !dies {
+            self.note(format!(
+                "{:?} for {:?}",
+                plan.step,
+                plan.operation.as_ref().map(|operation| (operation.kind, operation.step.clone()))
+            ));
+            self.take(&plan);
+        }
+        plan
+    }
+
+    /// Takes a step after judging it by the truth.
+    fn take(&mut self, plan: &Plan) {
+        let kind = plan.operation.as_ref().map(|operation| operation.kind);
+        self.require(!self.wish.paused, "a paused cluster is left alone");
+        match &plan.step {
+            Step::Nothing => (),
+            Step::SetReplicas(count) => {
+                let dropped = self.members.iter().filter(|member| (*count..self.replicas).contains(&member.slot)).count();
+                self.require(dropped == 0 || (*count == 0 && self.wish.replicas == 0), "pods of members stay, unless all sleep");
+                self.replicas = *count;
+            }
+            Step::AddLearner { slot } => {
+                self.require(self.members.iter().all(|member| !member.learner), "at most one learner");
+                self.require(self.members.iter().all(|member| member.slot != *slot), "one member a slot");
+                let id = self.id();
+                let behind = 1 + self.dice.below(5);
+                self.members.push(ModelMember { id, slot: *slot, started: false, learner: true, behind });
+            }
+            Step::Promote { member } => {
+                let at = self.members.iter().position(|known| known.id == *member);
+                if let Some(at) = at.filter(|at| self.members[*at].behind == 0 && self.has_quorum()) {
+                    self.members[at].learner = false;
+                }
+            }
+            Step::Remove { member } => self.judge_removal(*member, kind),
+            Step::MoveLeader { to, .. } => {
+                if self.dice.one_in(2) && self.voters().any(|member| member.id == *to && self.alive(member)) {
+                    self.leader = *to;
+                }
+            }
+            Step::DeletePod { slot, uid } => {
+                if self.pods.get(slot).is_some_and(|pod| pod.uid.to_string() == *uid) {
+                    let voter = self.voters().find(|member| member.slot == *slot).cloned();
+                    if let Some(member) = voter.filter(|member| self.healthy(member)) {
+                        let others = self.voters().filter(|other| other.id != member.id && self.healthy(other)).count();
+                        let voters = self.voters().count();
+                        self.require(
+                            voters == 1 || others > voters / 2,
+                            "a working member is restarted only when the others are a quorum",
+                        );
+                    }
+                    self.pods.get_mut(slot).unwrap().terminating = true;
+                }
+            }
+            Step::DeleteVolume { slot, uid } => {
+                if let Some(volume) = self.volumes.get(slot).filter(|volume| volume.uid.to_string() == *uid).cloned() {
+                    let owner = match volume.disk {
+                        Disk::Empty => None,
+                        Disk::Of(id) | Disk::Damaged(id) => Some(id),
+                    };
+                    let owned = owner.is_some_and(|id| self.members.iter().any(|member| member.id == id));
+                    self.require(!owned, "no volume of a member is deleted");
+                    self.volumes.get_mut(slot).unwrap().terminating = true;
+                }
+            }
+        }
+    }
+
+    fn judge_removal(&mut self, id: u64, kind: Option<Kind>) {
+        let Some(at) = self.members.iter().position(|member| member.id == id) else { return };
+        let member = self.members[at].clone();
+        let lost = !self.holds_data(&member);
+        self.require(
+            lost || member.slot >= self.wish.replicas,
+            "members leave only when fewer are wished for or when their data is lost",
+        );
+        if !member.learner {
+            let (all, left) = (self.voters().count(), self.voters().filter(|other| other.id != id && self.healthy(other)).count());
+            self.require(left > (all - 1) / 2, "the members that stay are a quorum");
+            self.require(left > all / 2 || kind == Some(Kind::ScaleIn), "a quorum commits the removal without the one that leaves");
+        }
+        self.members.remove(at);
+    }
+
+    /// Something happens. Nothing here takes a majority's data away, or what is needed to copy it.
+    fn trouble(&mut self) {
+        let slot = u32::try_from(self.dice.below(7)).unwrap();
+        let spare = {
+            let voters = self.voters().count();
+            let kept =
+                |member: &&ModelMember| self.holds_data(member) && !self.volumes[&member.slot].terminating && member.behind == 0;
+            let whole = self.voters().filter(kept).count();
+            voters >= 3 && whole > voters / 2 + 1
+        };
+        match self.dice.below(12) {
+            0 | 1 => {
+                if let Some(pod) = self.pods.get_mut(&slot) {
+                    pod.terminating = true;
+                    self.note(format!("pod {slot} is killed"));
+                }
+            }
+            2 if spare => {
+                if let Some(volume) = self.volumes.get_mut(&slot) {
+                    volume.terminating = true;
+                    if let Some(pod) = self.pods.get_mut(&slot) {
+                        pod.terminating = true;
+                    }
+                    self.note(format!("volume {slot} is deleted with its pod"));
+                }
+            }
+            3 if spare => {
+                if let Some(volume) = self.volumes.get_mut(&slot)
+                    && let Disk::Of(id) = volume.disk
+                {
+                    volume.disk = Disk::Damaged(id);
+                    if let Some(pod) = self.pods.get_mut(&slot) {
+                        pod.starting = 1;
+                    }
+                    self.note(format!("volume {slot} is damaged"));
+                }
+            }
+            4 | 5 => {
+                let rounds = 1 + self.dice.below(20);
+                if let Some(pod) = self.pods.get_mut(&slot) {
+                    pod.cut = rounds;
+                    self.note(format!("pod {slot} is cut off"));
+                }
+            }
+            6 => {
+                self.template += 1;
+                self.broken = self.dice.one_in(3).then_some(self.template);
+                self.note(format!("template {} (broken: {:?})", self.template, self.broken));
+            }
+            7 | 8 => {
+                self.wish.replicas = [0, 1, 3, 3, 5, 5, 7][usize::try_from(self.dice.below(7)).unwrap()];
+                self.note(format!("wish {}", self.wish.replicas));
+            }
+            9 => self.wish.paused = self.dice.one_in(3),
+            10 => self.wish.delete_scaled_volumes = !self.dice.one_in(4),
+            11 if self.formed => {
+                // Somebody scales the StatefulSet by hand.
+                self.replicas = u32::try_from(self.dice.below(8)).unwrap();
+                self.note(format!("hand: {} pods", self.replicas));
+            }
+            _ => (),
+        }
+    }
+
+    fn settled(&self) -> bool {
+        let wished = self.wish.replicas;
+        let slots = || 0..wished;
+        let pods = slots().all(|slot| self.pods.get(&slot).is_some_and(|pod| pod.ready && pod.template == self.template));
+        let members = self.members.len() == slots().len()
+            && self.members.iter().all(|member| !member.learner && member.slot < wished && self.healthy(member));
+        let volumes = self.volumes.keys().copied().eq(slots());
+        self.replicas == wished && pods && members && volumes && self.pods.len() == slots().len()
+    }
+}
+
+/// Random histories: every step is right by the truth, and when the trouble is over all is as wished.
+#[test]
+fn random_histories() {
+    let seeds: u64 = std::env::var("QUORATE_SEEDS").ok().and_then(|count| count.parse().ok()).unwrap_or(400);
+    for seed in 0..seeds {
+        let mut model = Model::new(seed);
+        for _ in 0..250 {
+            model.pass();
+            let dies = model.dice.one_in(8);
+            if !model.dice.one_in(10) {
+                model.operate(dies);
+            }
+            if model.dice.one_in(12) {
+                model.trouble();
+            }
+        }
+        model.note("the trouble is over".into());
+        model.wish.paused = false;
+        model.wish.delete_scaled_volumes = true;
+        model.wish.replicas = [1, 3, 5, 7][usize::try_from(model.dice.below(4)).unwrap()];
+        if model.broken == Some(model.template) {
+            model.template += 1;
+        }
+        let mut rounds = 0;
+        loop {
+            model.pass();
+            let plan = model.operate(false);
+            if model.settled() && plan.operation.is_none() {
+                break;
+            }
+            rounds += 1;
+            model.require(rounds < 1500, "all is as wished in the end");
+        }
+        // A settled cluster is left alone.
+        for _ in 0..5 {
+            model.pass();
+            let plan = model.operate(false);
+            model.require(plan.step == Step::Nothing && plan.operation.is_none(), "nothing is done without need");
+        }
+    }
+}
+
+/// A settled cluster of this size.
+fn settled(replicas: u32) -> Model {
+    let mut model = Model::new(7);
+    (model.wish.replicas, model.replicas, model.founders, model.last_size) = (replicas, replicas, replicas, replicas);
+    while !model.settled() {
+        model.pass();
+        model.operate(false);
+    }
+    model
+}
+
+/// Runs until settled and gives the steps.
+fn steps(model: &mut Model) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for _ in 0..500 {
+        model.pass();
+        let plan = model.operate(false);
+        if plan.step != Step::Nothing {
+            steps.push(plan.step);
+        }
+        if model.settled() && model.operation.is_none() {
+            return steps;
+        }
+    }
+    panic!("does not settle: {steps:?}")
+}
+
+/// A change restarts every member once, and the leader last, after it handed over.
+#[test]
+fn the_leader_is_last() {
+    let mut model = settled(5);
+    let leader = model.members.iter().find(|member| member.id == model.leader).unwrap().slot;
+    model.template += 1;
+    let steps = steps(&mut model);
+    let restarted: Vec<Slot> =
+        steps.iter().filter_map(|step| if let Step::DeletePod { slot, .. } = step { Some(*slot) } else { None }).collect();
+    assert_eq!(restarted.len(), 5);
+    assert_eq!(restarted.last(), Some(&leader));
+    assert!(steps.iter().any(|step| matches!(step, Step::MoveLeader { .. })));
+}
+
+/// A change that does not start stops at the first member; its revert mends that member and restarts no other.
+#[test]
+fn a_broken_change_halts() {
+    let mut model = settled(3);
+    let good: Vec<u64> = model.pods.values().map(|pod| pod.uid).collect();
+    model.template = 2;
+    model.broken = Some(2);
+    let mut blocked = None;
+    for _ in 0..400 {
+        model.pass();
+        blocked = model.operate(false).blocked;
+    }
+    assert_eq!(blocked.map(|blocked| blocked.reason), Some("RolloutHalted"));
+    assert_eq!(model.pods.values().filter(|pod| good.contains(&pod.uid)).count(), 2);
+    (model.template, model.broken) = (1, Some(2));
+    steps(&mut model);
+    assert_eq!(model.pods.values().filter(|pod| good.contains(&pod.uid)).count(), 2, "only the broken one was restarted");
+}
+
+/// With two of three members' data gone nothing is removed or deleted: that is a person's decision.
+#[test]
+fn lost_quorum_is_left_alone() {
+    let mut model = settled(3);
+    for slot in [0, 1] {
+        let uid = model.id();
+        model.volumes.insert(slot, ModelVolume { uid, terminating: false, disk: Disk::Empty });
+    }
+    for _ in 0..300 {
+        model.pass();
+        assert_eq!(model.operate(false).step, Step::Nothing);
+    }
+}
+
+/// Asleep, nothing of the members is touched; they wake as they were, and another size is reached from there.
+#[test]
+fn sleep_and_wake() {
+    let mut model = settled(3);
+    let ids: Vec<u64> = model.members.iter().map(|member| member.id).collect();
+    model.wish.replicas = 0;
+    for _ in 0..60 {
+        model.pass();
+        let step = model.operate(false).step;
+        assert!(matches!(step, Step::Nothing | Step::SetReplicas(0)), "{step:?}");
+    }
+    assert!(model.pods.is_empty() && model.volumes.len() == 3);
+    model.wish.replicas = 5;
+    steps(&mut model);
+    assert!(ids.iter().all(|id| model.members.iter().any(|member| member.id == *id)));
+}
+
+/// A member without its volume is replaced with a volume of its own, once the others are a quorum.
+#[test]
+fn a_lost_volume_is_replaced() {
+    let mut model = settled(3);
+    model.volumes.get_mut(&1).unwrap().terminating = true;
+    model.pods.get_mut(&1).unwrap().terminating = true;
+    let steps = steps(&mut model);
+    let kinds: Vec<_> = steps.iter().map(std::mem::discriminant).collect();
+    let wanted = [Step::Remove { member: 0 }, Step::AddLearner { slot: 0 }, Step::Promote { member: 0 }]
+        .map(|step| std::mem::discriminant(&step));
+    assert!(kinds.starts_with(&wanted), "{steps:?}");
+}
+
+/// An unwanted learner, from a wish that was taken back, leaves again.
+#[test]
+fn growth_can_be_taken_back() {
+    let mut model = settled(3);
+    model.wish.replicas = 5;
+    while !model.members.iter().any(|member| member.learner) {
+        model.pass();
+        model.operate(false);
+    }
+    model.wish.replicas = 3;
+    steps(&mut model);
+    assert_eq!((model.members.len(), model.volumes.len()), (3, 3));
+}

@@ -1,0 +1,163 @@
+//! The cluster's Secrets of mode SelfSigned, and the identity that the operator shows to members in any mode.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, Client, ResourceExt};
+use serde_json::json;
+
+use super::apply::put_secret;
+use super::build::{self, UID_LABEL};
+use super::validate::Valid;
+use super::world::Seconds;
+use crate::certificates::{self, Authority, Data, Rotation, leaves};
+use crate::crd::QuorateCluster;
+use crate::crd::cluster::TlsMode;
+use crate::member::Identity;
+
+/// Annotation of the QuorateCluster: another value asks for a new authority.
+pub const ROTATE: &str = "quorate.io/rotate-authority";
+const SINCE: &str = "quorate.io/rotation-since";
+
+/// How the certificates stand.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// When the first leaf ends.
+    pub not_after: Seconds,
+    /// When the authority ends.
+    pub authority_not_after: Seconds,
+    /// How far a change of authority is.
+    pub rotation: Rotation,
+}
+
+/// Why there are no certificates.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server refused.
+    #[error(transparent)]
+    Kube(#[from] kube::Error),
+    /// Making or reading failed.
+    #[error(transparent)]
+    Certificates(#[from] certificates::Error),
+    /// A Secret of this name is not of this cluster.
+    #[error("secret {0} belongs to something else: delete it, or use another cluster name")]
+    Foreign(String),
+    /// A Secret of the user's is not there or incomplete.
+    #[error("secret {secret} has no {key}: create it as spec.tls.secretRefs says")]
+    Missing {
+        /// Its name.
+        secret: String,
+        /// What is missing.
+        key: String,
+    },
+}
+
+/// Makes sure of all Secrets. Returns what the operator shows to members, and how the certificates stand.
+pub async fn ensure(
+    client: &Client,
+    object: &QuorateCluster,
+    cluster: &Valid,
+    now: Seconds,
+) -> Result<(Option<Identity>, Option<Standing>), Error> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), &cluster.namespace);
+    match cluster.spec.tls.mode {
+        TlsMode::Disabled => Ok((None, None)),
+        TlsMode::Secret => {
+            let (server, peer, operator) = cluster.secrets();
+            for name in [&server, &peer] {
+                complete(name, &data_of(api.get_opt(name).await?.as_ref()))?;
+            }
+            Ok((Some(complete(&operator, &data_of(api.get_opt(&operator).await?.as_ref()))?), None))
+        }
+        TlsMode::SelfSigned => {
+            let (identity, standing) = self_signed(client, &api, object, cluster, now).await?;
+            Ok((Some(identity), Some(standing)))
+        }
+    }
+}
+
+/// What the operator shows to members, from the Secrets as they are.
+pub async fn existing(client: &Client, cluster: &Valid) -> Result<Option<Identity>, Error> {
+    if !cluster.tls() {
+        return Ok(None);
+    }
+    let api: Api<Secret> = Api::namespaced(client.clone(), &cluster.namespace);
+    let (_, _, operator) = cluster.secrets();
+    complete(&operator, &data_of(api.get_opt(&operator).await?.as_ref())).map(Some)
+}
+
+async fn self_signed(
+    client: &Client,
+    api: &Api<Secret>,
+    object: &QuorateCluster,
+    cluster: &Valid,
+    now: Seconds,
+) -> Result<(Identity, Standing), Error> {
+    let name = cluster.named("ca");
+    let stored = ours(api.get_opt(&name).await?, cluster)?;
+    let note = |key: &str| stored.as_ref().and_then(|secret| secret.annotations().get(key)).cloned().unwrap_or_default();
+    let known = Authority::read(
+        &name,
+        stored.as_ref().map(|secret| data_of(Some(secret))).as_ref(),
+        note(SINCE).parse().unwrap_or(now),
+        &note(ROTATE),
+    )?;
+    // A new cluster has not asked for a change of what it does not have yet.
+    let asked = object.annotations().get(ROTATE).cloned().unwrap_or_default();
+    let authority = Authority::advance(known.clone(), cluster, &asked, now)?;
+    if known.as_ref() != Some(&authority) {
+        let notes = BTreeMap::from([
+            (SINCE.to_string(), authority.since().to_string()),
+            (ROTATE.to_string(), authority.asked().to_string()),
+        ]);
+        put_secret(client, &cluster.namespace, stored.as_ref(), secret(cluster, &name, "Opaque", authority.data(), notes)).await?;
+    }
+    let mut identity = None;
+    let mut not_after = authority.not_after();
+    for leaf in leaves(cluster) {
+        let name = cluster.named(leaf.ending);
+        let stored = ours(api.get_opt(&name).await?, cluster)?;
+        let data = stored.as_ref().map(|secret| data_of(Some(secret)));
+        let (wanted, until) = authority.leaf(&leaf, Seconds::from(cluster.spec.tls.certificate_days), data.as_ref(), now)?;
+        not_after = not_after.min(until);
+        if data.as_ref() != Some(&wanted) {
+            let object = secret(cluster, &name, "kubernetes.io/tls", wanted.clone(), BTreeMap::new());
+            put_secret(client, &cluster.namespace, stored.as_ref(), object).await?;
+        }
+        if leaf.ending == "operator-tls" {
+            identity = Some(complete(&name, &wanted)?);
+        }
+    }
+    let standing = Standing { not_after, authority_not_after: authority.not_after(), rotation: authority.rotation() };
+    let identity = identity.ok_or_else(|| Error::Missing { secret: cluster.named("operator-tls"), key: "tls.crt".into() })?;
+    Ok((identity, standing))
+}
+
+fn ours(secret: Option<Secret>, cluster: &Valid) -> Result<Option<Secret>, Error> {
+    match secret {
+        Some(secret) if secret.labels().get(UID_LABEL) != Some(&cluster.uid) => Err(Error::Foreign(secret.name_any())),
+        other => Ok(other),
+    }
+}
+
+fn data_of(secret: Option<&Secret>) -> Data {
+    let entries = secret.and_then(|secret| secret.data.as_ref()).into_iter().flatten();
+    entries.map(|(key, value)| (key.clone(), value.0.clone())).collect()
+}
+
+fn complete(secret: &str, data: &Data) -> Result<Identity, Error> {
+    let get = |key: &str| data.get(key).cloned().ok_or_else(|| Error::Missing { secret: secret.into(), key: key.into() });
+    Ok(Identity { authorities: get("ca.crt")?, certificate: get("tls.crt")?, key: get("tls.key")? })
+}
+
+fn secret(cluster: &Valid, name: &str, kind: &str, data: Data, annotations: BTreeMap<String, String>) -> Secret {
+    let head = json!({
+        "metadata": {"name": name, "namespace": cluster.namespace, "labels": build::labels(cluster), "annotations": annotations,
+            "ownerReferences": [build::owner(cluster, true)]},
+        "type": kind,
+    });
+    let mut secret: Secret = serde_json::from_value(head).expect("the head of a secret is plain data");
+    secret.data = Some(data.into_iter().map(|(key, value)| (key, ByteString(value))).collect());
+    secret
+}

@@ -1,0 +1,239 @@
+//! From a QuorateCluster as it was written to one that can be built: names, image and addresses worked out once.
+//!
+//! The API server checked the schema's rules before; what is checked here is what they cannot say, or what an older definition
+//! of the resource let pass.
+
+use kube::ResourceExt;
+
+use crate::crd::QuorateCluster;
+use crate::crd::cluster::{QuorateClusterSpec, TlsMode};
+
+use super::world::Slot;
+
+/// A cluster that can be built.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Valid {
+    /// Its name, which all objects' names begin with.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its UID: a namesake that is made later is another cluster.
+    pub uid: String,
+    /// What is wanted.
+    pub spec: QuorateClusterSpec,
+    /// The server's image.
+    pub image: String,
+}
+
+/// Why a cluster cannot be built; only a change of its spec helps.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// The API server gave an object without what every object has.
+    #[error("the object has no {0}")]
+    Incomplete(&'static str),
+    /// A number of members that is not offered.
+    #[error("spec.replicas is {0}: use 1, 3, 5 or 7, or 0 to hibernate")]
+    Replicas(i32),
+    /// Nobody said where the image is.
+    #[error("no image is known: set spec.image.repository, or start the operator with --image")]
+    NoImage,
+    /// Mode Secret without secrets.
+    #[error("spec.tls.mode is Secret, but spec.tls.secretRefs is missing")]
+    NoSecrets,
+    /// Raft needs several heartbeats within an election timeout.
+    #[error(
+        "spec.config.electionTimeout ({election} ms) must be at least five times spec.config.heartbeatInterval ({heartbeat} ms)"
+    )]
+    Timing {
+        /// Milliseconds.
+        election: i32,
+        /// Milliseconds.
+        heartbeat: i32,
+    },
+}
+
+/// Checks a cluster. `default_image` is what the operator came with.
+pub fn validate(cluster: &QuorateCluster, default_image: Option<&str>) -> Result<Valid, Invalid> {
+    let spec = cluster.spec.clone();
+    if !matches!(spec.replicas, 0 | 1 | 3 | 5 | 7) {
+        return Err(Invalid::Replicas(spec.replicas));
+    }
+    if spec.tls.mode == TlsMode::Secret && spec.tls.secret_refs.is_none() {
+        return Err(Invalid::NoSecrets);
+    }
+    let (heartbeat, election) = (spec.config.heartbeat_interval.unwrap_or(100), spec.config.election_timeout.unwrap_or(1000));
+    if election < heartbeat.saturating_mul(5) {
+        return Err(Invalid::Timing { election, heartbeat });
+    }
+    let image = image(&spec, default_image).ok_or(Invalid::NoImage)?;
+    Ok(Valid {
+        name: cluster.name_any(),
+        namespace: cluster.namespace().ok_or(Invalid::Incomplete("namespace"))?,
+        uid: cluster.uid().ok_or(Invalid::Incomplete("uid"))?,
+        spec,
+        image,
+    })
+}
+
+/// The image's full name. Parts that the spec leaves open come from the operator's default.
+fn image(spec: &QuorateClusterSpec, default: Option<&str>) -> Option<String> {
+    let (default_repository, default_suffix) = match default {
+        Some(name) => {
+            let (repository, suffix) = split(name);
+            (Some(repository), Some(suffix))
+        }
+        None => (None, None),
+    };
+    let repository = spec.image.repository.as_deref().or(default_repository)?;
+    if let Some(digest) = &spec.image.digest {
+        return Some(format!("{repository}@{digest}"));
+    }
+    if let Some(tag) = spec.image.tag.as_deref().or(spec.version.as_deref()) {
+        return Some(format!("{repository}:{tag}"));
+    }
+    // A digest of the default image says nothing about another repository.
+    let suffix = default_suffix.filter(|suffix| spec.image.repository.is_none() || suffix.starts_with(':'));
+    Some(format!("{repository}{}", suffix.unwrap_or_default()))
+}
+
+/// Splits an image's name before its tag or digest. A colon before a slash belongs to the registry's port.
+fn split(name: &str) -> (&str, &str) {
+    if let Some(at) = name.find('@') {
+        return name.split_at(at);
+    }
+    let path = name.rfind('/').map_or(0, |slash| slash + 1);
+    match name[path..].rfind(':') {
+        Some(colon) => name.split_at(path + colon),
+        None => (name, ""),
+    }
+}
+
+impl Valid {
+    /// Members wished for.
+    pub fn replicas(&self) -> u32 {
+        u32::try_from(self.spec.replicas).unwrap_or(0)
+    }
+
+    /// Whether members, clients and the operator talk by TLS.
+    pub fn tls(&self) -> bool {
+        self.spec.tls.mode != TlsMode::Disabled
+    }
+
+    /// `https` or `http`.
+    pub fn scheme(&self) -> &'static str {
+        if self.tls() { "https" } else { "http" }
+    }
+
+    /// The name of the object of this cluster that has this ending.
+    pub fn named(&self, ending: &str) -> String {
+        format!("{}-{ending}", self.name)
+    }
+
+    /// A slot's pod.
+    pub fn pod(&self, slot: Slot) -> String {
+        format!("{}-{slot}", self.name)
+    }
+
+    /// A slot's volume claim.
+    pub fn claim(&self, slot: Slot) -> String {
+        format!("data-{}-{slot}", self.name)
+    }
+
+    /// A pod's host name inside Kubernetes, without the cluster's domain, which pods search.
+    pub fn host(&self, pod: &str) -> String {
+        format!("{pod}.{}-peer.{}.svc", self.name, self.namespace)
+    }
+
+    /// What a slot's member is listed under in the store.
+    pub fn peer_url(&self, slot: Slot) -> String {
+        format!("{}://{}:2380", self.scheme(), self.host(&self.pod(slot)))
+    }
+
+    /// The slot of a peer URL, if it is one of ours.
+    pub fn slot_of_url(&self, url: &str) -> Option<Slot> {
+        let host = url.strip_prefix(self.scheme())?.strip_prefix("://")?.strip_suffix(":2380")?;
+        let (pod, rest) = host.split_once('.')?;
+        (rest == format!("{}-peer.{}.svc", self.name, self.namespace)).then(|| self.slot_of_pod(pod))?
+    }
+
+    /// The slot of a pod's name.
+    pub fn slot_of_pod(&self, pod: &str) -> Option<Slot> {
+        let number = pod.strip_prefix(&self.name)?.strip_prefix('-')?;
+        let slot: Slot = number.parse().ok()?;
+        (slot.to_string() == number).then_some(slot)
+    }
+
+    /// Where clients find the cluster.
+    pub fn endpoint(&self) -> String {
+        format!("{}://{}-client.{}.svc:2379", self.scheme(), self.name, self.namespace)
+    }
+
+    /// The Secrets that are mounted into pods and that the operator shows: server, peer, operator.
+    pub fn secrets(&self) -> (String, String, String) {
+        match &self.spec.tls.secret_refs {
+            Some(refs) => (refs.server.name.clone(), refs.peer.name.clone(), refs.client.name.clone()),
+            None => (self.named("server-tls"), self.named("peer-tls"), self.named("operator-tls")),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::crd::cluster::ImageSpec;
+
+    /// A cluster named kv in namespace ns.
+    pub(crate) fn sample() -> QuorateCluster {
+        let mut cluster = QuorateCluster::new("kv", serde_json::from_str("{}").unwrap());
+        cluster.metadata.namespace = Some("ns".into());
+        cluster.metadata.uid = Some("6f0c".into());
+        cluster
+    }
+
+    fn image_of(image: ImageSpec, version: Option<&str>, default: Option<&str>) -> Option<String> {
+        let spec = QuorateClusterSpec { image, version: version.map(str::to_string), ..QuorateClusterSpec::default() };
+        super::image(&spec, default)
+    }
+
+    /// Each part of the image's name comes from the nearest place that gives it.
+    #[test]
+    fn images() {
+        let some = |text: &str| Some(text.to_string());
+        let default = Some("reg:5000/quorate:0.1.0");
+        let none = ImageSpec::default();
+        assert_eq!(image_of(none.clone(), None, default), some("reg:5000/quorate:0.1.0"));
+        assert_eq!(image_of(none.clone(), Some("0.2.0"), default), some("reg:5000/quorate:0.2.0"));
+        assert_eq!(image_of(none.clone(), Some("0.2.0"), Some("q@sha256:1")), some("q:0.2.0"));
+        assert_eq!(image_of(none.clone(), None, None), None);
+        let mirror = ImageSpec { repository: some("other/q"), ..none.clone() };
+        assert_eq!(image_of(mirror.clone(), None, default), some("other/q:0.1.0"));
+        assert_eq!(image_of(mirror.clone(), None, Some("q@sha256:1")), some("other/q"));
+        assert_eq!(
+            image_of(ImageSpec { digest: some("sha256:2"), tag: some("x"), ..mirror }, None, default),
+            some("other/q@sha256:2")
+        );
+    }
+
+    /// Peer URLs and slots belong together, and foreign URLs have no slot.
+    #[test]
+    fn slots() {
+        let valid = validate(&sample(), Some("q:1")).unwrap();
+        assert_eq!(valid.slot_of_url(&valid.peer_url(12)), Some(12));
+        for url in
+            ["https://kv-01.kv-peer.ns.svc:2380", "https://kv-1.kv-peer.other.svc:2380", "http://kv-1.kv-peer.ns.svc:2380", "x"]
+        {
+            assert_eq!(valid.slot_of_url(url), None, "{url}");
+        }
+    }
+
+    /// What cannot work is refused with what to do.
+    #[test]
+    fn refusals() {
+        let mut cluster = sample();
+        assert_eq!(validate(&cluster, None), Err(Invalid::NoImage));
+        cluster.spec.config.heartbeat_interval = Some(500);
+        assert_eq!(validate(&cluster, Some("q")), Err(Invalid::Timing { election: 1000, heartbeat: 500 }));
+        cluster.spec.replicas = 2;
+        assert_eq!(validate(&cluster, Some("q")), Err(Invalid::Replicas(2)));
+    }
+}

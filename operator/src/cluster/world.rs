@@ -1,0 +1,276 @@
+//! What one look at a cluster shows, as plain values: the wish, the pods and volumes by slot, the members as the store lists them.
+//!
+//! A slot is a pod's number. The store's members belong to slots by their peer URL, so a slot can lose its member and get another
+//! one. `observe` fills this in, `plan` and `report` read it; nothing here knows Kubernetes or the network.
+
+use std::collections::BTreeMap;
+
+/// Seconds since 1970.
+pub type Seconds = i64;
+
+/// A pod's number.
+pub type Slot = u32;
+
+/// One look at a cluster.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct World {
+    /// When it was taken.
+    pub now: Seconds,
+    /// What is wanted.
+    pub wish: Wish,
+    /// The store has told its cluster id once.
+    pub formed: bool,
+    /// Before the store is formed: how many members found it, fixed by the first boot ticket. Afterwards: how many slots the members
+    /// need that were last seen.
+    pub founders: u32,
+    /// The StatefulSet. None before it is made.
+    pub set: Option<Set>,
+    /// Pods and volumes.
+    pub slots: BTreeMap<Slot, Place>,
+    /// The members, read through a quorum. None when no quorum answers.
+    pub members: Option<Vec<Member>>,
+    /// Who wrote on which volume.
+    pub volumes: Vec<Written>,
+    /// The operation that runs.
+    pub operation: Option<Operation>,
+}
+
+/// What is wanted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Wish {
+    /// Members; 0 hibernates.
+    pub replicas: u32,
+    /// Nothing is to be changed.
+    pub paused: bool,
+    /// Healthy members may be restarted for a change.
+    pub automatic_update: bool,
+    /// A restarted member that is not ready by then halts the rollout, seconds.
+    pub update_deadline: Seconds,
+    /// Members without data may be replaced.
+    pub automatic_repair: bool,
+    /// How long to wait for a pod whose node is gone, seconds.
+    pub repair_after: Seconds,
+    /// Volumes of members that scale-in removed are deleted.
+    pub delete_scaled_volumes: bool,
+}
+
+impl Default for Wish {
+    fn default() -> Self {
+        Self {
+            replicas: 3,
+            paused: false,
+            automatic_update: true,
+            update_deadline: 600,
+            automatic_repair: true,
+            repair_after: 300,
+            delete_scaled_volumes: true,
+        }
+    }
+}
+
+/// The StatefulSet.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Set {
+    /// Pods that it keeps.
+    pub replicas: u32,
+    /// Its controller has seen its newest form, so that a pod deleted now comes back in that form.
+    pub observed: bool,
+}
+
+/// A slot's pod and volume.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Place {
+    /// The pod, if there is one.
+    pub pod: Option<Pod>,
+    /// The volume, if there is one.
+    pub volume: Option<Volume>,
+}
+
+/// A pod.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pod {
+    /// Which pod of this name it is.
+    pub uid: String,
+    /// It passes its readiness probe.
+    pub ready: bool,
+    /// When readiness last changed, or when the pod was made.
+    pub since: Seconds,
+    /// It is being deleted.
+    pub terminating: bool,
+    /// It was made from the template that is wanted.
+    pub current: bool,
+    /// Its container runs.
+    pub running: bool,
+    /// The server says that it has not joined: its disk is empty and it waits at the gate.
+    pub at_gate: bool,
+    /// How the container's last life ended.
+    pub exit_code: Option<i32>,
+    /// How often the container was started again.
+    pub restarts: u32,
+    /// It cannot be placed, and the node that its volume is bound to does not exist.
+    pub node_lost: bool,
+}
+
+/// A volume, or rather the claim to it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Volume {
+    /// Which claim of this name it is.
+    pub uid: String,
+    /// It is being deleted.
+    pub terminating: bool,
+    /// What it was bound to is gone.
+    pub lost: bool,
+    /// It was made for this very cluster, not for a namesake.
+    pub ours: bool,
+}
+
+/// A member of the store.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Member {
+    /// Its id.
+    pub id: u64,
+    /// The slot whose peer URL it has. None for a member that is none of ours.
+    pub slot: Option<Slot>,
+    /// It has been started once.
+    pub started: bool,
+    /// It does not vote yet.
+    pub learner: bool,
+    /// It leads.
+    pub leader: bool,
+    /// It answers, knows a leader, and has applied nearly all that is committed.
+    pub healthy: bool,
+}
+
+/// A volume that a member wrote on.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Written {
+    /// The slot.
+    pub slot: Slot,
+    /// The claim's UID.
+    pub volume: String,
+    /// The member's id.
+    pub member: u64,
+}
+
+/// The operation that runs, as the journal remembers it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Operation {
+    /// What for.
+    pub kind: Kind,
+    /// Which slot it is about.
+    pub slot: Option<Slot>,
+    /// When it began.
+    pub started: Seconds,
+    /// The step, for people; a change of it starts `step_started` and `attempt` anew.
+    pub step: String,
+    /// When the step began.
+    pub step_started: Seconds,
+    /// How often the step was tried.
+    pub attempt: u32,
+}
+
+/// What operations are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The first members find each other.
+    Form,
+    /// One member more.
+    ScaleOut,
+    /// One member less.
+    ScaleIn,
+    /// A member without its data joins anew.
+    Replace,
+    /// A member is restarted for a change.
+    Rollout,
+    /// All pods stop.
+    Hibernate,
+    /// They start again.
+    Wake,
+}
+
+impl Kind {
+    /// The name that the status shows.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Form => "Form",
+            Self::ScaleOut => "ScaleOut",
+            Self::ScaleIn => "ScaleIn",
+            Self::Replace => "Replace",
+            Self::Rollout => "Rollout",
+            Self::Hibernate => "Hibernate",
+            Self::Wake => "Wake",
+        }
+    }
+
+    /// The kind of that name.
+    pub fn parse(name: &str) -> Option<Self> {
+        let all = [Self::Form, Self::ScaleOut, Self::ScaleIn, Self::Replace, Self::Rollout, Self::Hibernate, Self::Wake];
+        all.into_iter().find(|kind| kind.as_str() == name)
+    }
+}
+
+impl World {
+    /// The slot's pod.
+    pub fn pod(&self, slot: Slot) -> Option<&Pod> {
+        self.slots.get(&slot)?.pod.as_ref()
+    }
+
+    /// The slot's volume.
+    pub fn volume(&self, slot: Slot) -> Option<&Volume> {
+        self.slots.get(&slot)?.volume.as_ref()
+    }
+
+    /// Pods that the set keeps.
+    pub fn replicas(&self) -> u32 {
+        self.set.as_ref().map_or(0, |set| set.replicas)
+    }
+
+    /// The member wrote on a volume that is no longer the slot's, so what it knew is gone.
+    pub fn lost_data(&self, member: &Member) -> bool {
+        let Some(slot) = member.slot.filter(|_| member.started && !member.healthy) else { return false };
+        if self.pod(slot).is_some_and(|pod| pod.at_gate && pod.running && !pod.terminating) {
+            return true;
+        }
+        let Some(written) = self.volumes.iter().find(|written| written.slot == slot && written.member == member.id) else {
+            return false;
+        };
+        match self.volume(slot) {
+            Some(volume) => volume.lost || (volume.uid != written.volume && !volume.terminating),
+            // While the pod lives, its volume cannot vanish; without both, the set will make an empty one.
+            None => self.pod(slot).is_none_or(|pod| !pod.running),
+        }
+    }
+
+    /// The member's volume is there but of no use: damaged, or on a node that is gone.
+    pub fn damaged(&self, member: &Member) -> bool {
+        let Some(slot) = member.slot.filter(|_| !member.healthy) else { return false };
+        let (Some(pod), Some(volume)) = (self.pod(slot), self.volume(slot)) else { return false };
+        if pod.terminating || pod.ready || !volume.ours || volume.terminating {
+            return false;
+        }
+        let refused = matches!(pod.exit_code, Some(exit::DATA | exit::REMOVED)) && pod.restarts >= 1;
+        let unreachable = pod.node_lost && self.now - pod.since >= self.wish.repair_after;
+        refused || unreachable
+    }
+
+    /// Nobody in the list of members owns what is on the slot's volume, and somebody did write on it.
+    pub fn leftover(&self, slot: Slot, members: &[Member]) -> Option<&Volume> {
+        let volume = self.volume(slot).filter(|volume| volume.ours)?;
+        if members.iter().any(|member| member.slot == Some(slot)) {
+            return None;
+        }
+        let written = self.volumes.iter().any(|written| {
+            written.slot == slot && written.volume == volume.uid && !members.iter().any(|member| member.id == written.member)
+        });
+        let refused = self.pod(slot).is_some_and(|pod| matches!(pod.exit_code, Some(exit::DATA | exit::REMOVED)));
+        (written || refused).then_some(volume)
+    }
+}
+
+/// Exit codes of the server.
+pub mod exit {
+    /// The data is damaged, or belongs to another cluster or member.
+    pub const DATA: i32 = 4;
+    /// The member was removed from its cluster.
+    pub const REMOVED: i32 = 6;
+}

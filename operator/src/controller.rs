@@ -1,0 +1,124 @@
+//! What triggers rounds: changes of clusters, of what they own, of their pods and volumes; and time.
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service};
+use kube::runtime::controller::{Action, Config};
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::{Controller, Predicate, WatchStreamExt, predicates, reflector, watcher};
+use kube::{Api, Client, Resource, ResourceExt};
+use tokio::sync::watch;
+
+use crate::cluster::{self, Context};
+use crate::crd::QuorateCluster;
+
+/// Clusters that are worked on at the same time.
+const PARALLEL: u16 = 16;
+/// Changes within this time make one round.
+const DEBOUNCE: Duration = Duration::from_millis(500);
+/// The first and the last pause after rounds that failed.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// Failures in a row, by cluster.
+type Failures = Mutex<HashMap<String, u32>>;
+
+struct Shared {
+    context: Context,
+    failures: Failures,
+}
+
+/// Runs until `stop` says so. `namespace` None means all.
+pub async fn run(client: Client, context: Context, namespaces: &[String], stop: watch::Receiver<bool>) {
+    let shared = Arc::new(Shared { context, failures: Failures::default() });
+    let scopes: Vec<Option<&str>> = match namespaces {
+        [] => vec![None],
+        some => some.iter().map(|namespace| Some(namespace.as_str())).collect(),
+    };
+    let all = scopes.into_iter().map(|scope| run_in(&client, scope, shared.clone(), stop.clone()));
+    futures::future::join_all(all).await;
+}
+
+async fn run_in(client: &Client, namespace: Option<&str>, shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
+    let clusters: Api<QuorateCluster> = scoped(client, namespace);
+    let (reader, writer) = reflector::store();
+    // Our own writes of the status are no reason for another round.
+    let changes = watcher(clusters, watcher::Config::default())
+        .default_backoff()
+        .reflect(writer)
+        .applied_objects()
+        .predicate_filter(predicates::generation.combine(predicates::annotations), Default::default());
+    let ours = || watcher::Config::default().labels("app.kubernetes.io/managed-by=quorate-operator");
+    let controller = Controller::for_stream(changes, reader)
+        .with_config(Config::default().debounce(DEBOUNCE).concurrency(PARALLEL))
+        .owns(scoped::<StatefulSet>(client, namespace), ours())
+        .owns(scoped::<Service>(client, namespace), ours())
+        .owns(scoped::<Secret>(client, namespace), ours())
+        .owns(scoped::<ConfigMap>(client, namespace), ours())
+        .watches(scoped::<Pod>(client, namespace), ours(), of_cluster::<Pod>)
+        .watches(scoped::<PersistentVolumeClaim>(client, namespace), ours(), of_cluster::<PersistentVolumeClaim>)
+        .graceful_shutdown_on(async move {
+            let _ = stop.wait_for(|stop| *stop).await;
+        });
+    drain(controller.run(round, again, shared)).await;
+}
+
+async fn drain(outcomes: impl Stream<Item = Result<(ObjectRef<QuorateCluster>, Action), impl std::error::Error>>) {
+    let mut outcomes = pin!(outcomes);
+    while let Some(outcome) = outcomes.next().await {
+        if let Err(error) = outcome {
+            tracing::debug!(%error, "round");
+        }
+    }
+}
+
+fn scoped<K>(client: &Client, namespace: Option<&str>) -> Api<K>
+where
+    K: Resource<Scope = k8s_openapi::NamespaceResourceScope>,
+    K::DynamicType: Default,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
+}
+
+/// The cluster that an object's labels name.
+fn of_cluster<K: Resource>(object: K) -> Option<ObjectRef<QuorateCluster>> {
+    let name = object.labels().get("app.kubernetes.io/instance")?;
+    Some(ObjectRef::new(name).within(&object.namespace()?))
+}
+
+async fn round(object: Arc<QuorateCluster>, shared: Arc<Shared>) -> Result<Action, cluster::Error> {
+    let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
+    let began = Instant::now();
+    let result = cluster::reconcile(&shared.context, &name, &namespace).await;
+    let outcome = match &result {
+        Ok(_) => "success",
+        Err(error) if error.is_conflict() => "conflict",
+        Err(_) => "error",
+    };
+    shared.context.metrics.round(outcome, began.elapsed());
+    let next = result?;
+    shared.failures.lock().expect("no one panics in there").remove(&cluster::key(&object));
+    // Many clusters that were found at once should not be looked at at once for ever.
+    Ok(Action::requeue(next.mul_f64(rand::random_range(0.9..1.1))))
+}
+
+fn again(object: Arc<QuorateCluster>, error: &cluster::Error, shared: Arc<Shared>) -> Action {
+    let key = cluster::key(&object);
+    if error.is_conflict() {
+        tracing::debug!(cluster = key, "somebody else wrote first");
+        return Action::requeue(Duration::from_secs(1));
+    }
+    let mut failures = shared.failures.lock().expect("no one panics in there");
+    let count = failures.entry(key.clone()).or_default();
+    *count = count.saturating_add(1);
+    let pause = (BACKOFF.0 * 2u32.saturating_pow((*count - 1).min(6))).min(BACKOFF.1);
+    tracing::warn!(cluster = key, %error, pause_seconds = pause.as_secs(), "round failed");
+    Action::requeue(pause)
+}

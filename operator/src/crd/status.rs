@@ -1,0 +1,154 @@
+//! The status of a QuorateCluster: what the operator sees and does. It also holds the journal of the one running operation, and
+//! which volume each member wrote on; both survive a restart of the operator.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What the operator sees and does.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterStatus {
+    /// The generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// One word for people. Programs read the conditions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<String>,
+    /// The store's cluster id, hexadecimal. Once set, no empty volume can found a cluster under this resource again.
+    #[serde(default, rename = "clusterID", skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<String>,
+    /// The version that all members run; the lowest while they differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Selects the members' pods, for the scale subresource.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+    /// Pods that are wanted at this moment.
+    #[serde(default)]
+    pub replicas: i32,
+    /// Pods that are ready.
+    #[serde(default)]
+    pub ready_replicas: i32,
+    /// Healthy voters of all voters, such as 3/3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<String>,
+    /// The leader's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<String>,
+    /// The largest size of a member's data on disk, such as 24 MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub db_size: Option<String>,
+    /// The members, as the store itself lists them, and what is known of each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<MemberStatus>,
+    /// Who wrote on which volume.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeStatus>,
+    /// How many voters answer, and how many must.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quorum: Option<QuorumStatus>,
+    /// The operation that runs. There is never more than one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<OperationStatus>,
+    /// Alarms of the store: NOSPACE, CORRUPT.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alarms: Vec<String>,
+    /// Where clients find the cluster.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<String>,
+    /// Secrets for clients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secrets: Option<SecretsStatus>,
+    /// Validity of certificates, for mode SelfSigned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsStatus>,
+    /// Ready, Available, Progressing, Degraded, QuorumHealthy, CertificatesReady, Paused, Stalled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+}
+
+/// A member.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberStatus {
+    /// The pod's name; the peer URL for a member that is none of ours.
+    pub name: String,
+    /// The member's id, hexadecimal.
+    pub id: String,
+    /// The pod's number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<i32>,
+    /// Leader, Voter or Learner.
+    pub role: String,
+    /// Joining, Ready, Unhealthy, Restarting, Replacing or Leaving.
+    pub phase: String,
+    /// The version it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// The last log entry that it applied, when it was last seen. After a loss of quorum the highest is the freshest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied_index: Option<i64>,
+}
+
+/// A volume that a member wrote on.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeStatus {
+    /// The pod's number.
+    pub slot: i32,
+    /// UID of the PersistentVolumeClaim.
+    pub uid: String,
+    /// Id of the member, hexadecimal.
+    pub member: String,
+}
+
+/// How many voters answer, and how many must.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct QuorumStatus {
+    /// Voters that answer and know a leader.
+    pub healthy: i32,
+    /// The majority of all voters.
+    pub needed: i32,
+}
+
+/// The journal of an operation: which decision was taken. What is to be done next is worked out anew each time.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct OperationStatus {
+    /// Form, ScaleOut, ScaleIn, Replace, Rollout, Hibernate, Wake or Expand.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The pod's number that it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<i32>,
+    /// What is done or waited for, for people.
+    pub step: String,
+    /// When it began.
+    pub started_at: Time,
+    /// When this step began.
+    pub step_at: Time,
+    /// How often this step was tried.
+    pub attempt: i32,
+}
+
+/// Secrets for clients.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretsStatus {
+    /// A client certificate, its key and the authority: tls.crt, tls.key, ca.crt.
+    pub client: String,
+}
+
+/// Validity of certificates.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct TlsStatus {
+    /// When the first of the certificates ends, unless it is renewed.
+    pub not_after: Time,
+    /// When the authority ends, unless another takes over.
+    pub authority_not_after: Time,
+    /// Steady, Announcing (members learn the next authority) or Retiring (they still trust the former one).
+    pub rotation: String,
+}

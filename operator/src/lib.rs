@@ -1,0 +1,75 @@
+//! The operator of Quorate: it makes, repairs and changes clusters that QuorateCluster resources describe.
+//!
+//! ```text
+//!   controller ─ triggers ─► cluster (observe → validate → plan → build → apply → report)
+//!                              │ Kubernetes: the API server, always read afresh
+//!                              └ member: the store's own list of members, by mutual TLS
+//! ```
+//!
+//! Only `cluster::apply` and `cluster::secrets` write to Kubernetes, and only `member` talks to members; planning and building are
+//! pure.
+
+pub mod args;
+pub mod certificates;
+pub mod cluster;
+pub mod controller;
+pub mod crd;
+pub mod election;
+pub mod http;
+pub mod member;
+pub mod metrics;
+
+use sha2::{Digest, Sha256};
+
+/// A short name for bytes: equal bytes have equal names.
+pub fn short_hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A Kubernetes quantity in thousandths. None when it is none, or too large.
+pub fn quantity(text: &str) -> Option<u128> {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, suffix) = text.split_at(digits);
+    let scale: u128 = match suffix {
+        "m" => 1,
+        "" => 1000,
+        "k" => 1_000_000,
+        "M" => 1_000_000_000,
+        "G" => 1_000_000_000_000,
+        "T" => 1_000_000_000_000_000,
+        "P" => 1_000_000_000_000_000_000,
+        "E" => 1_000_000_000_000_000_000_000,
+        "Ki" => 1000 << 10,
+        "Mi" => 1000 << 20,
+        "Gi" => 1000 << 30,
+        "Ti" => 1000 << 40,
+        "Pi" => 1000 << 50,
+        "Ei" => 1000 << 60,
+        _ => return None,
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if whole.is_empty() && fraction.is_empty() || fraction.len() > 9 {
+        return None;
+    }
+    let whole: u128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    let tenths = 10u128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
+    let part: u128 = if fraction.is_empty() { 0 } else { fraction.parse().ok()? };
+    whole.checked_mul(scale)?.checked_add(part.checked_mul(scale)? / tenths)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quantity;
+
+    /// Quantities compare across their spellings.
+    #[test]
+    fn quantities() {
+        assert_eq!(quantity("1Gi"), quantity("1024Mi"));
+        assert_eq!(quantity("1.5G"), quantity("1500M"));
+        assert_eq!(quantity("1000m"), quantity("1"));
+        assert!(quantity("8Gi") > quantity("8G"));
+        for bad in ["", "Gi", "1.2.3", "1X", "-1", "."] {
+            assert_eq!(quantity(bad), None, "{bad}");
+        }
+    }
+}

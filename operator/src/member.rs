@@ -1,0 +1,230 @@
+//! Talking to members: who they are, how they are, and changes of membership.
+//!
+//! Pods are reached by address, so that nothing depends on name lookups; certificates are checked against the pod's host name.
+//!
+//! Invariant: what is asked for twice is done once: adding what is there, removing what is not, and promoting who votes succeed.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use futures::future::join_all;
+use quorate_client::proto::etcdserverpb as pb;
+use quorate_client::{Client, Config, Error, Pem, TlsConfig};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::cluster::world::Slot;
+
+/// How long a member may take to answer. A slow one must not hold the others up for long.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Changes wait for a quorum's disks.
+const CHANGE_PATIENCE: Duration = Duration::from_secs(10);
+/// As much of a readiness answer as is read, bytes.
+const PAGE_BYTES: u64 = 4096;
+
+/// Where a slot's pod is.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The slot.
+    pub slot: Slot,
+    /// The pod's address.
+    pub ip: IpAddr,
+    /// The pod's host name.
+    pub host: String,
+}
+
+/// What the operator shows to members, PEM. None for a cluster without TLS.
+#[derive(Clone)]
+pub struct Identity {
+    /// Authorities.
+    pub authorities: Vec<u8>,
+    /// Own certificate.
+    pub certificate: Vec<u8>,
+    /// Its key.
+    pub key: Vec<u8>,
+}
+
+/// What one round of questions brought.
+#[derive(Clone, Debug, Default)]
+pub struct Survey {
+    /// Answers of members, by slot.
+    pub answers: BTreeMap<Slot, pb::StatusResponse>,
+    /// The store's cluster id, if any member told it.
+    pub cluster_id: Option<u64>,
+    /// The members, read through a quorum.
+    pub members: Option<Vec<pb::Member>>,
+    /// Slots whose server says that it has not joined.
+    pub at_gate: Vec<Slot>,
+    /// Alarms, by name.
+    pub alarms: Vec<String>,
+    /// Why the last member did not answer, by slot.
+    pub failures: BTreeMap<Slot, String>,
+}
+
+/// The members of one cluster as they can be reached at this moment.
+pub struct Members {
+    clients: Vec<(Target, Client)>,
+}
+
+/// What came of asking for a promotion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Promotion {
+    /// It votes.
+    Done,
+    /// It is still behind.
+    NotYet,
+}
+
+impl Members {
+    /// Prepares connections; none is opened yet.
+    pub fn new(targets: Vec<Target>, identity: Option<&Identity>) -> Result<Self, Error> {
+        let mut clients = Vec::with_capacity(targets.len());
+        for target in targets {
+            let address = match target.ip {
+                IpAddr::V4(ip) => ip.to_string(),
+                IpAddr::V6(ip) => format!("[{ip}]"),
+            };
+            let scheme = if identity.is_some() { "https" } else { "http" };
+            let mut config = Config::new([format!("{scheme}://{address}:2379")]);
+            config.timeout = Some(PATIENCE);
+            config.tls = identity.map(|identity| TlsConfig {
+                authorities: Some(Pem::Text(identity.authorities.clone())),
+                identity: Some((Pem::Text(identity.certificate.clone()), Pem::Text(identity.key.clone()))),
+                server_name: Some(target.host.clone()),
+                insecure_skip_verify: false,
+            });
+            let client = Client::new(config)?;
+            clients.push((target, client));
+        }
+        Ok(Self { clients })
+    }
+
+    /// Asks everyone. The list of members is read before the gates are looked at: whoever is in the list as started and then still
+    /// waits at the gate has lost what it knew.
+    pub async fn survey(&self) -> Survey {
+        let mut survey = Survey::default();
+        let asked =
+            self.clients.iter().map(|(target, client)| async move { (target.slot, client.status(pb::StatusRequest {}).await) });
+        for (slot, answer) in join_all(asked).await {
+            match answer {
+                Ok(answer) => drop(survey.answers.insert(slot, answer)),
+                Err(error) => drop(survey.failures.insert(slot, error.to_string())),
+            }
+        }
+        survey.cluster_id =
+            survey.answers.values().find_map(|answer| Some(answer.header.as_ref()?.cluster_id).filter(|id| *id != 0));
+        let clients = self.answering(&survey);
+        // Without a leader nobody can answer for a quorum, and asking would only take time.
+        let led = survey.answers.values().any(|answer| answer.leader != 0);
+        for client in clients.iter().filter(|_| led) {
+            if let Ok(list) = client.member_list(pb::MemberListRequest { linearizable: true }).await {
+                survey.members = Some(list.members);
+                break;
+            }
+        }
+        if let Some(client) = clients.first() {
+            let request = pb::AlarmRequest { action: pb::alarm_request::AlarmAction::Get.into(), ..Default::default() };
+            if let Ok(answer) = client.alarm(request).await {
+                survey.alarms = answer.alarms.iter().map(|alarm| alarm.alarm().as_str_name().to_string()).collect();
+                survey.alarms.sort_unstable();
+                survey.alarms.dedup();
+            }
+        }
+        let silent = self.clients.iter().filter(|(target, _)| !survey.answers.contains_key(&target.slot));
+        let gates = join_all(silent.map(|(target, _)| async move { (target.slot, waits_at_gate(target.ip).await) })).await;
+        survey.at_gate = gates.into_iter().filter_map(|(slot, waits)| waits.then_some(slot)).collect();
+        survey
+    }
+
+    /// Those who answered, the leader first.
+    fn answering(&self, survey: &Survey) -> Vec<&Client> {
+        let leads = |slot: &Slot| {
+            let answer = survey.answers.get(slot);
+            answer.is_some_and(|answer| answer.header.as_ref().is_some_and(|header| header.member_id == answer.leader))
+        };
+        let mut clients: Vec<_> = self.clients.iter().filter(|(target, _)| survey.answers.contains_key(&target.slot)).collect();
+        clients.sort_by_key(|(target, _)| !leads(&target.slot));
+        clients.into_iter().map(|(_, client)| client).collect()
+    }
+
+    /// Adds a learner, unless there is a member of this peer URL.
+    pub async fn add_learner(&self, survey: &Survey, peer_url: &str) -> Result<(), Error> {
+        let request = pb::MemberAddRequest { peer_urls: vec![peer_url.to_string()], is_learner: true };
+        let answer = self.change(survey, |client| {
+            let request = request.clone();
+            async move { client.member_add(request).await.map(drop) }
+        });
+        match answer.await {
+            Err(error) if error.is_etcd("Peer URLs already exists") || error.is_etcd("member ID already exist") => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Lets a learner vote.
+    pub async fn promote(&self, survey: &Survey, id: u64) -> Result<Promotion, Error> {
+        let answer =
+            self.change(survey, |client| async move { client.member_promote(pb::MemberPromoteRequest { id }).await.map(drop) });
+        match answer.await {
+            Ok(()) => Ok(Promotion::Done),
+            Err(error) if error.is_etcd("can only promote a learner member") => Ok(Promotion::Done),
+            Err(error) if error.is_etcd("can only promote a learner member which is in sync with leader") => Ok(Promotion::NotYet),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes a member out, unless it is out.
+    pub async fn remove(&self, survey: &Survey, id: u64) -> Result<(), Error> {
+        let answer =
+            self.change(survey, |client| async move { client.member_remove(pb::MemberRemoveRequest { id }).await.map(drop) });
+        match answer.await {
+            Err(error) if error.is_etcd("member not found") => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Hands leadership over; done when somebody else leads already.
+    pub async fn move_leader(&self, survey: &Survey, to: u64) -> Result<(), Error> {
+        let Some(leader) = self.answering(survey).into_iter().next() else {
+            return Err(Error::Connect("no member answers".into()));
+        };
+        let leader = leader.timeout(Some(CHANGE_PATIENCE));
+        match leader.move_leader(pb::MoveLeaderRequest { target_id: to }).await {
+            Err(error) if error.is_etcd("not leader") => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// Sends a change to one member after the other until one takes it. A change that timed out is not sent again: the next survey
+    /// shows whether it happened.
+    async fn change<F, R>(&self, survey: &Survey, send: F) -> Result<(), Error>
+    where
+        F: Fn(Client) -> R,
+        R: Future<Output = Result<(), Error>>,
+    {
+        let mut last = Error::Connect("no member answers".into());
+        for client in self.answering(survey) {
+            match send(client.timeout(Some(CHANGE_PATIENCE))).await {
+                Err(error @ Error::Connect(_)) => last = error,
+                other => return other,
+            }
+        }
+        Err(last)
+    }
+}
+
+/// Whether the server at this address says that it has not joined a cluster. Readiness is plain HTTP, and the answer is short.
+async fn waits_at_gate(ip: IpAddr) -> bool {
+    let page = async {
+        let mut stream = TcpStream::connect((ip, 2381)).await?;
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: member\r\nConnection: close\r\n\r\n").await?;
+        let mut page = Vec::new();
+        stream.take(PAGE_BYTES).read_to_end(&mut page).await?;
+        Ok::<_, std::io::Error>(page)
+    };
+    match timeout(PATIENCE, page).await {
+        Ok(Ok(page)) => String::from_utf8_lossy(&page).contains("not joined"),
+        _ => false,
+    }
+}

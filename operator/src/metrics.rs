@@ -1,0 +1,78 @@
+//! The operator's own figures, in Prometheus' text form.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use crate::cluster::plan::Step;
+
+type Label = Vec<(&'static str, String)>;
+
+/// Counters that rounds feed.
+pub struct Metrics {
+    registry: Registry,
+    rounds: Family<Label, Counter>,
+    steps: Family<Label, Counter>,
+    duration: Histogram,
+    leading: Gauge<i64>,
+    seen: Gauge<f64, AtomicU64>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("quorate_operator");
+        let (rounds, steps) = (Family::default(), Family::default());
+        let duration = Histogram::new([0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0]);
+        let (leading, seen) = (Gauge::default(), Gauge::default());
+        registry.register("reconciles", "Rounds by outcome.", Family::clone(&rounds));
+        registry.register("steps", "Steps taken, by kind.", Family::clone(&steps));
+        registry.register("reconcile_duration_seconds", "How long rounds take.", duration.clone());
+        registry.register("leader", "1 while this process is the one that works.", leading.clone());
+        registry.register("last_reconcile_timestamp_seconds", "When the last round ended.", seen.clone());
+        Self { registry, rounds, steps, duration, leading, seen }
+    }
+}
+
+impl Metrics {
+    /// A round ended.
+    pub fn round(&self, outcome: &str, took: Duration) {
+        self.rounds.get_or_create(&vec![("outcome", outcome.to_string())]).inc();
+        self.duration.observe(took.as_secs_f64());
+        let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+        self.seen.set(now.as_secs_f64());
+    }
+
+    /// A step is taken.
+    pub fn step(&self, step: &Step) {
+        let kind = match step {
+            Step::Nothing => return,
+            Step::SetReplicas(_) => "SetReplicas",
+            Step::AddLearner { .. } => "AddLearner",
+            Step::Promote { .. } => "Promote",
+            Step::Remove { .. } => "Remove",
+            Step::MoveLeader { .. } => "MoveLeader",
+            Step::DeletePod { .. } => "DeletePod",
+            Step::DeleteVolume { .. } => "DeleteVolume",
+        };
+        self.steps.get_or_create(&vec![("kind", kind.to_string())]).inc();
+    }
+
+    /// This process began or ceased to be the one that works.
+    pub fn leading(&self, leads: bool) {
+        self.leading.set(i64::from(leads));
+    }
+
+    /// The page.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing into a string cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}

@@ -1,0 +1,175 @@
+# steps.sh     what is done to the cluster while clients write and read: a function a step, which returns 0 once what must be so is so.
+#
+# To be sourced after ask.sh. Each step leaves a settled cluster of three behind, or fails. What it prints is shown only then.
+
+# --- coming up
+namespaces() {
+  local name
+  for name in quorate-system demo; do
+    lab exec kubectl create namespace "$name" && lab exec kubectl label namespace "$name" pod-security.kubernetes.io/enforce=restricted || return 1
+  done
+}
+# A real API server judges what the charts render, with its defaults, its schemas and its rules.
+charts_accepted() {
+  local charts=$here/../../charts
+  helm template x "$charts/quorate-operator" -n quorate-system | lab exec kubectl apply --dry-run=server -f - &&
+    helm template x "$charts/quorate-operator" -n quorate-system --set 'watchNamespaces={demo}' --set networkPolicy.enabled=true,dashboard.enabled=true,replicas=2 |
+    lab exec kubectl apply --dry-run=server -f -
+}
+cluster_up() {
+  helm install "$CLUSTER" "$here/../../charts/quorate-cluster" -n demo --set storage.size=1Gi,replicas=3 && k wait --for=condition=Ready "quoratecluster/$CLUSTER" --timeout=180s &&
+    within 30 settled 3 && take_keys
+}
+resources_are_guarded() {
+  refused 'use 1, 3, 5 or 7' change '{"replicas":2}' && refused 'cannot shrink' change '{"storage":{"size":"1Mi"}}' &&
+    k get "quoratecluster/$CLUSTER" | grep -q True && k scale "quoratecluster/$CLUSTER" --replicas=3
+}
+# refused TEXT COMMAND...: the command fails and says TEXT.
+refused() {
+  local text=$1 output
+  shift
+  if output=$("$@" 2>&1); then echo "not refused: $output"; return 1; fi
+  grep -qF -- "$text" <<<"$output" || { echo "$output"; return 1; }
+}
+
+# --- a kube-apiserver on it
+guest_up() {
+  local keys=$work/guest
+  mkdir -p "$keys" && openssl ecparam -name prime256v1 -genkey -noout -out "$keys/accounts.key" 2>/dev/null &&
+    openssl ec -in "$keys/accounts.key" -pubout -out "$keys/accounts.pub" 2>/dev/null && echo 'guest-token,admin,admin,system:masters' > "$keys/tokens.csv" || return 1
+  k create secret generic guest-keys --from-file="$keys" && sed "s/NAME/$CLUSTER/g" "$here/objects/guest.yaml" | k apply -f - &&
+    k rollout status deployment/guest --timeout=120s || { k logs deployment/guest --tail=20; return 1; }
+}
+g() {
+  local address
+  address=$(k get pods -l app=guest -o 'jsonpath={.items[0].status.podIP}') || return 1
+  lab exec kubectl --kubeconfig /dev/null --server "https://$address:6443" --token guest-token --insecure-skip-tls-verify "$@"
+}
+guest_used() {
+  local i
+  g create namespace work && within 10 g create configmap plain -n work --from-literal=n=1 && g patch configmap plain -n work --type=merge -p '{"data":{"n":"2"}}' &&
+    is 2 g get configmap plain -n work -o 'jsonpath={.data.n}' && g create deployment web -n work --image=web --replicas=3 &&
+    g scale deployment web -n work --replicas=5 && is 5 g get deployment web -n work -o 'jsonpath={.spec.replicas}' || return 1
+  for i in $(seq 200); do printf -- '---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: many-%s, namespace: work}\n' "$i"; done > "$work/many.yaml"
+  g create -f "$work/many.yaml" >/dev/null && is 200 guest_count many && g delete namespace work --wait=false &&
+    g get --raw '/api/v1/configmaps?limit=10' | jq -e '.metadata.continue != ""'
+}
+guest_count() { g get configmap -n work --chunk-size=50 -o name | grep -c "/$1-"; }
+guest_serves() { g get --raw /readyz && g create namespace "check-$(milliseconds)"; }
+
+# --- what is asked of the operator
+grows() { change '{"replicas":5}' && within 240 settled 5 && writes_go_on; }
+shrinks() { change '{"replicas":3}' && within 180 settled 3 && within 30 volumes_are 3 && writes_go_on; }
+volumes_are() { is "$1" volume_count; }
+volume_count() { volumes | wc -l; }
+
+# Every pod is a new one afterwards; the one that led when the change came is the youngest.
+rolls() {
+  local leader before name
+  leader=$(leader) && before=$(pods -o name | sort) || return 1
+  for name in $(seq 0 2); do uid_of pod "$CLUSTER-$name"; done > "$work/uids"
+  change '{"resources":{"requests":{"cpu":"50m","memory":"64Mi"}},"config":{"quotaBackendBytes":4294967296}}' && within 240 all_new && within 120 settled 3 || return 1
+  is "$before" bash -c "printf '%s\n' '$(pods -o name | sort)'"
+  [ "$(pods -o json | jq -r '[.items[] | {name: .metadata.name, at: .metadata.creationTimestamp}] | sort_by(.at) | last.name')" = "$leader" ] ||
+    { echo "$leader led and was not the last"; pods -o custom-columns=NAME:.metadata.name,CREATED:.metadata.creationTimestamp; return 1; }
+  is 4294967296 quota && writes_go_on
+}
+all_new() { ! grep -qF -f "$work/uids" <(pods -o 'jsonpath={range .items[*]}{.metadata.uid}{"\n"}{end}'); }
+quota() { pods -o json | jq -r '[.items[].spec.containers[0] | ((.command // []) + (.args // []))[] | select(startswith("--quota-backend-bytes="))] | unique[] | split("=")[1]'; }
+
+# --- what befalls it
+leader_killed() {
+  local leader uid
+  leader=$(leader) && uid=$(uid_of pod "$leader") && k delete pod "$leader" --grace-period=0 --force && within 60 replaced pod "$leader" "$uid" && within 120 settled 3 && writes_go_on
+}
+replaced() { local uid; uid=$(uid_of "$1" "$2") && [ -n "$uid" ] && [ "$uid" != "$3" ]; }
+
+# The volume goes with all that the member knew; its successor is another member under the same name.
+volume_lost() {
+  local slot=1 id uid
+  [ "$(leader)" != "$CLUSTER-1" ] || slot=2
+  id=$(member_id "$CLUSTER-$slot") && uid=$(uid_of pvc "data-$CLUSTER-$slot") && k delete pvc "data-$CLUSTER-$slot" --wait=false && k delete pod "$CLUSTER-$slot" &&
+    within 60 replaced pvc "data-$CLUSTER-$slot" "$uid" && within 240 settled 3 && [ "$(member_id "$CLUSTER-$slot")" != "$id" ] && writes_go_on
+}
+
+# A member's node is cut off (cut, heal) or loses its power (kill, start); the others go on, the status says what is wrong, and
+# all is well once the node is back.
+node_lost() {
+  local away=$1 back=$2 pod node result
+  pod=$(pods -o json | jq -r '[.items[] | select(.spec.nodeName != "node1")][0].metadata.name') && node=$(node_of "$pod") && echo "$pod on $node" || return 1
+  lab node "${node#node}" "$away"
+  within 60 ready_members_below 3 && writes_go_on 60 && is True condition Available
+  result=$?
+  lab node "${node#node}" "$back"
+  [ $result = 0 ] && within 90 node_ready "$node" && within 240 settled 3 && writes_go_on
+}
+ready_members_below() { [ "$(resource '.status.readyReplicas // 0')" -lt "$1" ]; }
+node_ready() { is True lab exec kubectl get node "$1" -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}'; }
+
+# The operator dies in the middle of an operation, once for each direction; what it began is finished.
+operator_killed() {
+  change '{"replicas":5}' && within 60 operation_runs && kill_operator && within 240 settled 5 &&
+    change '{"replicas":3}' && within 60 operation_runs && kill_operator && within 240 settled 3 && writes_go_on
+}
+operation_runs() { [ "$(resource '.status.operation.type // ""')" != "" ]; }
+kill_operator() { lab exec kubectl -n quorate-system delete pod -l app.kubernetes.io/name=quorate-operator --grace-period=0 --force; }
+
+# Two of three are down and cannot start. The status must say so, and nothing may be deleted: once nodes are back, so is everything.
+quorum_lost() {
+  local before uid result
+  before=$(volumes) && uid=$(uid_of quoratecluster "$CLUSTER") && lab exec kubectl cordon node1 node2 node3 &&
+    k delete pod "$CLUSTER-0" "$CLUSTER-1" --grace-period=0 --force || return 1
+  within 90 is False condition QuorumHealthy && still 15 is "$before" volumes && within 5 is False condition Available
+  result=$?
+  resource '.status.conditions[] | select(.type == "QuorumHealthy") | .message'
+  lab exec kubectl uncordon node1 node2 node3
+  [ $result = 0 ] && within 240 settled 3 && is "$before" volumes && [ "$(uid_of quoratecluster "$CLUSTER")" = "$uid" ] && writes_go_on 60
+}
+# still SECONDS COMMAND...: true all the time.
+still() {
+  local deadline=$((SECONDS + $1))
+  shift
+  while [ $SECONDS -lt $deadline ]; do "$@" || return 1; sleep 1; done
+}
+
+sleeps_and_wakes() {
+  local before
+  before=$(volumes) && change '{"replicas":0}' && within 120 no_pods && is "$before" volumes && change '{"replicas":3}' && within 180 settled 3 && is "$before" volumes && writes_go_on 60
+}
+no_pods() { [ -z "$(pods -o name)" ]; }
+
+# An upgrade of the operator restarts the operator and nothing else.
+operator_upgraded() {
+  local before
+  before=$(pods -o 'jsonpath={.items[*].metadata.uid}') && helm upgrade quorate-operator "$here/../../charts/quorate-operator" -n quorate-system --reuse-values --set logLevel=debug --wait --timeout 120s &&
+    within 90 settled 3 && still 5 is "$before" pods -o 'jsonpath={.items[*].metadata.uid}' && writes_go_on
+}
+
+# --- going away
+# Without its operator the cluster serves on; installing it again changes nothing but that it is looked after.
+operator_reinstalled() {
+  local before
+  before=$(pods -o 'jsonpath={.items[*].metadata.uid}') && helm uninstall quorate-operator -n quorate-system --wait --timeout 60s && writes_go_on &&
+    lab exec kubectl get crd quorateclusters.quorate.io && k get "quoratecluster/$CLUSTER" && install_operator && within 90 settled 3 &&
+    is "$before" pods -o 'jsonpath={.items[*].metadata.uid}' && writes_go_on
+}
+deleted_volumes_kept() {
+  local before
+  before=$(volumes) && helm uninstall "$CLUSTER" -n demo --wait --timeout 90s && within 90 gone quoratecluster "$CLUSTER" && within 90 no_pods && still 5 is "$before" volumes &&
+    gone service "$CLUSTER-client" && k delete pvc --all --timeout=60s
+}
+deleted_volumes_removed() {
+  local CLUSTER=brief
+  helm install "$CLUSTER" "$here/../../charts/quorate-cluster" -n demo --set storage.size=1Gi,storage.whenDeleted=Delete,replicas=1 && k wait --for=condition=Ready "quoratecluster/$CLUSTER" --timeout=120s &&
+    helm uninstall "$CLUSTER" -n demo --wait --timeout 90s && within 90 no_pods && within 60 is '' volumes
+}
+# A cluster whose operator is gone can still be deleted: nothing waits for somebody who is not there.
+deleted_without_operator() {
+  local CLUSTER=orphan
+  helm install "$CLUSTER" "$here/../../charts/quorate-cluster" -n demo --set storage.size=1Gi,storage.whenDeleted=Delete,replicas=1 && k wait --for=condition=Ready "quoratecluster/$CLUSTER" --timeout=120s &&
+    helm uninstall quorate-operator -n quorate-system --wait --timeout 60s && k delete quoratecluster "$CLUSTER" --timeout=60s && within 90 no_pods
+}
+# What the role lacks shows up as a refusal in the log.
+operator_was_content() {
+  ! grep -iE 'forbidden|panicked' "$work"/operator*.log
+}
