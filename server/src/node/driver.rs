@@ -106,6 +106,11 @@ impl Driver {
         self.is_leader() && self.raw.raft.commit_to_current_term()
     }
 
+    /// True between taking a snapshot and having its rows in place.
+    fn behind_snapshot(&self) -> bool {
+        self.raw.store().first_index().is_ok_and(|first| self.applied + 1 < first)
+    }
+
     pub fn lone_voter(&self) -> bool {
         let conf = self.conf_state();
         conf.voters.len() == 1 && conf.voters[0] == self.raw.raft.id && conf.voters_outgoing.is_empty()
@@ -155,6 +160,10 @@ impl Driver {
     // === inputs ===
 
     pub fn tick(&mut self) {
+        // A member whose snapshot is not yet in place does not stand for election: raft would look for entries that it replaced.
+        if self.behind_snapshot() {
+            return;
+        }
         if self.lone_voter() && !self.is_leader() && self.writing > 0 {
             return;
         }
@@ -198,6 +207,9 @@ impl Driver {
     pub fn step(&mut self, message: Message) {
         match message.get_msg_type() {
             MessageType::MsgPropose => {}
+            MessageType::MsgTimeoutNow if self.behind_snapshot() => {
+                tracing::info!("leadership was offered before a snapshot was in place; not taken");
+            }
             _ => {
                 if let Err(e) = self.raw.step(message) {
                     tracing::debug!(error = %e, "raft refused a message");
@@ -291,5 +303,43 @@ impl Driver {
             self.raw.advance_append_async(ready);
         }
         out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A member that is offered leadership, or whose election timeout runs out, while its snapshot is being put in place waits for it.
+    #[test]
+    fn no_election_before_a_snapshot_is_in_place() {
+        let settings = DriverSettings { id: 2, election_ticks: 10, heartbeat_ticks: 1, pre_vote: true, applied: 0 };
+        let store = LogStore::new(Default::default(), ConfState::default(), (0, 0), Vec::new(), 1 << 20);
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let mut driver = Driver::new(&settings, store, &logger).unwrap();
+        let mut snapshot = Snapshot::default();
+        let meta = snapshot.mut_metadata();
+        (meta.index, meta.term) = (4, 2);
+        meta.set_conf_state(ConfState { voters: vec![1, 2], ..Default::default() });
+        let mut message = Message { from: 1, to: 2, term: 2, ..Default::default() };
+        message.set_msg_type(MessageType::MsgSnapshot);
+        message.set_snapshot(snapshot);
+        driver.step(message);
+        let effects = driver.ready();
+        assert!(effects.snapshot.is_some());
+        let number = effects.log.last().unwrap().group.number;
+        driver.persisted(number);
+
+        let offer = || {
+            let mut offer = Message { from: 1, to: 2, term: 2, ..Default::default() };
+            offer.set_msg_type(MessageType::MsgTimeoutNow);
+            offer
+        };
+        driver.step(offer());
+        (0..50).for_each(|_| driver.tick());
+        assert_eq!(driver.term(), 2);
+        driver.applied(4);
+        driver.step(offer());
+        assert_eq!(driver.term(), 3, "it stands now");
     }
 }
