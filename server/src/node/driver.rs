@@ -238,7 +238,9 @@ impl Driver {
     pub fn step(&mut self, message: Message) {
         match message.get_msg_type() {
             MessageType::MsgPropose => {}
-            MessageType::MsgTimeoutNow if self.taking_up.is_some() => {}
+            MessageType::MsgTimeoutNow if self.taking_up.is_some() => {
+                tracing::info!("leadership was offered before a snapshot was in place; not taken");
+            }
             _ => {
                 if let Err(e) = self.raw.step(message) {
                     tracing::debug!(error = %e, "raft refused a message");
@@ -423,5 +425,38 @@ mod tests {
         assert_eq!(driver.writing(), 1, "which the log does not write");
         driver.persisted(second);
         assert_eq!(driver.writing(), 0);
+    }
+
+    /// A member that is offered leadership, or whose election timeout runs out, while its snapshot is being put in place waits for it.
+    #[test]
+    fn no_election_before_a_snapshot_is_in_place() {
+        let settings = DriverSettings { id: 2, election_ticks: 10, heartbeat_ticks: 1, pre_vote: true, applied: 0, seed: None };
+        let store = LogStore::new(Default::default(), ConfState::default(), (0, 0), Vec::new(), 1 << 20);
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let mut driver = Driver::new(&settings, store, &logger).unwrap();
+        let mut snapshot = Snapshot::default();
+        let meta = snapshot.mut_metadata();
+        (meta.index, meta.term) = (4, 2);
+        meta.set_conf_state(ConfState { voters: vec![1, 2], ..Default::default() });
+        let mut message = Message { from: 1, to: 2, term: 2, ..Default::default() };
+        message.set_msg_type(MessageType::MsgSnapshot);
+        message.set_snapshot(snapshot);
+        driver.step(message);
+        let effects = driver.ready();
+        assert!(effects.snapshot.is_some());
+        let number = effects.log.last().unwrap().group.number;
+        driver.persisted(number);
+
+        let offer = || {
+            let mut offer = Message { from: 1, to: 2, term: 2, ..Default::default() };
+            offer.set_msg_type(MessageType::MsgTimeoutNow);
+            offer
+        };
+        driver.step(offer());
+        (0..50).for_each(|_| driver.tick());
+        assert_eq!(driver.term(), 2);
+        driver.applied(4);
+        driver.step(offer());
+        assert_eq!(driver.term(), 3, "it stands now");
     }
 }

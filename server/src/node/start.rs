@@ -519,8 +519,18 @@ impl Opened {
             Ok(Box::new(writer) as Box<dyn Log>)
         })?;
         let Desk { inner, main, apply, keeper } = desk;
-        let spawn = |name: &str, f: Box<dyn FnOnce() + Send>| {
-            std::thread::Builder::new().name(name.into()).spawn(f).map_err(io(Path::new(name)))
+        let spawn = |name: &'static str, f: Box<dyn FnOnce() + Send>| {
+            let run = move || {
+                if std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).is_err() {
+                    // A member that lost one of these would look alive and never answer again.
+                    tracing::error!(
+                        thread = name,
+                        "a thread of the node panicked; this member stops, what it acknowledged is safe on disk"
+                    );
+                    std::process::abort();
+                }
+            };
+            std::thread::Builder::new().name(name.into()).spawn(run).map_err(io(Path::new(name)))
         };
         let inbox = inner.inbox.clone();
         let threads = vec![
