@@ -43,11 +43,13 @@ pub enum Plant {
     ForwardedExpiry = 18,
     /// A member stands for election while it takes up a snapshot.
     ElectionDuringInstall = 19,
+    /// Raft may put entries into an append message that was made for others.
+    BatchedAppend = 20,
 }
 
 impl Plant {
     /// Every mistake there is.
-    pub const ALL: [Plant; 19] = [
+    pub const ALL: [Plant; 20] = [
         Plant::AckBeforeSync,
         Plant::ApplyTwice,
         Plant::StaleReadIndex,
@@ -67,6 +69,7 @@ impl Plant {
         Plant::HalfSweptRead,
         Plant::ForwardedExpiry,
         Plant::ElectionDuringInstall,
+        Plant::BatchedAppend,
     ];
 
     /// The name by which it is asked for, as `ack-before-sync`.

@@ -6,7 +6,8 @@
 //!
 //! Rules for the published raft-rs 0.7: proposals are stepped only on a leader and never empty; a lone voter does not tick towards
 //! an election while its log is being written (`become_leader` asserts that everything is durable); a member that takes up a snapshot
-//! does not stand for election until the machine has it; every read round has a context of its own.
+//! does not stand for election until the machine has it; raft-rs may not batch appends: it puts entries of any index into a message
+//! that has none, and the follower then acknowledges entries it does not have; every read round has a context of its own.
 
 use super::log_store::{LogStore, to_log};
 use crate::env::plant::{self, Plant};
@@ -87,7 +88,7 @@ impl Driver {
             max_committed_size_per_ready: MAX_COMMITTED,
             check_quorum: true,
             pre_vote: settings.pre_vote,
-            batch_append: true,
+            batch_append: plant::is(Plant::BatchedAppend),
             ..Default::default()
         };
         let raw = RawNode::new(&config, store, logger)?;

@@ -24,7 +24,7 @@ use quorate_proto::entry::command::Op;
 use quorate_proto::entry::{Compare, CompareResult, CompareTarget, Range, Txn, op};
 use quorate_proto::mvccpb::KeyValue;
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A change that an operation makes: the key, and its value and lease; nothing when it is deleted.
 type Change = (Bytes, Option<(Bytes, i64)>);
@@ -211,6 +211,7 @@ fn writers(world: &World, wrote: &mut BTreeMap<usize, i64>, found: &mut Vec<Stri
         }
         wrote.insert(at, answer.revision);
     }
+    let mut open = Vec::new();
     for revision in 2..=history.head() {
         let changes = changes_of(history, revision);
         let by = changes.iter().find_map(|(_, to)| writer_of(&to.as_ref()?.0));
@@ -233,35 +234,68 @@ fn writers(world: &World, wrote: &mut BTreeMap<usize, i64>, found: &mut Vec<Stri
             wrote.insert(at, revision);
             continue;
         }
-        deletion(world, revision, &changes, wrote, found);
+        open.push(revision);
+    }
+    deletions(world, &open, wrote, found);
+}
+
+/// Who made the revisions of deletions that nobody was told of: ends of leases, and clients that got no answer. Several such clients
+/// may explain the same revision, and each made one at most, so they are matched.
+fn deletions(world: &World, revisions: &[i64], wrote: &mut BTreeMap<usize, i64>, found: &mut Vec<String>) {
+    let history = &world.history;
+    let mut candidates: Vec<Vec<usize>> = Vec::new();
+    let mut unexplained: Vec<i64> = Vec::new();
+    for &revision in revisions {
+        let changes = changes_of(history, revision);
+        let at = history.at(revision).map_or(0, |r| r.at);
+        let lease = changes.first().and_then(|(key, _)| history.get(key, revision - 1)).map_or(0, |p| p.lease);
+        let known = world.leases.all.get(&lease).filter(|_| lease_end(history, lease, revision - 1) == changes);
+        let mut early = Vec::new();
+        if let Some(known) = known {
+            ended(lease, known, at, &format!("revision {revision}"), &mut early);
+            if early.is_empty() {
+                continue;
+            }
+        }
+        let made = |(n, o): &(usize, &crate::ops::Operation)| {
+            matches!(o.told, Told::Nothing)
+                && !wrote.contains_key(n)
+                && o.invoked <= at
+                && effect(history, &o.op, revision - 1).changes == changes
+        };
+        candidates.push(world.operations.iter().enumerate().filter(made).map(|(n, _)| n).collect());
+        unexplained.push(revision);
+        if candidates.last().is_some_and(Vec::is_empty) {
+            let before: Vec<_> = changes.iter().map(|(key, _)| history.get(key, revision - 1)).collect();
+            early.push(format!("nobody made revision {revision} at {} ms: {changes:?}, before it {before:?}", at / MS));
+            found.append(&mut early);
+        }
+    }
+    let mut taken: BTreeMap<usize, usize> = BTreeMap::new();
+    for at in 0..candidates.len() {
+        let mut tried = BTreeSet::new();
+        if !candidates[at].is_empty() && !matched(at, &candidates, &mut taken, &mut tried) {
+            found.push(format!("revision {} has no maker: {:?} made others", unexplained[at], candidates[at]));
+        }
+    }
+    for (operation, at) in taken {
+        wrote.insert(operation, unexplained[at]);
     }
 }
 
-/// Who made a revision of deletions that nobody was told of: the end of a lease, or a client that got no answer.
-fn deletion(world: &World, revision: i64, changes: &[Change], wrote: &mut BTreeMap<usize, i64>, found: &mut Vec<String>) {
-    let history = &world.history;
-    let at = history.at(revision).map_or(0, |r| r.at);
-    let lease = changes.first().and_then(|(key, _)| history.get(key, revision - 1)).map_or(0, |p| p.lease);
-    let ends_lease = lease != 0 && lease_end(history, lease, revision - 1) == changes;
-    let unknown = |(n, o): &(usize, &crate::ops::Operation)| {
-        matches!(o.told, Told::Nothing)
-            && !wrote.contains_key(n)
-            && o.invoked <= at
-            && effect(history, &o.op, revision - 1).changes == changes
-    };
-    if let Some((n, _)) = world.operations.iter().enumerate().find(unknown) {
-        wrote.insert(n, revision);
-        return;
+/// Finds an operation for a revision, moving others to other operations where that helps.
+fn matched(at: usize, candidates: &[Vec<usize>], taken: &mut BTreeMap<usize, usize>, tried: &mut BTreeSet<usize>) -> bool {
+    for &operation in &candidates[at] {
+        if !tried.insert(operation) {
+            continue;
+        }
+        let holder = taken.get(&operation).copied();
+        if holder.is_none_or(|other| matched(other, candidates, taken, tried)) {
+            taken.insert(operation, at);
+            return true;
+        }
     }
-    if !ends_lease {
-        found.push(format!("nobody made revision {revision}: {changes:?}"));
-        return;
-    }
-    let Some(known) = world.leases.all.get(&lease) else {
-        found.push(format!("revision {revision} ends lease {lease}, which nobody asked for"));
-        return;
-    };
-    ended(lease, known, at, &format!("revision {revision}"), found);
+    false
 }
 
 /// A lease may not be over before its time, unless a client asked for that. Clocks drift by up to one in a thousand against each other.
