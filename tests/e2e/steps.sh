@@ -18,7 +18,7 @@ charts_accepted() {
 }
 cluster_up() {
   helm install "$CLUSTER" "$here/../../charts/quorate-cluster" -n demo --set storage.size=1Gi,replicas=3 && k wait --for=condition=Ready "quoratecluster/$CLUSTER" --timeout=180s &&
-    within 30 settled 3 && take_keys
+    take_keys && within 30 settled 3
 }
 resources_are_guarded() {
   refused 'use 1, 3, 5 or 7' change '{"replicas":2}' && refused 'cannot shrink' change '{"storage":{"size":"1Mi"}}' &&
