@@ -12,7 +12,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("door", &[]),
     ("env", &[]),
     ("gateway", &["door", "telemetry"]),
-    ("lease", &["base", "mvcc"]),
+    ("lease", &["base", "env", "mvcc"]),
     ("main", &["config", "env", "membership", "node", "offline", "serve", "telemetry"]),
     ("membership", &["api", "config", "node", "peer", "state"]),
     ("mvcc", &["base", "env"]),
@@ -41,13 +41,13 @@ const ARROWS: &[(&str, &[&str])] = &[
             "watch",
         ],
     ),
-    ("snapshot", &["base"]),
+    ("snapshot", &["base", "env"]),
     ("space", &["node"]),
-    ("state", &["base", "lease", "mvcc"]),
+    ("state", &["base", "env", "lease", "mvcc"]),
     ("telemetry", &["door"]),
     ("types", &[]),
     ("wal", &["env", "queue"]),
-    ("watch", &["mvcc"]),
+    ("watch", &["env", "mvcc"]),
 ];
 
 /// Names that are spoken in these rooms only.
