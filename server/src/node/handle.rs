@@ -357,6 +357,18 @@ impl NodeHandle {
 
     // === leases: only the leader's answers count ===
 
+    /// Waits until what is committed now is applied here. A follower may have applied, and its client been told of, what its leader
+    /// has committed and not applied yet.
+    pub async fn caught_up(&self) -> Result<(), ProposeError> {
+        let committed = self.0.gauges.committed.load(Ordering::Acquire);
+        let applied = async {
+            while self.0.shared.applied_index() < committed {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(self.0.limits.timeout, applied).await.map_err(|_| self.timed_out())
+    }
+
     /// Gives a lease its full time again: its seconds to live, `Ok(None)` when there is no such lease.
     pub fn renew_here(&self, id: LeaseId) -> Result<Option<i64>, ProposeError> {
         let mut clock = self.0.clock.lock();

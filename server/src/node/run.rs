@@ -673,6 +673,8 @@ impl Loop {
     // === effects ===
 
     fn carry_out(&mut self, effects: Effects) {
+        // Known here before a follower can know it.
+        self.inner.gauges.committed.store(self.driver.committed(), Ordering::Release);
         if let Some(snapshot) = effects.snapshot {
             let index = snapshot.get_metadata().index;
             let number = effects.log.iter().filter(|w| w.group.snapshot.is_some()).map(|w| w.group.number).max().unwrap_or(0);

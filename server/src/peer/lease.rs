@@ -113,6 +113,7 @@ impl LeaseForwarder {
 }
 
 async fn here(node: &NodeHandle, id: LeaseId, question: Question) -> Result<Answer, ProposeError> {
+    node.caught_up().await?;
     match question {
         Question::Renew => Ok(node.renew_here(id)?.map(|ttl| (LeaseView { granted: ttl, remaining: ttl }, Vec::new()))),
         Question::TimeToLive { keys } => {

@@ -1,6 +1,9 @@
 //! Three members over loopback: what one acknowledges all have.
 
 use crate::harness::{Cluster, Tuning, must, put, value};
+use bytes::Bytes;
+use quorate_proto::entry::{self, Command, command::Op};
+use std::time::Duration;
 
 /// A write taken by any member is readable, by a linearizable read, on every other.
 #[tokio::test]
@@ -33,6 +36,25 @@ async fn leadership_moves() {
     assert_eq!(cluster.leader(), to);
     must(cluster.handle(from), put("after", b"2")).await;
     cluster.agree();
+}
+
+/// What a follower's client was told of a lease, its leader knows when it is asked: a follower may apply before its leader does.
+#[tokio::test]
+async fn a_leader_knows_of_a_lease_what_a_follower_told() {
+    let cluster = Cluster::start(3, Tuning::default());
+    let follower = cluster.follower();
+    let handle = cluster.handle(follower);
+    let leases = cluster.running(follower).peers.leases(Duration::from_secs(5));
+    for id in 1..200 {
+        let grant = entry::LeaseGrant { id, ttl: 60 };
+        must(handle, Command { op: Some(Op::LeaseGrant(grant)) }).await;
+        let key = Bytes::from(format!("of-{id}"));
+        let attach = entry::Put { key: key.clone(), lease: id, ..Default::default() };
+        must(handle, Command { op: Some(Op::Put(attach)) }).await;
+        let (_, keys) = leases.time_to_live(id, true).await.expect("an answer").expect("the lease");
+        assert_eq!(keys, [key]);
+        assert_eq!(leases.renew(id).await.expect("an answer"), Some(60));
+    }
 }
 
 /// A member that was down catches up from the log; the others went on without it.
