@@ -11,16 +11,17 @@ etcd=${ETCD:-$(tests/foreign/etcd.sh)}
 data=${DATA:-bench.data}
 page=${PAGE-docs/performance.md}
 [ -x "$bin/quorate-bench" ] || { echo "no $bin/quorate-bench: run make build first" >&2; exit 1; }
-mkdir -p "$data"
 # A build that replaces the programs during a run must not change what is measured.
-cp "$bin/quorate" "$bin/quorate-bench" "$data/"
+programs=$data/programs
+mkdir -p "$programs"
+cp "$bin/quorate" "$bin/quorate-bench" "$programs/"
 results=$data/results.jsonl
 [ "${KEEP:-}" ] || rm -f "$results"
-"$data/quorate-bench" compare --etcd "$etcd/etcd" --quorate "$data/quorate" --data "$data" --results "$results" "$@"
+"$programs/quorate-bench" compare --etcd "$etcd/etcd" --quorate "$programs/quorate" --data "$data" --results "$results" "$@"
 if command -v strace >/dev/null; then
-  "$data/quorate-bench" order "$data/quorate" --data "$data" > "$data/order.txt" || { cat "$data/order.txt" >&2; exit 1; }
+  "$programs/quorate-bench" order "$programs/quorate" --data "$data" > "$data/order.txt" || { cat "$data/order.txt" >&2; exit 1; }
   head -n 1 "$data/order.txt"
 fi
 commit=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
 git diff --quiet HEAD -- server proto 2>/dev/null || commit+=" with changes"
-"$data/quorate-bench" table --results "$results" --commit "$commit" ${page:+--into "$page"}
+"$programs/quorate-bench" table --results "$results" --commit "$commit" ${page:+--into "$page"}

@@ -13,12 +13,26 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 struct State<T> {
-    items: VecDeque<T>,
+    /// Each with whether it is patient.
+    items: VecDeque<(T, bool)>,
+    /// Items that are not patient.
+    urgent: usize,
     senders: usize,
     receiver_alive: bool,
-    receiver_sleeps: bool,
+    sleep: Sleep,
     /// Senders that wait for room.
     blocked: usize,
+}
+
+/// What wakes the receiver.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sleep {
+    /// It does not sleep.
+    Awake,
+    /// Any item.
+    ForAny,
+    /// Any item but one that was sent as patient.
+    ForUrgent,
 }
 
 struct Shared<T> {
@@ -26,6 +40,14 @@ struct Shared<T> {
     limit: usize,
     filled: Condvar,
     drained: Condvar,
+}
+
+impl<T> State<T> {
+    fn pop(&mut self) -> Option<T> {
+        let (item, patient) = self.items.pop_front()?;
+        self.urgent -= usize::from(!patient);
+        Some(item)
+    }
 }
 
 impl<T> Shared<T> {
@@ -43,7 +65,7 @@ pub struct Receiver<T>(Arc<Shared<T>>);
 
 /// A queue of at most `limit` items; `limit` is at least one.
 pub fn bounded<T>(limit: usize) -> (Sender<T>, Receiver<T>) {
-    let state = State { items: VecDeque::new(), senders: 1, receiver_alive: true, receiver_sleeps: false, blocked: 0 };
+    let state = State { items: VecDeque::new(), urgent: 0, senders: 1, receiver_alive: true, sleep: Sleep::Awake, blocked: 0 };
     let shared =
         Arc::new(Shared { state: Mutex::new(state), limit: limit.max(1), filled: Condvar::new(), drained: Condvar::new() });
     (Sender(shared.clone()), Receiver(shared))
@@ -60,18 +82,31 @@ impl<T> Sender<T> {
         let mut state = self.0.lock();
         while state.receiver_alive && state.items.len() >= self.0.limit {
             state.blocked += 1;
+            // Whatever the receiver waits for, room comes first.
+            if std::mem::replace(&mut state.sleep, Sleep::Awake) != Sleep::Awake {
+                self.0.filled.notify_one();
+            }
             state = self.0.drained.wait(state).unwrap_or_else(PoisonError::into_inner);
             state.blocked -= 1;
         }
         if !state.receiver_alive {
             return Err(SendError(item));
         }
-        self.push(state, item);
+        self.push(state, item, false);
         Ok(())
     }
 
     /// Queues an item unless the queue is full or the receiver is gone.
     pub fn try_send(&self, item: T) -> Result<(), TrySendError<T>> {
+        self.try_push(item, false)
+    }
+
+    /// As [`Sender::try_send`], for an item that can wait when the receiver said that it has no use for such items yet.
+    pub fn try_send_patient(&self, item: T) -> Result<(), TrySendError<T>> {
+        self.try_push(item, true)
+    }
+
+    fn try_push(&self, item: T, patient: bool) -> Result<(), TrySendError<T>> {
         let state = self.0.lock();
         if !state.receiver_alive {
             return Err(TrySendError::Disconnected(item));
@@ -79,13 +114,21 @@ impl<T> Sender<T> {
         if state.items.len() >= self.0.limit {
             return Err(TrySendError::Full(item));
         }
-        self.push(state, item);
+        self.push(state, item, patient);
         Ok(())
     }
 
-    fn push(&self, mut state: MutexGuard<'_, State<T>>, item: T) {
-        state.items.push_back(item);
-        let wake = std::mem::take(&mut state.receiver_sleeps);
+    fn push(&self, mut state: MutexGuard<'_, State<T>>, item: T, patient: bool) {
+        state.items.push_back((item, patient));
+        state.urgent += usize::from(!patient);
+        let wake = match state.sleep {
+            Sleep::Awake => false,
+            Sleep::ForAny => true,
+            Sleep::ForUrgent => !patient,
+        };
+        if wake {
+            state.sleep = Sleep::Awake;
+        }
         drop(state);
         if wake {
             self.0.filled.notify_one();
@@ -126,23 +169,29 @@ impl<T> Drop for Sender<T> {
 impl<T> Receiver<T> {
     /// The next item, as soon as there is one. Fails when the queue is empty and all senders are gone.
     pub fn recv(&self) -> Result<T, RecvError> {
-        self.take(None).map_err(|_| RecvError)
+        self.take(None, Sleep::ForAny).map_err(|_| RecvError)
     }
 
     /// The next item, if it comes within `wait`.
     pub fn recv_timeout(&self, wait: Duration) -> Result<T, RecvTimeoutError> {
-        self.take(Some(wait))
+        self.take(Some(wait), Sleep::ForAny)
+    }
+
+    /// As [`Receiver::recv_timeout`], but patient items neither wake it nor end the wait by being there already: they come with
+    /// the next urgent one.
+    pub fn recv_urgent_timeout(&self, wait: Duration) -> Result<T, RecvTimeoutError> {
+        self.take(Some(wait), Sleep::ForUrgent)
     }
 
     /// The next item, if it comes before `until`.
     pub fn recv_deadline(&self, until: Instant) -> Result<T, RecvTimeoutError> {
-        self.take(Some(until.saturating_duration_since(Instant::now())))
+        self.take(Some(until.saturating_duration_since(Instant::now())), Sleep::ForAny)
     }
 
     /// The next item, if it is there.
     pub fn try_recv(&self) -> Result<T, TryRecvError> {
         let mut state = self.0.lock();
-        match state.items.pop_front() {
+        match state.pop() {
             Some(item) => {
                 self.popped(state);
                 Ok(item)
@@ -158,32 +207,33 @@ impl<T> Receiver<T> {
         self.0.lock().items.is_empty()
     }
 
-    fn take(&self, wait: Option<Duration>) -> Result<T, RecvTimeoutError> {
+    fn take(&self, wait: Option<Duration>, sleep: Sleep) -> Result<T, RecvTimeoutError> {
         // The clock is read only when there is something to wait for.
         let mut until = None;
         let mut state = self.0.lock();
         loop {
-            if let Some(item) = state.items.pop_front() {
+            let waits = sleep == Sleep::ForUrgent && state.urgent == 0 && state.blocked == 0 && state.senders > 0;
+            if !waits && let Some(item) = state.pop() {
                 self.popped(state);
                 return Ok(item);
             }
             if state.senders == 0 {
                 return Err(RecvTimeoutError::Disconnected);
             }
-            state.receiver_sleeps = true;
+            state.sleep = sleep;
             state = match wait {
                 None => self.0.filled.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(wait) => {
                     let now = Instant::now();
                     let left = until.get_or_insert(now + wait).saturating_duration_since(now);
                     if left.is_zero() {
-                        state.receiver_sleeps = false;
+                        state.sleep = Sleep::Awake;
                         return Err(RecvTimeoutError::Timeout);
                     }
                     self.0.filled.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
                 }
             };
-            state.receiver_sleeps = false;
+            state.sleep = Sleep::Awake;
         }
     }
 
@@ -248,6 +298,32 @@ mod tests {
         let (sender, receiver) = unbounded();
         drop(receiver);
         assert_eq!(sender.send(1), Err(SendError(1)));
+    }
+
+    /// Patient items wait for an urgent one, in their order, however many there are; but not when a sender has to wait for room, nor
+    /// when nobody is left to send.
+    #[test]
+    fn patient_items_wait() {
+        let (sender, receiver) = bounded(3);
+        let short = Duration::from_millis(5);
+        sender.try_send_patient(1).expect("room");
+        sender.try_send_patient(2).expect("room");
+        assert_eq!(receiver.recv_urgent_timeout(short), Err(RecvTimeoutError::Timeout));
+        sender.try_send(3).expect("room");
+        assert_eq!(receiver.recv_urgent_timeout(short), Ok(1));
+        assert_eq!((receiver.try_recv(), receiver.recv()), (Ok(2), Ok(3)));
+
+        (1..=3).for_each(|n| sender.try_send_patient(n).expect("room"));
+        let urgent = sender.clone();
+        let blocked = thread::spawn(move || urgent.send(4));
+        assert_eq!(receiver.recv_urgent_timeout(Duration::from_secs(60)), Ok(1), "a full queue is no place to wait");
+        blocked.join().expect("no panic").expect("the receiver lives");
+        assert_eq!([receiver.recv(), receiver.recv(), receiver.recv()], [Ok(2), Ok(3), Ok(4)]);
+
+        sender.try_send_patient(5).expect("room");
+        drop(sender);
+        assert_eq!(receiver.recv_urgent_timeout(Duration::from_secs(60)), Ok(5));
+        assert_eq!(receiver.recv_urgent_timeout(short), Err(RecvTimeoutError::Disconnected));
     }
 
     /// A sender that waits for room fails when the receiver goes instead.

@@ -45,11 +45,15 @@ pub enum Plant {
     ElectionDuringInstall = 19,
     /// Raft may put entries into an append message that was made for others.
     BatchedAppend = 20,
+    /// A new leader keeps leases alive before it has applied what the leader before it left.
+    EarlyLeaseClock = 21,
+    /// A sweep removes rows before the compaction mark is durable.
+    SweepBeforeMark = 22,
 }
 
 impl Plant {
     /// Every mistake there is.
-    pub const ALL: [Plant; 20] = [
+    pub const ALL: [Plant; 22] = [
         Plant::AckBeforeSync,
         Plant::ApplyTwice,
         Plant::StaleReadIndex,
@@ -70,6 +74,8 @@ impl Plant {
         Plant::ForwardedExpiry,
         Plant::ElectionDuringInstall,
         Plant::BatchedAppend,
+        Plant::EarlyLeaseClock,
+        Plant::SweepBeforeMark,
     ];
 
     /// The name by which it is asked for, as `ack-before-sync`.

@@ -171,7 +171,7 @@ impl NodeHandle {
             Proposal { origin: self.0.member_id, sequence: ticket.sequence, command: Some(command), ..Default::default() };
         let bytes = Bytes::from(proposal.encode_to_vec());
         let weight = Weight::new(&self.0, bytes.len() as i64);
-        self.send(Input::Propose(bytes))?;
+        self.0.inbox.try_send_patient(Input::Propose(bytes)).map_err(refused)?;
         Ok((ticket, weight))
     }
 
@@ -201,10 +201,7 @@ impl NodeHandle {
     }
 
     pub(super) fn send(&self, input: Input) -> Result<(), ProposeError> {
-        self.0.inbox.try_send(input).map_err(|e| match e {
-            TrySendError::Full(_) => ProposeError::TooManyRequests,
-            TrySendError::Disconnected(_) => ProposeError::Stopped,
-        })
+        self.0.inbox.try_send(input).map_err(refused)
     }
 
     fn timed_out(&self) -> ProposeError {
@@ -305,7 +302,7 @@ impl NodeHandle {
         if !self.status().is_leader {
             return Err(ProposeError::NotLeader);
         }
-        proposals.into_iter().try_for_each(|p| self.send(Input::Propose(p)))
+        proposals.into_iter().try_for_each(|p| self.0.inbox.try_send_patient(Input::Propose(p)).map_err(refused))
     }
 
     /// Proposals of this member's clients that the leader we sent them to did not take: they wait for the next leader.
@@ -391,6 +388,13 @@ impl NodeHandle {
         let Some(lease) = self.0.shared.lease(id) else { return Ok(None) };
         let remaining = clock.remaining(id, self.0.time.now()).unwrap_or(lease.ttl);
         Ok(Some(LeaseView { granted: lease.ttl, remaining }))
+    }
+}
+
+fn refused(e: TrySendError<Input>) -> ProposeError {
+    match e {
+        TrySendError::Full(_) => ProposeError::TooManyRequests,
+        TrySendError::Disconnected(_) => ProposeError::Stopped,
     }
 }
 

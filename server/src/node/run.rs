@@ -121,8 +121,8 @@ pub(super) enum Input {
 
 /// Proposals that wait for a leader, or for the log to catch up; beyond it new ones are dropped and time out.
 const MAX_WAITING: usize = 65_536;
-/// Groups the log may be writing before further proposals wait to share an entry.
-const MAX_WRITING: usize = 2;
+/// Groups the log may be writing before further proposals wait to share an entry: with one, what came during a sync shares the next.
+const MAX_WRITING: usize = 1;
 /// Proposal bytes put into one entry, but for a proposal that is larger by itself.
 const MAX_ENTRY: usize = 512 << 10;
 /// Inputs taken at once.
@@ -201,6 +201,10 @@ pub(super) struct Loop {
     changes: VecDeque<MemberChange>,
     last_time_ms: i64,
     fresh: Fresh,
+    /// As `fresh`, of any leader: when its machine has what the leaders before it left.
+    caught_up: Fresh,
+    /// The leases' clock runs here.
+    keeps_time: bool,
     /// A view was asked for and has not come.
     view_asked: bool,
     /// When the view for followers was last in use.
@@ -246,6 +250,8 @@ impl Loop {
             changes: VecDeque::new(),
             last_time_ms,
             fresh: Fresh::default(),
+            caught_up: Fresh::default(),
+            keeps_time: false,
             view_asked: false,
             view_used,
             installing: None,
@@ -260,7 +266,10 @@ impl Loop {
             self.work();
             let wait = next_tick.saturating_sub(self.inner.time.now());
             let mut taken = 0;
-            let mut input = match self.inbox.recv_timeout(wait) {
+            // While the log writes all that it may, more proposals would only be put aside: they can wait for it too.
+            let busy = self.driver.is_leader() && self.driver.writing() >= MAX_WRITING;
+            let next = if busy { self.inbox.recv_urgent_timeout(wait) } else { self.inbox.recv_timeout(wait) };
+            let mut input = match next {
                 Ok(input) => Some(input),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -631,10 +640,15 @@ impl Loop {
         let serves = self.driver.lone_voter() && self.driver.may_serve_reads();
         let fresh = self.fresh.at(serves, self.driver.term(), self.driver.committed(), self.inner.shared.applied_index());
         g.reads_are_fresh.store(fresh, Ordering::Release);
-        let led = g.is_leader.swap(leading, Ordering::AcqRel);
-        if leading != led {
+        g.is_leader.store(leading, Ordering::Release);
+        // Entries of the leader before may still end leases: none is kept alive before they are applied.
+        let serves = self.driver.may_serve_reads();
+        let keeps_time = self.caught_up.at(serves, self.driver.term(), self.driver.committed(), self.inner.shared.applied_index())
+            || (leading && plant::is(Plant::EarlyLeaseClock));
+        if keeps_time != self.keeps_time {
+            self.keeps_time = keeps_time;
             let mut clock = self.inner.clock.lock();
-            if leading {
+            if keeps_time {
                 let grace = self.inner.limits.election;
                 clock.lead(self.inner.shared.leases().into_iter(), self.inner.time.now(), grace);
             } else {
