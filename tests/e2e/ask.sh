@@ -19,7 +19,7 @@ settled() {
     .metadata.generation as $newest | .status |
     (.observedGeneration == $newest) and (.operation == null) and ((.readyReplicas // 0) == $size) and
     ([.conditions[]? | select(.type == "Ready")][0] | .status == "True" and (.observedGeneration // $newest) == $newest)' \
-    "$work/settled.json" >/dev/null && { [ "$size" = 0 ] || is "$size" voters; } || { summary "$work/settled.json"; return 1; }
+    "$work/settled.json" >/dev/null && is "$size" ready_pods && { [ "$size" = 0 ] || is "$size" voters; } || { summary "$work/settled.json"; return 1; }
 }
 # What a person would want to see of a cluster that is not as it should be.
 summary() {
@@ -30,6 +30,8 @@ change() { k patch quoratecluster "$CLUSTER" --type=merge -p "{\"spec\":$1}"; }
 
 # --- its pods and volumes
 pods() { k get pods -l "app.kubernetes.io/instance=$CLUSTER,app.kubernetes.io/managed-by=quorate-operator" "$@"; }
+# By the pods themselves: the status may lag behind what a step has just done.
+ready_pods() { pods -o json | jq '[.items[] | select(.metadata.deletionTimestamp == null) | select(any(.status.conditions[]?; .type == "Ready" and .status == "True"))] | length'; }
 uid_of() { k get "$1" "$2" -o 'jsonpath={.metadata.uid}'; }
 node_of() { k get pod "$1" -o 'jsonpath={.spec.nodeName}'; }
 volumes() { k get pvc -o json | jq -r --arg start "data-$CLUSTER-" '.items[] | select(.metadata.name | startswith($start)) | "\(.metadata.name) \(.metadata.uid)"' | sort; }
