@@ -7,7 +7,7 @@ use crate::env::files::RealFiles;
 use crate::gateway::{self, Access, JsonCalls};
 use crate::membership::{Desk, DeskSettings, departure};
 use crate::mvcc::RevisionEvents;
-use crate::node::{EventSink, Node, NodeHandle, Opened, PeerSink, ProposeError, StartError};
+use crate::node::{EventSink, Node, NodeHandle, Opened, PeerSink, ProposeError, StartError, stand_alone};
 use crate::peer::{Dial, LeaseForwarder, PeerSettings, Peers};
 use crate::state::Shared;
 use crate::telemetry::Metrics;
@@ -119,6 +119,9 @@ fn notify_ready() {
     }
 }
 
+/// How long one attempt to publish the member may take.
+const PUBLISH: Duration = Duration::from_secs(1);
+
 /// Tells the cluster this member's name and where clients find it, until it is heard.
 async fn publish(node: NodeHandle, name: String, client_urls: Vec<String>) {
     loop {
@@ -128,7 +131,10 @@ async fn publish(node: NodeHandle, name: String, client_urls: Vec<String>) {
             return;
         }
         let attributes = entry::MemberAttributes { member, name: name.clone(), client_urls: client_urls.clone() };
-        match node.propose(Command { op: Some(Op::MemberAttributes(attributes)) }).await {
+        let proposed = node.propose(Command { op: Some(Op::MemberAttributes(attributes)) });
+        // A proposal that met no connection to the leader is lost; saying the same twice does no harm.
+        let proposed = tokio::time::timeout(PUBLISH, proposed).await.unwrap_or(Err(ProposeError::TimedOut));
+        match proposed {
             Ok(_) => tracing::info!(member_id = format!("{member:016x}"), name, "published local member to cluster through raft"),
             Err(ProposeError::Stopped) => return,
             Err(e) => {
@@ -199,17 +205,21 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
     let net = Arc::new(NetThreads::start("net", net_threads_for(cores())).map_err(|e| Failure::new(5, e))?);
     let dial: Arc<dyn Dial> = Arc::new(tls::PeerDial { tls: dial_tls });
     let settings = budget::node_settings(config, &metrics);
-    let founding = {
-        let http_only: Vec<&Listener> = http_listeners.iter().chain(&metrics_listeners).collect();
-        let doors = join::Doors {
-            net: net.clone(),
-            peer: (&peer_listeners, peer_tls.clone()),
-            client: (&client_listeners, client_tls.clone()),
-            http_only,
-        };
-        join::founding(config, &settings, dial.clone(), doors).await?
+    let doors = join::Doors {
+        net: net.clone(),
+        client: (&client_listeners, client_tls.clone()),
+        http_only: http_listeners.iter().chain(&metrics_listeners).collect(),
     };
-    let opened = Opened::open(settings, founding.as_ref(), RealFiles::shared())?;
+    let entered = join::founding(config, &settings, dial.clone(), (&peer_listeners, peer_tls.clone()), &doors).await?;
+    if config.force_new_cluster && entered.is_none() {
+        let position = stand_alone(&settings, &RealFiles::shared())?;
+        tracing::warn!(
+            index = position.index,
+            term = position.term,
+            "made a cluster of this member alone; the others are forgotten"
+        );
+    }
+    let opened = Opened::open(settings, entered.as_ref().map(|e| &e.founding), RealFiles::shared())?;
     let hub_options = HubOptions { progress_interval: config.watch_progress_notify_interval, ..Default::default() };
     let hub = Arc::new(Hub::start(opened.store().clone(), hub_options).map_err(|e| Failure::new(5, e))?);
     let identity = opened.identity();
@@ -294,6 +304,13 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
     };
     let peer_grpc = Routes::new(peers.service()).prepare().into_axum_router();
     let peer_http = gateway::peer_routes(pages::versions(&handle), pages::members(&handle));
+    let mut waiting = match entered {
+        Some(entered) => {
+            join::leave(entered.peers).await;
+            entered.clients
+        }
+        None => None,
+    };
     open(
         &peer_door,
         peer_listeners,
@@ -306,7 +323,13 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
             bytes: Arc::default(),
         },
     )?;
-    wait_leader(&handle).await;
+    if waiting.is_none() && tokio::time::timeout(join::SILENT, wait_state(&handle)).await.is_err() {
+        // Alive is not the same as able to serve: probes are answered while a quorum, or this member's first state, is awaited.
+        waiting = Some(join::open_clients(&doors, "no leader")?);
+    }
+    wait_state(&handle).await;
+    join::leave(waiting).await;
+    drop(doors);
     let entrance =
         |name, grpc, http| Entrance { name, tls: client_tls.clone(), grpc, http, http2, bytes: metrics.client_bytes.clone() };
     let apart = !http_listeners.is_empty();
@@ -324,10 +347,13 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
     Ok(Server { node, peers, hub, door, peer_door, serving, data_dir: config.data_dir.clone() })
 }
 
-/// Waits until the cluster has a leader: before that there is nothing to serve clients with.
-async fn wait_leader(node: &NodeHandle) {
+/// Waits until the cluster has a leader, and a member that joins has its state: before that there is nothing to serve clients with.
+async fn wait_state(node: &NodeHandle) {
     let mut leader = node.leader_changes();
     let _ = leader.wait_for(|l| *l != 0).await;
+    while node.shared().applied_index() == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 fn cores() -> usize {

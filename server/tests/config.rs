@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use quorate::config::{
@@ -265,6 +266,8 @@ fn timing_and_limits_are_bounded() {
     check(&["--compact-hash-check-time=0s"], &[], Fails(1, "must be >0"));
     check(&["--compaction-batch-limit=-5"], &[], Fails(1, "must not be negative"));
     check(&["--memory-limit=1MiB"], &[], Fails(1, "64MiB"));
+    check(&["--boot-ticket=/run/ticket.json"], &[], Holds(|c| c.boot_ticket.as_deref() == Some(Path::new("/run/ticket.json"))));
+    check(&[], &[("QUORATE_BOOT_TICKET", "/t")], Holds(|c| c.boot_ticket.as_deref() == Some(Path::new("/t"))));
     check(&["--snapshot-rate=100MiB"], &[], Holds(|c| c.snapshot_rate_bytes_per_second == Some(100 << 20)));
     check(&["--bcrypt-cost=3"], &[], Warns("bcrypt-cost", "10 is used"));
     check(&["--feature-gates=LeaseCheckpointPersist=true"], &[], Fails(1, "requires the gate LeaseCheckpoint"));

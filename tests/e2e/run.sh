@@ -36,7 +36,9 @@ images() {
   local i
   "$here/../../scripts/dist.sh" "$BIN" "$work/dist" && "$here/../../scripts/pack-image.py" localhost/quorate:e2e "$work/dist" "$work/quorate.tar" || return 1
   mkdir -p "$work/kube" && cp "$LAB_BIN/kube" "$work/kube/kube-apiserver" && "$here/../lab/image.sh" localhost/kube-apiserver:e2e "$work/kube" "$work/kube.tar" || return 1
-  for i in 1 2 3; do lab node "$i" exec ctr -n k8s.io images import "$work/quorate.tar" || return 1; done
+  for i in 1 2 3; do
+    lab node "$i" exec ctr -n k8s.io images import "$work/quorate.tar" && lab node "$i" exec ctr -n k8s.io images tag localhost/quorate:e2e localhost/quorate:next || return 1
+  done
   lab node 1 exec ctr -n k8s.io images import "$work/kube.tar"
   rm -rf "$work/kube" "$work/kube.tar"
 }
@@ -83,7 +85,11 @@ if [ "$tier" = full ]; then
   step "scale 3 to 5" 5 grows
   step "scale 5 to 3" 8 shrinks
   step "roll a change, leader last" 5 rolls
+  step "another image" 5 image_changed
+  step "an image that is nowhere, and back" 5 bad_image_halts
+  step "scale 3 to 1 to 3" 8 one_and_three
   step "delete a volume and its pod" 8 volume_lost
+  step "damage a volume" 15 volume_damaged
   step "cut a member's node" 20 node_lost cut heal
   step "switch a member's node off and on" 20 node_lost kill start
   step "kill the operator while it scales" 8 operator_killed
@@ -96,6 +102,7 @@ fi
 check "the clients end" stop_load
 load=
 check "every acknowledged write is there, and nothing else" judged 0 1 --ended
+check "  a write that is taken away by hand is missed" judge_bites
 if [ "$tier" = full ]; then
   check "delete the cluster, volumes kept" deleted_volumes_kept
   check "delete a cluster with its volumes" deleted_volumes_removed

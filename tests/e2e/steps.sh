@@ -77,6 +77,20 @@ rolls() {
 all_new() { ! grep -qF -f "$work/uids" <(pods -o 'jsonpath={range .items[*]}{.metadata.uid}{"\n"}{end}'); }
 quota() { pods -o json | jq -r '[.items[].spec.containers[0] | ((.command // []) + (.args // []))[] | select(startswith("--quota-backend-bytes="))] | unique[] | split("=")[1]'; }
 
+one_and_three() { change '{"replicas":1}' && within 180 settled 1 && within 30 volumes_are 1 && writes_go_on && change '{"replicas":3}' && within 240 settled 3 && writes_go_on; }
+
+# The same program under another tag: every member moves to it.
+image_changed() { change '{"image":{"tag":"next"}}' && within 240 is localhost/quorate:next images_used && within 120 settled 3 && writes_go_on; }
+images_used() { pods -o json | jq -r '[.items[].spec.containers[0].image] | unique | join(" ")'; }
+# An image that nobody has: the rollout stops at the first member, the others serve, and taking the change back mends it.
+bad_image_halts() {
+  local result
+  change '{"image":{"tag":"nowhere"},"update":{"deadlineSeconds":20}}' && within 120 is True condition Stalled && still 10 is 2 ready_pods && writes_go_on
+  result=$?
+  resource '.status.conditions[] | select(.type == "Stalled") | "\(.reason): \(.message)"'
+  change '{"image":{"tag":"next"},"update":{"deadlineSeconds":600}}' && within 240 settled 3 && [ $result = 0 ] && writes_go_on
+}
+
 # --- what befalls it
 leader_killed() {
   local leader uid
@@ -91,6 +105,15 @@ volume_lost() {
   id=$(member_id "$CLUSTER-$slot") && uid=$(uid_of pvc "data-$CLUSTER-$slot") && k delete pvc "data-$CLUSTER-$slot" --wait=false && k delete pod "$CLUSTER-$slot" &&
     within 60 replaced pvc "data-$CLUSTER-$slot" "$uid" && within 240 settled 3 && [ "$(member_id "$CLUSTER-$slot")" != "$id" ] && writes_go_on
 }
+
+# What is on the volume cannot be read any more: the server refuses it, and the member is replaced as if it had lost it.
+volume_damaged() {
+  local slot=2 id
+  [ "$(leader)" != "$CLUSTER-2" ] || slot=0
+  id=$(member_id "$CLUSTER-$slot") && echo damaged > "$LAB_RUN/volumes/pvc-$(uid_of pvc "data-$CLUSTER-$slot")/data/member/identity" &&
+    k delete pod "$CLUSTER-$slot" --grace-period=0 --force && within 240 another_member "$CLUSTER-$slot" "$id" && within 240 settled 3 && writes_go_on
+}
+another_member() { local id; id=$(member_id "$1") && [ -n "$id" ] && [ "$id" != "$2" ]; }
 
 # A member's node is cut off (cut, heal) or loses its power (kill, start); the others go on, the status says what is wrong, and
 # all is well once the node is back.
@@ -171,5 +194,10 @@ deleted_without_operator() {
 }
 # What the role lacks shows up as a refusal in the log.
 operator_was_content() {
-  ! grep -iE 'forbidden|panicked' "$work"/operator*.log
+  grep -q working "$work"/operator*.log && ! grep -iE 'forbidden|panicked' "$work"/operator*.log
+}
+
+# Were a write lost, the judge would say so: one that is taken away by hand is missed.
+judge_bites() {
+  ctl 0 del /e2e/w/0/0000000001 && ! judged 0 1 --ended
 }

@@ -63,20 +63,22 @@ pub fn peer_routes(
         .fallback(not_found)
 }
 
-/// The client listener of a member that waits to join a cluster: alive, and neither ready nor healthy. Everything else is refused for now.
-pub fn waiting_routes() -> Router {
-    let refuse = |body: &'static str| move || async move { (StatusCode::SERVICE_UNAVAILABLE, pages::PLAIN, body) };
+/// The client listener of a member that waits: alive, and for the reason given neither ready nor healthy. Everything else is refused
+/// for now.
+pub fn waiting_routes(reason: &'static str) -> Router {
+    let refuse = |body: String| move || async move { (StatusCode::SERVICE_UNAVAILABLE, pages::PLAIN, body) };
+    let health = serde_json::json!({ "health": "false", "reason": reason });
     Router::new()
         .route("/livez", any(|| async { (pages::PLAIN, "ok\n") }))
-        .route("/readyz", any(refuse("[-]joined failed: not joined\n\n")))
-        .route("/health", any(refuse("{\"health\":\"false\",\"reason\":\"not joined\"}\n")))
-        .fallback(refuse("not joined\n"))
+        .route("/readyz", any(refuse(format!("[-]serving failed: {reason}\n\n"))))
+        .route("/health", any(refuse(format!("{health}\n"))))
+        .fallback(refuse(format!("{reason}\n")))
 }
 
-/// What gRPC clients of a member that waits to join a cluster are told.
-pub fn waiting_calls() -> Router {
-    Router::new().fallback(|| async {
-        tonic::Status::unavailable("etcdserver: this member has not joined a cluster yet").into_http::<axum::body::Body>()
+/// What gRPC clients of a member that waits are told.
+pub fn waiting_calls(reason: &'static str) -> Router {
+    Router::new().fallback(move || async move {
+        tonic::Status::unavailable(format!("etcdserver: {reason}")).into_http::<axum::body::Body>()
     })
 }
 

@@ -150,6 +150,8 @@ pub fn plan_of_flags(config: &Config) -> Result<Plan, config::ConfigError> {
     };
     let mut own_urls = members.get(&config.name).map(|urls| texts(urls)).unwrap_or_default();
     own_urls.extend(texts(&config.advertise_peer_urls));
+    own_urls.sort();
+    own_urls.dedup();
     Ok(Plan { form, others: others(&members, &config.name), own_urls, stamp })
 }
 

@@ -4,6 +4,7 @@
 //! the effects in order: log, peers, apply. [`apply`] is the thread that runs the machine and answers; [`keeper`] the thread that
 //! writes checkpoints and sweeps. [`handle`] is what the doors hold. [`start`] opens a member's folder and puts these together.
 
+mod alone;
 mod apply;
 mod driver;
 mod handle;
@@ -13,6 +14,7 @@ mod port;
 mod run;
 mod start;
 
+pub use alone::stand_alone;
 pub use apply::EventSink;
 pub use handle::{LeaseView, NodeHandle, ProposeError, Status};
 pub use keeper::SweepPace;

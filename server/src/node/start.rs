@@ -18,7 +18,7 @@ use crate::mvcc::{DeltaPolicy, Store};
 use crate::snapshot::{Receiver, RestoreOptions, SnapshotError, folder};
 use crate::state::Machine;
 use crate::wal::{
-    Durable, Group, HardState as LogHardState, Hooks, Identity, SnapshotMark, Verdict, Wal, WalError, WalWriter, take_lock,
+    Durable, Group, HardState as LogHardState, Hooks, Identity, Replay, SnapshotMark, Verdict, Wal, WalError, WalWriter, take_lock,
 };
 use arc_swap::ArcSwap;
 use crossbeam_channel::Sender;
@@ -122,13 +122,13 @@ pub struct Node {
     threads: Vec<JoinHandle<()>>,
 }
 
-struct Paths {
-    dir: PathBuf,
-    wal: PathBuf,
+pub(super) struct Paths {
+    pub dir: PathBuf,
+    pub wal: PathBuf,
 }
 
 impl Paths {
-    fn of(settings: &NodeSettings, name: &str) -> Self {
+    pub fn of(settings: &NodeSettings, name: &str) -> Self {
         let dir = settings.data_dir.join(name);
         let wal = settings.wal_dir.clone().unwrap_or_else(|| dir.join("wal"));
         Self { dir, wal }
@@ -353,6 +353,33 @@ impl slog::Drain for LogDrain {
     }
 }
 
+/// Opens the rows that go with a log, and the machine over them; refuses rows and a log that together have lost something.
+pub(super) fn open_state(paths: &Paths, settings: &NodeSettings, replay: &Replay) -> Result<(Arc<Store>, Machine), StartError> {
+    let mark = replay.snapshot.as_ref().map_or(0, |s| s.index);
+    let mut store = open_rows(&folder::current(&paths.dir)?, settings)?;
+    let mut machine = Machine::open(store.clone())?;
+    if machine.position().index < mark
+        && let Some(name) = folder::staged(&paths.dir, mark)?
+    {
+        // The log had taken a snapshot over and the process ended before its rows were put to use.
+        drop((machine, store));
+        folder::switch(&paths.dir, &name)?;
+        store = open_rows(&paths.dir.join(name), settings)?;
+        machine = Machine::open(store.clone())?;
+    }
+    folder::clean(&paths.dir)?;
+    let position = machine.position();
+    let last = replay.entries.last().map_or(mark, |e| e.index);
+    if position.index > last || replay.hard_state.commit > last {
+        let applied = position.index.max(replay.hard_state.commit);
+        return Err(StartError::LostData { applied, last });
+    }
+    if position.index < mark {
+        return Err(StartError::LostData { applied: mark, last: position.index });
+    }
+    Ok((store, machine))
+}
+
 /// A member whose files are open and whose threads do not run yet.
 pub struct Opened {
     settings: NodeSettings,
@@ -385,27 +412,8 @@ impl Opened {
         }
         failpoint::visit(Place::OpenedLog);
         let mark = replay.snapshot.clone().unwrap_or_default();
-        let mut store = open_rows(&folder::current(&paths.dir)?, &settings)?;
-        let mut machine = Machine::open(store.clone())?;
-        if machine.position().index < mark.index
-            && let Some(name) = folder::staged(&paths.dir, mark.index)?
-        {
-            // The log had taken a snapshot over and the process ended before its rows were put to use.
-            drop((machine, store));
-            folder::switch(&paths.dir, &name)?;
-            store = open_rows(&paths.dir.join(name), &settings)?;
-            machine = Machine::open(store.clone())?;
-        }
-        folder::clean(&paths.dir)?;
+        let (store, machine) = open_state(&paths, &settings, &replay)?;
         let position = machine.position();
-        let last = replay.entries.last().map_or(mark.index, |e| e.index);
-        if position.index > last || replay.hard_state.commit > last {
-            let applied = position.index.max(replay.hard_state.commit);
-            return Err(StartError::LostData { applied, last });
-        }
-        if position.index < mark.index {
-            return Err(StartError::LostData { applied: mark.index, last: position.index });
-        }
         let conf = conf_state(machine.configuration()?.unwrap_or_default());
         let hs = replay.hard_state;
         let hard_state = HardState {

@@ -35,6 +35,7 @@ use crate::types::MemberId;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use link::Link;
+use parking_lot::Mutex;
 use quorate_proto::peer::peer_client::PeerClient;
 use quorate_proto::peer::peer_server::PeerServer;
 use quorate_proto::peer::{ChangeResponse, MembersRequest, MembersResponse};
@@ -72,8 +73,8 @@ pub(crate) struct Inner {
     pub counts: PeerCounts,
     pub runtime: Handle,
     pub stop: CancellationToken,
-    /// Carries out changes of members when this member leads.
-    pub desk: OnceLock<Arc<dyn ChangeDesk>>,
+    /// Carries out changes of members when this member leads. It knows this room as well, so it is let go when the room stops.
+    pub desk: Mutex<Option<Arc<dyn ChangeDesk>>>,
     /// Cancelled when another member said that this one was removed.
     pub removed: CancellationToken,
 }
@@ -114,7 +115,7 @@ impl Peers {
             counts: PeerCounts::default(),
             runtime: runtime.handle().clone(),
             stop: CancellationToken::new(),
-            desk: OnceLock::new(),
+            desk: Mutex::new(None),
             removed: CancellationToken::new(),
         });
         let stop = inner.stop.clone();
@@ -129,9 +130,9 @@ impl Peers {
         }
     }
 
-    /// Names who carries out changes of members that others ask this member for. Only the first call counts.
+    /// Names who carries out changes of members that others ask this member for.
     pub fn attach_desk(&self, desk: Arc<dyn ChangeDesk>) {
-        let _ = self.inner.desk.set(desk);
+        *self.inner.desk.lock() = Some(desk);
     }
 
     /// Asks another member, the leader, to carry a change out.
@@ -178,6 +179,7 @@ impl Peers {
     /// Closes every connection and ends the thread.
     pub fn stop(&self) {
         self.inner.stop.cancel();
+        *self.inner.desk.lock() = None;
         self.inner.links.store(Arc::default());
     }
 }
@@ -248,7 +250,7 @@ pub async fn ask_members(
     timeout: Duration,
 ) -> Result<MembersResponse, tonic::Status> {
     let ask = async {
-        let channel = dial::connect(dial, url, timeout).await.map_err(|e| tonic::Status::unavailable(e.to_string()))?;
+        let channel = dial::connect(dial, url, timeout).await.map_err(|e| tonic::Status::unavailable(link::causes(&e)))?;
         let answer = PeerClient::new(channel).members(MembersRequest { cluster, from }).await?;
         Ok(answer.into_inner())
     };

@@ -280,7 +280,8 @@ impl Peer for Service {
         let request = request.into_inner();
         self.check_caller(request.cluster, request.from)?;
         let change = request.change.ok_or_else(|| Status::invalid_argument("no change was named"))?;
-        let desk = self.inner.desk.get().ok_or_else(|| Status::unavailable("this member is still starting"))?;
+        let desk = self.inner.desk.lock().clone();
+        let desk = desk.ok_or_else(|| Status::unavailable("this member is still starting"))?;
         Ok(Response::new(desk.change(change).await))
     }
 

@@ -14,14 +14,32 @@ use std::sync::Arc;
 use std::time::Duration;
 use tonic::service::Routes;
 
-/// The ports, and what they speak.
+/// The clients' ports, and what they speak.
 pub(super) struct Doors<'a> {
     pub net: Arc<NetThreads>,
-    pub peer: (&'a [Listener], Option<Arc<ServerTls>>),
     pub client: (&'a [Listener], Option<Arc<ServerTls>>),
     /// Ports of HTTP alone; TLS as for clients.
     pub http_only: Vec<&'a Listener>,
 }
+
+/// What became clear at the gate.
+pub(super) struct Entered {
+    pub founding: Founding,
+    /// Still answers that this member is empty: the others form the cluster at the same time and count on it.
+    pub peers: Option<Door>,
+    /// Answers probes, when that took long.
+    pub clients: Option<Door>,
+}
+
+/// Leaves the ports of a door to another.
+pub(super) async fn leave(door: Option<Door>) {
+    if let Some(door) = door {
+        door.close(DRAIN).await;
+    }
+}
+
+/// How long clients wait in the port's queue before they, and the probes, are told that this member waits.
+pub(super) const SILENT: Duration = Duration::from_secs(2);
 
 /// How long calls that are under way may take when the gate closes.
 const DRAIN: Duration = Duration::from_millis(50);
@@ -34,8 +52,9 @@ pub(super) async fn founding(
     config: &Config,
     settings: &NodeSettings,
     dial: Arc<dyn Dial>,
-    doors: Doors<'_>,
-) -> Result<Option<Founding>, Failure> {
+    peers: (&[Listener], Option<Arc<ServerTls>>),
+    doors: &Doors<'_>,
+) -> Result<Option<Entered>, Failure> {
     if let Some((_, stamp)) = read_stamped(&config.data_dir)? {
         check_stamp(config, &stamp)?;
         return Ok(None);
@@ -56,12 +75,16 @@ pub(super) async fn founding(
         && plan.form.is_some()
     {
         // Nobody to ask: the cluster of one is formed at once.
-        return Ok(plan.form);
+        return Ok(plan.form.map(|founding| Entered { founding, peers: None, clients: None }));
     }
     let boot = rand::random();
-    let door = open(doors, boot)?;
-    let passed = gate::pass(plan, dial, boot).await;
-    door.close(DRAIN).await;
+    let peers = open_peers(peers, doors.net.clone(), boot)?;
+    let passed = gate::pass(plan, dial, boot);
+    tokio::pin!(passed);
+    let (clients, passed) = tokio::select! {
+        passed = &mut passed => (None, passed),
+        () = tokio::time::sleep(SILENT) => (Some(open_clients(doors, "not joined")?), passed.await),
+    };
     let founding = passed.map_err(|e| Failure::new(WRONG_DATA, e))?;
     let how = if founding.joins { "joining the cluster" } else { "forming the cluster" };
     tracing::info!(
@@ -70,37 +93,48 @@ pub(super) async fn founding(
         members = founding.members.len(),
         "{how}"
     );
-    Ok(Some(founding))
+    Ok(Some(Entered { founding, peers: Some(peers), clients }))
 }
 
-/// Ports of a member that waits.
-fn open(doors: Doors<'_>, boot: u64) -> Result<Door, Failure> {
-    let door = Door::new(doors.net, max_connections());
+/// The peer ports of a member that has no cluster.
+fn open_peers((listeners, tls): (&[Listener], Option<Arc<ServerTls>>), net: Arc<NetThreads>, boot: u64) -> Result<Door, Failure> {
     let versions = || Versions { server: config::ETCD_VERSION.to_string(), cluster: None, storage: None };
-    let peer = Entrance {
+    let entrance = Entrance {
         name: "peer",
-        tls: doors.peer.1,
+        tls,
         grpc: Some(Routes::new(vacant(boot)).prepare().into_axum_router()),
         http: Some(gateway::peer_routes(Arc::new(versions), Arc::new(|| serde_json::json!({ "state": "empty" })))),
         http2: Http2::default(),
         bytes: Arc::default(),
     };
+    let door = Door::new(net, max_connections());
+    share(&door, listeners, &entrance)?;
+    Ok(door)
+}
+
+/// The client ports of a member that waits: its probes are answered.
+pub(super) fn open_clients(doors: &Doors<'_>, reason: &'static str) -> Result<Door, Failure> {
     let client = Entrance {
         name: "client",
-        tls: doors.client.1,
-        grpc: Some(gateway::waiting_calls()),
-        http: Some(gateway::waiting_routes()),
+        tls: doors.client.1.clone(),
+        grpc: Some(gateway::waiting_calls(reason)),
+        http: Some(gateway::waiting_routes(reason)),
         http2: Http2::default(),
         bytes: Arc::default(),
     };
     let http_only = Entrance { grpc: None, ..client.clone() };
-    let all = doors.peer.0.iter().map(|l| (l, &peer));
-    let all = all.chain(doors.client.0.iter().map(|l| (l, &client))).chain(doors.http_only.into_iter().map(|l| (l, &http_only)));
-    for (listener, entrance) in all {
+    let door = Door::new(doors.net.clone(), max_connections());
+    share(&door, doors.client.0, &client)?;
+    doors.http_only.iter().try_for_each(|listener| share(&door, std::slice::from_ref(*listener), &http_only))?;
+    Ok(door)
+}
+
+fn share(door: &Door, listeners: &[Listener], entrance: &Entrance) -> Result<(), Failure> {
+    for listener in listeners {
         let shared = listener.share().map_err(|e| Failure::new(1, e))?;
         door.open(shared, entrance.clone()).map_err(|e| Failure::new(1, e))?;
     }
-    Ok(door)
+    Ok(())
 }
 
 /// A member that was made for somebody serves nobody else, and under no other name.

@@ -375,6 +375,13 @@ impl Machine {
         self.members.check(change)
     }
 
+    /// Leaves one member on the list, as a voter, and puts the others among those removed. False when it is not on the list.
+    pub fn stand_alone(&mut self, own: u64) -> bool {
+        let found = self.members.keep_only(&self.store, own);
+        self.publish_members();
+        found
+    }
+
     /// Keeps raft's configuration beside the members.
     pub fn put_configuration(&self, configuration: &rows::Configuration) {
         self.store.put_sys(sys::single(sys::CONFIGURATION), Some(configuration.encode_to_vec().into()));

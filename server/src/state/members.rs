@@ -95,6 +95,18 @@ impl Members {
         }
     }
 
+    /// Forgets every member but one, which votes from now on; false, and nothing changed, when it is not a member.
+    pub fn keep_only(&mut self, store: &Store, own: MemberId) -> bool {
+        let Some(member) = self.members.get(&own).cloned() else { return false };
+        let others: Vec<MemberId> = self.members.keys().copied().filter(|id| *id != own).collect();
+        for id in others {
+            let gone = Member { id, ..Default::default() };
+            self.change(store, MemberChange { kind: MemberChangeKind::Remove.into(), member: Some(gone), ..Default::default() });
+        }
+        self.put(store, Member { learner: false, ..member });
+        true
+    }
+
     fn voters(&self) -> usize {
         self.members.values().filter(|m| !m.learner).count()
     }

@@ -1,10 +1,13 @@
 //! A cluster of real members for tests: each with its own folder, node, peer room and listener on loopback.
 
+use quorate::api::{MemberError, Membership};
 use quorate::base::RocksOptions;
 use quorate::env::files::RealFiles;
+use quorate::membership::{Desk, DeskSettings};
 use quorate::mvcc::{DeltaPolicy, RevisionEvents};
 use quorate::node::{EventSink, Founding, Node, NodeHandle, NodeSettings, Opened, SweepPace};
 use quorate::peer::{PeerSettings, Peers, PlainDial};
+use quorate::state::ApplyError;
 use quorate_proto::entry::{self, Command, command::Op};
 use quorate_proto::state::Member;
 use std::net::{SocketAddr, TcpListener};
@@ -61,6 +64,7 @@ impl EventSink for Recorder {
 pub struct Running {
     pub node: Node,
     pub peers: Peers,
+    pub desk: Desk,
     pub told: Arc<Mutex<Told>>,
     stop: CancellationToken,
     server: Option<std::thread::JoinHandle<()>>,
@@ -85,9 +89,17 @@ pub struct Slot {
     pub id: u64,
     pub dir: TempDir,
     address: SocketAddr,
+    /// How it becomes a member when its folder is empty.
+    founding: Founding,
     /// Held while the member is down, so that nobody else takes its port.
     reserved: Option<TcpListener>,
     pub running: Option<Running>,
+}
+
+impl Slot {
+    fn member(&self) -> Member {
+        Member { id: self.id, peer_urls: vec![format!("http://{}", self.address)], ..Default::default() }
+    }
 }
 
 /// The members; all stop when it is dropped.
@@ -102,18 +114,57 @@ impl Cluster {
         let slot = |id| {
             let reserved = TcpListener::bind("127.0.0.1:0").expect("a port");
             let address = reserved.local_addr().expect("its address");
-            Slot { id, dir: TempDir::new().expect("a folder"), address, reserved: Some(reserved), running: None }
+            let founding = Founding { cluster_id: CLUSTER, member_id: id, ..Default::default() };
+            Slot { id, dir: TempDir::new().expect("a folder"), address, founding, reserved: Some(reserved), running: None }
         };
         let mut cluster = Self { slots: (1..=size).map(slot).collect(), tuning };
+        let members: Vec<Member> = cluster.slots.iter().map(Slot::member).collect();
+        for slot in &mut cluster.slots {
+            slot.founding.members = members.clone();
+        }
         for at in 0..size as usize {
             cluster.run(at);
         }
         cluster
     }
 
-    fn founding(&self, member_id: u64) -> Founding {
-        let member = |s: &Slot| Member { id: s.id, peer_urls: vec![format!("http://{}", s.address)], ..Default::default() };
-        Founding { cluster_id: CLUSTER, member_id, members: self.slots.iter().map(member).collect(), ..Default::default() }
+    /// Adds a member through the member at `through` and starts it with an empty folder; its place. A place of the past may be given
+    /// again, as a machine that comes back with a new disk.
+    pub async fn add(&mut self, through: usize, learner: bool, place: Option<usize>) -> usize {
+        let (address, reserved) = match place {
+            Some(at) => (self.slots[at].address, self.slots[at].reserved.take()),
+            None => {
+                let reserved = TcpListener::bind("127.0.0.1:0").expect("a port");
+                (reserved.local_addr().expect("its address"), Some(reserved))
+            }
+        };
+        let (member, members) =
+            self.running(through).desk.add(vec![format!("http://{address}")], learner).await.expect("the member is added");
+        let founding = Founding { cluster_id: CLUSTER, member_id: member.id, members, joins: true, ..Default::default() };
+        let dir = TempDir::new().expect("a folder");
+        let slot = Slot { id: member.id, dir, address, founding, reserved, running: None };
+        let at = match place {
+            Some(at) => {
+                self.slots[at] = slot;
+                at
+            }
+            None => {
+                self.slots.push(slot);
+                self.slots.len() - 1
+            }
+        };
+        self.run(at);
+        at
+    }
+
+    /// Makes a learner a voter as soon as the leader finds it ready.
+    pub async fn promote(&self, through: usize, at: usize) {
+        let begun = Instant::now();
+        while let Err(e) = self.running(through).desk.promote(self.slots[at].id).await {
+            assert!(matches!(e, MemberError::Refused(ApplyError::LearnerNotReady)), "{e:?}");
+            assert!(begun.elapsed() < PATIENCE, "the learner never gets ready");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     pub fn settings(&self, at: usize) -> NodeSettings {
@@ -137,7 +188,7 @@ impl Cluster {
 
     /// Starts a member that is down.
     pub fn run(&mut self, at: usize) {
-        let founding = self.founding(self.slots[at].id);
+        let founding = self.slots[at].founding.clone();
         let settings = self.settings(at);
         let opened = Opened::open(settings, Some(&founding), RealFiles::shared()).expect("the member opens");
         let told = Arc::new(Mutex::new(Told { published: opened.store().revision(), ..Default::default() }));
@@ -150,6 +201,9 @@ impl Cluster {
         .expect("the peer room starts");
         let node = opened.run(Arc::new(peers.clone()), Box::new(Recorder(told.clone()))).expect("the node starts");
         peers.attach(node.handle().clone());
+        let desk_settings = DeskSettings { strict: false, max_learners: 1, token: "t".into(), timeout: Duration::from_secs(10) };
+        let desk = Desk::new(node.handle().clone(), peers.clone(), desk_settings);
+        peers.attach_desk(Arc::new(desk.clone()));
         let listener = self.slots[at].reserved.take().expect("it is down");
         let stop = CancellationToken::new();
         let (service, stopped) = (peers.service(), stop.clone());
@@ -166,7 +220,7 @@ impl Cluster {
                 }
             });
         });
-        self.slots[at].running = Some(Running { node, peers, told, stop, server: Some(server) });
+        self.slots[at].running = Some(Running { node, peers, desk, told, stop, server: Some(server) });
     }
 
     /// Stops a member; its port stays ours and refuses nobody, it only never answers.

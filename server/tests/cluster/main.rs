@@ -2,5 +2,6 @@
 
 mod files;
 mod harness;
+mod members;
 mod replication;
 mod snapshots;
