@@ -118,4 +118,4 @@ echo '| step | result | seconds | longest gap, s | writes | unknown | lost | vio
 echo '|---|---|---|---|---|---|---|---|'
 printf '%s\n' "${rows[@]}"
 echo
-if verdict; then [ "${E2E_KEEP:-0}" = 1 ] || rm -rf --one-file-system "$LAB_RUN" "$work"; else echo "logs: $LAB_RUN/log, $work" && exit 1; fi
+if verdict; then [ "${E2E_KEEP:-0}" = 1 ] || { lab down && rm -rf --one-file-system "$LAB_RUN" "$work"; }; else echo "logs: $LAB_RUN/log, $work" && exit 1; fi
