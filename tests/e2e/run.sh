@@ -87,6 +87,7 @@ if [ "$tier" = full ]; then
   step "roll a change, leader last" 5 rolls
   step "another image" 5 image_changed
   step "an image that is nowhere, and back" 5 bad_image_halts
+  step "a name more in the certificates" 5 certificate_renewed
   step "scale 3 to 1 to 3" 8 one_and_three
   step "delete a volume and its pod" 8 volume_lost
   step "damage a volume" 15 volume_damaged

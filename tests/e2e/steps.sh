@@ -91,6 +91,20 @@ bad_image_halts() {
   change '{"image":{"tag":"next"},"update":{"deadlineSeconds":600}}' && within 240 settled 3 && [ $result = 0 ] && writes_go_on
 }
 
+# A name more: the members serve it in a new certificate, and no pod is started anew for it.
+certificate_renewed() {
+  local before
+  before=$(pods -o 'jsonpath={.items[*].metadata.uid}') && change '{"tls":{"extraSANs":["kv.example.com"]}}' && within 240 served_names kv.example.com && within 60 settled 3 &&
+    is "$before" pods -o 'jsonpath={.items[*].metadata.uid}' && writes_go_on
+}
+served_names() {
+  local slot
+  for slot in 0 1 2; do
+    lab node 1 exec bash -c 'openssl s_client -connect "$1:2379" -CAfile "$2/ca.crt" -cert "$2/tls.crt" -key "$2/tls.key" </dev/null 2>/dev/null | openssl x509 -noout -ext subjectAltName' \
+      names "$CLUSTER-$slot.$CLUSTER-peer.demo.svc.cluster.local" "$work/keys" | grep -F "DNS:$1" || return 1
+  done
+}
+
 # --- what befalls it
 leader_killed() {
   local leader uid
