@@ -5,7 +5,6 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
-use kube::ResourceExt;
 
 use super::build;
 use super::plan::Plan;
@@ -211,10 +210,13 @@ fn leader(world: &World) -> Option<u32> {
 fn findings(status: &ClusterStatus, seen: &Seen<'_>) -> Vec<Finding> {
     let (world, plan) = (seen.world, seen.plan);
     let asleep = world.formed && world.wish.replicas == 0;
+    let kind = plan.operation.as_ref().map(|operation| operation.kind);
+    let waking = kind == Some(Kind::Wake);
     let available = match (&world.members, world.formed || status.cluster_id.is_some()) {
         (Some(_), _) => finding("Available", true, "QuorumServes", "reads and writes are served"),
         (None, _) if asleep => finding("Available", false, "Hibernated", "no member runs, as spec.replicas says"),
         (None, false) => finding("Available", false, "Forming", "the first members have not found each other yet"),
+        (None, true) if waking => finding("Available", false, "Waking", "the members start again"),
         (None, true) => finding("Available", false, "NoQuorum", "no quorum of members answers"),
     };
     let voters = || world.members.iter().flatten().filter(|member| !member.learner);
@@ -227,12 +229,15 @@ fn findings(status: &ClusterStatus, seen: &Seen<'_>) -> Vec<Finding> {
         Some(_) => finding("QuorumHealthy", true, "SomeUnhealthy", format!("there is a quorum without {}", ill.join(", "))),
         None if asleep => finding("QuorumHealthy", None, "Hibernated", "no member runs, as spec.replicas says"),
         None if !world.formed => finding("QuorumHealthy", None, "Forming", "the first members have not found each other yet"),
+        None if waking => finding("QuorumHealthy", None, "Waking", "the members start again"),
         None => finding("QuorumHealthy", false, "QuorumLost", lost_text(status, seen)),
     };
     let degraded = match &world.members {
         Some(_) if ill.is_empty() => finding("Degraded", false, "AllHealthy", "all voters are healthy"),
         Some(_) => finding("Degraded", true, "MembersUnhealthy", format!("unhealthy: {}", ill.join(", "))),
-        None if asleep || !world.formed => finding("Degraded", false, "NotRunning", "nothing runs that could be degraded"),
+        None if asleep || waking || !world.formed => {
+            finding("Degraded", false, "NotRunning", "nothing runs that could be degraded")
+        }
         None => finding("Degraded", true, "NoQuorum", "no quorum of members answers"),
     };
     let progressing = match &plan.operation {
@@ -313,7 +318,7 @@ fn phase(findings: &[Finding], seen: &Seen<'_>) -> &'static str {
         "QuorumLost"
     } else if is("Stalled", true) {
         "Stalled"
-    } else if reason("Forming") {
+    } else if reason("Forming") && seen.plan.operation.as_ref().is_none_or(|operation| operation.kind == Kind::Form) {
         "Forming"
     } else {
         match &seen.plan.operation {
@@ -398,15 +403,10 @@ pub fn news(old: &ClusterStatus, new: &ClusterStatus) -> Vec<(bool, String, Stri
             _ => continue,
         };
         let was_bad = before.is_some_and(|before| before.status != condition.status);
-        let startup = matches!(condition.reason.as_str(), "Forming" | "Hibernated");
+        let startup = matches!(condition.reason.as_str(), "Forming" | "Hibernated" | "Waking");
         if (bad && !startup) || (was_bad && condition.type_ == "Available" && condition.status == "True") {
             news.push((bad, condition.reason.clone(), format!("{}: {}", condition.type_, condition.message)));
         }
     }
     news
-}
-
-/// For logs.
-pub fn key(object: &crate::crd::QuorateCluster) -> String {
-    format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any())
 }
