@@ -96,6 +96,8 @@ if [ "$tier" = full ]; then
   step "kill the operator while it scales" 8 operator_killed
   step "lose the quorum" 300 quorum_lost
   step "sleep and wake" 300 sleeps_and_wakes
+  step "back up, and begin another cluster with it" 5 backed_up_and_restored
+  step "back up each minute, keep one" 5 scheduled
   step "upgrade the operator" 5 operator_upgraded
   step "uninstall and install the operator" 5 operator_reinstalled
   check "the second API server serves after all that" within 60 guest_serves

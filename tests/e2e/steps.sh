@@ -101,7 +101,7 @@ served_names() {
   local slot
   for slot in 0 1 2; do
     lab node 1 exec bash -c 'openssl s_client -connect "$1:2379" -CAfile "$2/ca.crt" -cert "$2/tls.crt" -key "$2/tls.key" </dev/null 2>/dev/null | openssl x509 -noout -ext subjectAltName' \
-      names "$CLUSTER-$slot.$CLUSTER-peer.demo.svc.cluster.local" "$work/keys" | grep -F "DNS:$1" || return 1
+      names "$CLUSTER-$slot.$CLUSTER-peer.demo.svc.cluster.local" "$KEYS" | grep -F "DNS:$1" || return 1
   done
 }
 
@@ -181,6 +181,23 @@ operator_upgraded() {
   before=$(pods -o 'jsonpath={.items[*].metadata.uid}') && helm upgrade quorate-operator "$here/../../charts/quorate-operator" -n quorate-system --reuse-values --set logLevel=debug --wait --timeout 120s &&
     within 90 settled 3 && still 5 is "$before" pods -o 'jsonpath={.items[*].metadata.uid}' && writes_go_on
 }
+
+# What was acknowledged before the backup was asked for is in the cluster that begins with it; the first cluster goes on.
+backed_up_and_restored() {
+  cp "$HISTORY" "$work/history-before" && k apply -f "$here/objects/backup.yaml" && within 120 is Succeeded k get quoratebackup first -o 'jsonpath={.status.phase}' || { k get quoratebackup,jobs,pods -o wide; k get quoratebackup first -o json | jq -c .status; return 1; }
+  local CLUSTER=again KEYS=$work/keys-again HISTORY=$work/history-before
+  mkdir -p "$KEYS" && helm install "$CLUSTER" "$here/../../charts/quorate-cluster" -n demo --set storage.size=1Gi,storage.whenDeleted=Delete,replicas=3,bootstrap.restore.backupRef.name=first &&
+    k wait --for=condition=Ready "quoratecluster/$CLUSTER" --timeout=240s && take_keys && judged 0 1 && helm uninstall "$CLUSTER" -n demo --wait --timeout 90s && within 90 no_pods
+}
+# A schedule makes one each minute, and lets go of the older one, object and all.
+scheduled() {
+  local first
+  k apply -f "$here/objects/schedule.yaml" && within 150 scheduled_done && first=$(done_by_schedule) && within 150 another_scheduled "$first" && within 60 gone quoratebackup "$first" &&
+    k delete quoratebackupschedule often
+}
+done_by_schedule() { k get quoratebackups -o json | jq -r '[.items[] | select(.metadata.name | startswith("often")) | select(.status.phase == "Succeeded") | .metadata.name] | sort | last // ""'; }
+scheduled_done() { [ -n "$(done_by_schedule)" ]; }
+another_scheduled() { local last; last=$(done_by_schedule) && [ -n "$last" ] && [ "$last" != "$1" ]; }
 
 # --- going away
 # Without its operator the cluster serves on; installing it again changes nothing but that it is looked after.
