@@ -69,7 +69,7 @@ pub fn report(old: &ClusterStatus, generation: Option<i64>, seen: &Seen<'_>) -> 
         status.cluster_id = Some(format!("{id:016x}"));
     }
     if let Some(members) = &world.members {
-        status.members = members.iter().map(|member| member_status(seen, member)).collect();
+        status.members = members.iter().map(|member| member_status(seen, member, &old.members)).collect();
         status.members.sort_by(|a, b| (a.slot, &a.id).cmp(&(b.slot, &b.id)));
         record_volumes(&mut status, world, members);
     } else {
@@ -92,6 +92,7 @@ pub fn report(old: &ClusterStatus, generation: Option<i64>, seen: &Seen<'_>) -> 
         not_after: time(standing.not_after),
         authority_not_after: time(standing.authority_not_after),
         rotation: standing.rotation.as_str().into(),
+        rotation_since: time(standing.since),
     });
     let findings = findings(&status, seen);
     status.phase = Some(phase(&findings, seen).into());
@@ -124,10 +125,14 @@ pub fn failed(
     status
 }
 
-fn member_status(seen: &Seen<'_>, member: &Member) -> MemberStatus {
+fn member_status(seen: &Seen<'_>, member: &Member, old: &[MemberStatus]) -> MemberStatus {
     let world = seen.world;
     let id = format!("{:016x}", member.id);
     let answer = answer_of(seen.survey, &id);
+    let applied = answer.and_then(|answer| i64::try_from(answer.raft_applied_index).ok());
+    let before = old.iter().find(|old| old.id == id).and_then(|old| old.applied_index);
+    // Only rough: a status that changed with every write would never rest.
+    let still = before.filter(|before| applied.is_some_and(|applied| (0..1000).contains(&(applied - before))));
     let listed = seen.survey.members.iter().flatten().find(|listed| listed.id == member.id);
     let url = listed.and_then(|listed| listed.peer_urls.first().cloned()).unwrap_or_default();
     let operation = seen.plan.operation.as_ref().filter(|operation| operation.slot.is_some() && operation.slot == member.slot);
@@ -154,8 +159,7 @@ fn member_status(seen: &Seen<'_>, member: &Member) -> MemberStatus {
         role: role.into(),
         phase: phase.into(),
         version: answer.map(|answer| answer.version.clone()),
-        // Only rough: a status that changed with every write would never rest.
-        applied_index: answer.and_then(|answer| i64::try_from(answer.raft_applied_index / 1000 * 1000).ok()),
+        applied_index: still.or(applied).or(before),
     }
 }
 
