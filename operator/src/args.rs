@@ -20,6 +20,12 @@ pub enum Command {
     Run(Run),
     /// Print the custom resource definitions as YAML
     Crd,
+    /// Take or restore one backup; what the Jobs of backups and restores run
+    Agent {
+        /// Which
+        #[command(subcommand)]
+        work: crate::agent::Work,
+    },
 }
 
 /// Settings of `run`.

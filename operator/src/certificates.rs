@@ -7,6 +7,9 @@
 //!   Announcing  trusted: current, next           leaves by: current
 //!   Retiring    trusted: current, previous       leaves by: current (the former next)
 //! ```
+//! The announcement lasts long, for clients that must be restarted to trust the next authority; a request that begins with `now`
+//! cuts it short, also while it runs.
+//!
 //! Invariant: at each moment, everyone's leaf is signed by an authority that everyone trusts, also while files of the step before
 //! are still in use.
 
@@ -25,6 +28,11 @@ const DAY: Seconds = 86_400;
 const SKEW: Seconds = 300;
 /// How long kubelets may take to show pods the new content of a Secret, with much to spare.
 const SPREAD: Seconds = 600;
+/// How long the next authority is announced before it signs, unless it is hurried: some clients, kube-apiserver among them, read
+/// what they trust only when they start.
+const ANNOUNCE: Seconds = 30 * DAY;
+/// What a request begins with that does not wait for such clients.
+const HURRY: &str = "now";
 
 /// A Secret's data.
 pub type Data = BTreeMap<String, Vec<u8>>;
@@ -139,16 +147,22 @@ impl Authority {
             return Ok(Self { current: make()?, next: None, previous: None, since: now, asked: asked.into() });
         };
         let waited = now - known.since;
+        // A request to hurry is taken as answered only when the next authority signs.
+        let hurry = known.asked != asked && asked.starts_with(HURRY);
+        let announce = if hurry { SPREAD } else { ANNOUNCE.min(days * DAY / 6) };
         match known.rotation() {
             Rotation::Steady if known.asked != asked || due(&known.current.certificate, now) => {
                 known.next = Some(make()?);
                 known.since = now;
-                known.asked = asked.into();
+                if !hurry {
+                    known.asked = asked.into();
+                }
             }
-            Rotation::Announcing if waited >= SPREAD => {
+            Rotation::Announcing if waited >= announce => {
                 if let Some(next) = known.next.take() {
                     known.previous = Some(std::mem::replace(&mut known.current, next).certificate);
                     known.since = now;
+                    known.asked = asked.into();
                 }
             }
             // By then nothing is valid that the previous one signed.
@@ -318,7 +332,7 @@ mod tests {
     fn rotation_overlaps() {
         let mut steps = vec![advance(None, "", NOW)];
         let mut now = NOW;
-        for (asked, wait) in [("again", 0), ("again", SPREAD), ("again", SPREAD + 90 * DAY)] {
+        for (asked, wait) in [("now-1", 0), ("now-1", SPREAD), ("now-1", SPREAD + 90 * DAY)] {
             now += wait;
             let known = steps.last().cloned();
             steps.push(advance(known, asked, now));
@@ -335,6 +349,18 @@ mod tests {
         for step in &steps {
             assert_eq!(Authority::read("s", Some(&step.data()), step.since, &step.asked).unwrap().as_ref(), Some(step));
         }
+    }
+
+    /// Who does not ask to hurry gives clients a month to be restarted; whoever then does cuts that short.
+    #[test]
+    fn announcements_are_long() {
+        let steady = advance(None, "", NOW);
+        let announced = advance(Some(steady), "please", NOW);
+        let later = advance(Some(announced.clone()), "please", NOW + ANNOUNCE - 1);
+        assert_eq!(later.rotation(), Rotation::Announcing);
+        assert_eq!(advance(Some(later.clone()), "please", NOW + ANNOUNCE).rotation(), Rotation::Retiring);
+        assert_eq!(advance(Some(later), "now", NOW + ANNOUNCE - 1).rotation(), Rotation::Retiring);
+        assert_eq!(advance(Some(announced), "now", NOW + SPREAD - 1).rotation(), Rotation::Announcing);
     }
 
     /// A damaged authority is an error and never silently replaced.

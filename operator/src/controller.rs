@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service};
 use kube::runtime::controller::{Action, Config};
 use kube::runtime::reflector::ObjectRef;
@@ -14,8 +15,9 @@ use kube::runtime::{Controller, Predicate, WatchStreamExt, predicates, reflector
 use kube::{Api, Client, Resource, ResourceExt};
 use tokio::sync::watch;
 
+use crate::backup::{schedule, take};
 use crate::cluster::{self, Context};
-use crate::crd::QuorateCluster;
+use crate::crd::{QuorateBackup, QuorateBackupSchedule, QuorateCluster};
 
 /// Clusters that are worked on at the same time.
 const PARALLEL: u16 = 16;
@@ -39,11 +41,20 @@ pub async fn run(client: Client, context: Context, namespaces: &[String], stop: 
         [] => vec![None],
         some => some.iter().map(|namespace| Some(namespace.as_str())).collect(),
     };
-    let all = scopes.into_iter().map(|scope| run_in(&client, scope, shared.clone(), stop.clone()));
+    let all = scopes.into_iter().map(|scope| {
+        let (client, shared, stop) = (&client, &shared, &stop);
+        async move {
+            futures::join!(
+                run_in(client, scope, shared.clone(), stop.clone()),
+                backups_in(client, scope, shared.clone(), stop.clone()),
+                schedules_in(client, scope, shared.clone(), stop.clone()),
+            )
+        }
+    });
     futures::future::join_all(all).await;
 }
 
-async fn run_in(client: &Client, namespace: Option<&str>, shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
+async fn run_in(client: &Client, namespace: Option<&str>, shared: Arc<Shared>, stop: watch::Receiver<bool>) {
     let clusters: Api<QuorateCluster> = scoped(client, namespace);
     let (reader, writer) = reflector::store();
     // Our own writes of the status are no reason for another round.
@@ -59,15 +70,49 @@ async fn run_in(client: &Client, namespace: Option<&str>, shared: Arc<Shared>, m
         .owns(scoped::<Service>(client, namespace), ours())
         .owns(scoped::<Secret>(client, namespace), ours())
         .owns(scoped::<ConfigMap>(client, namespace), ours())
+        .owns(scoped::<Job>(client, namespace), ours())
         .watches(scoped::<Pod>(client, namespace), ours(), of_cluster::<Pod>)
         .watches(scoped::<PersistentVolumeClaim>(client, namespace), ours(), of_cluster::<PersistentVolumeClaim>)
-        .graceful_shutdown_on(async move {
-            let _ = stop.wait_for(|stop| *stop).await;
-        });
-    drain(controller.run(round, again, shared)).await;
+        .graceful_shutdown_on(stopped(stop));
+    drain(controller.run(round, again::<QuorateCluster>, shared)).await;
 }
 
-async fn drain(outcomes: impl Stream<Item = Result<(ObjectRef<QuorateCluster>, Action), impl std::error::Error>>) {
+async fn backups_in(client: &Client, namespace: Option<&str>, shared: Arc<Shared>, stop: watch::Receiver<bool>) {
+    let ours = watcher::Config::default().labels("app.kubernetes.io/managed-by=quorate-operator");
+    let controller = Controller::new(scoped::<QuorateBackup>(client, namespace), watcher::Config::default())
+        .with_config(Config::default().debounce(DEBOUNCE).concurrency(PARALLEL))
+        .owns(scoped::<Job>(client, namespace), ours)
+        .graceful_shutdown_on(stopped(stop));
+    let work = |backup: Arc<QuorateBackup>, shared: Arc<Shared>| async move {
+        let (name, namespace) = (backup.name_any(), backup.namespace().unwrap_or_default());
+        timed(&shared, &*backup, take::reconcile(&shared.context, &name, &namespace)).await
+    };
+    drain(controller.run(work, again::<QuorateBackup>, shared)).await;
+}
+
+async fn schedules_in(client: &Client, namespace: Option<&str>, shared: Arc<Shared>, stop: watch::Receiver<bool>) {
+    let controller = Controller::new(scoped::<QuorateBackupSchedule>(client, namespace), watcher::Config::default())
+        .with_config(Config::default().debounce(DEBOUNCE).concurrency(PARALLEL))
+        .watches(scoped::<QuorateBackup>(client, namespace), watcher::Config::default(), |backup| {
+            let name = backup.labels().get(schedule::SCHEDULE_LABEL)?.clone();
+            Some(ObjectRef::new(&name).within(&backup.namespace()?))
+        })
+        .graceful_shutdown_on(stopped(stop));
+    let work = |schedule: Arc<QuorateBackupSchedule>, shared: Arc<Shared>| async move {
+        let (name, namespace) = (schedule.name_any(), schedule.namespace().unwrap_or_default());
+        timed(&shared, &*schedule, schedule::reconcile(&shared.context, &name, &namespace)).await
+    };
+    drain(controller.run(work, again::<QuorateBackupSchedule>, shared)).await;
+}
+
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+async fn drain<K>(outcomes: impl Stream<Item = Result<(ObjectRef<K>, Action), impl std::error::Error>>)
+where
+    K: Resource<DynamicType = ()>,
+{
     let mut outcomes = pin!(outcomes);
     while let Some(outcome) = outcomes.next().await {
         if let Err(error) = outcome {
@@ -95,8 +140,22 @@ fn of_cluster<K: Resource>(object: K) -> Option<ObjectRef<QuorateCluster>> {
 
 async fn round(object: Arc<QuorateCluster>, shared: Arc<Shared>) -> Result<Action, cluster::Error> {
     let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
+    timed(&shared, &*object, cluster::reconcile(&shared.context, &name, &namespace)).await
+}
+
+/// What the log and the failures know an object by.
+fn key<K: Resource<DynamicType = ()>>(object: &K) -> String {
+    format!("{} {}/{}", K::kind(&()), object.namespace().unwrap_or_default(), object.name_any())
+}
+
+/// Runs a round and keeps account of it.
+async fn timed<K, F>(shared: &Shared, object: &K, round: F) -> Result<Action, cluster::Error>
+where
+    K: Resource<DynamicType = ()>,
+    F: Future<Output = Result<Duration, cluster::Error>>,
+{
     let began = Instant::now();
-    let result = cluster::reconcile(&shared.context, &name, &namespace).await;
+    let result = round.await;
     let outcome = match &result {
         Ok(_) => "success",
         Err(error) if error.is_conflict() => "conflict",
@@ -104,21 +163,21 @@ async fn round(object: Arc<QuorateCluster>, shared: Arc<Shared>) -> Result<Actio
     };
     shared.context.metrics.round(outcome, began.elapsed());
     let next = result?;
-    shared.failures.lock().expect("no one panics in there").remove(&cluster::key(&object));
-    // Many clusters that were found at once should not be looked at at once for ever.
+    shared.failures.lock().expect("no one panics in there").remove(&key(object));
+    // Many objects that were found at once should not be looked at at once for ever.
     Ok(Action::requeue(next.mul_f64(rand::random_range(0.9..1.1))))
 }
 
-fn again(object: Arc<QuorateCluster>, error: &cluster::Error, shared: Arc<Shared>) -> Action {
-    let key = cluster::key(&object);
+fn again<K: Resource<DynamicType = ()>>(object: Arc<K>, error: &cluster::Error, shared: Arc<Shared>) -> Action {
+    let key = key(&*object);
     if error.is_conflict() {
-        tracing::debug!(cluster = key, "somebody else wrote first");
+        tracing::debug!(object = key, "somebody else wrote first");
         return Action::requeue(Duration::from_secs(1));
     }
     let mut failures = shared.failures.lock().expect("no one panics in there");
     let count = failures.entry(key.clone()).or_default();
     *count = count.saturating_add(1);
     let pause = (BACKOFF.0 * 2u32.saturating_pow((*count - 1).min(6))).min(BACKOFF.1);
-    tracing::warn!(cluster = key, %error, pause_seconds = pause.as_secs(), "round failed");
+    tracing::warn!(object = key, %error, pause_seconds = pause.as_secs(), "round failed");
     Action::requeue(pause)
 }

@@ -6,10 +6,14 @@
 //!                              └ member: the store's own list of members, by mutual TLS
 //! ```
 //!
-//! Only `cluster::apply` and `cluster::secrets` write to Kubernetes, and only `member` talks to members; planning and building are
+//! Backups are taken and restored by the `agent`, in the pods of Jobs that `backup` and `cluster::restore` make.
+//!
+//! Only `cluster::apply`, `cluster::secrets` and `backup` write to Kubernetes, and only `member` talks to members; planning and building are
 //! pure.
 
+pub mod agent;
 pub mod args;
+pub mod backup;
 pub mod certificates;
 pub mod cluster;
 pub mod controller;

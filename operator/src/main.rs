@@ -23,6 +23,7 @@ fn main() -> ExitCode {
             print!("{}", crd::stream());
             ExitCode::SUCCESS
         }
+        Command::Agent { work } => agent(&work),
         Command::Run(settings) => {
             let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
             tracing_subscriber::fmt().json().with_env_filter(filter).init();
@@ -36,6 +37,28 @@ fn main() -> ExitCode {
             }
         }
     }
+}
+
+/// Where Kubernetes keeps a container's last words.
+const LAST_WORDS: &str = "/dev/termination-log";
+
+fn agent(work: &quorate_operator::agent::Work) -> ExitCode {
+    tracing_subscriber::fmt().json().with_env_filter("info").init();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(quorate_operator::agent::work(work)).map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    let (words, code) = match outcome {
+        Ok(words) => (words, ExitCode::SUCCESS),
+        Err(words) => (words, ExitCode::FAILURE),
+    };
+    println!("{words}");
+    // Outside a pod there is nobody to keep them.
+    if let Err(error) = std::fs::write(LAST_WORDS, &words) {
+        tracing::debug!(%error, "cannot leave last words");
+    }
+    code
 }
 
 async fn run(settings: Run) -> Result<ExitCode, Box<dyn std::error::Error>> {

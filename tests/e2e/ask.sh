@@ -1,7 +1,8 @@
 # ask.sh     what the end-to-end steps ask and tell the lab: one function each, so that steps read as sentences.
 #
 # To be sourced after check.sh, with $work, $BIN, $E2E and the lab's variables set. CLUSTER names the cluster in the namespace demo.
-CLUSTER=kv
+# KEYS is the folder of its clients' files, HISTORY what they did.
+CLUSTER=kv KEYS=$work/keys HISTORY=$work/history
 
 lab() { "$here/../lab/lab.sh" "$@"; }
 k() { lab exec kubectl -n demo "$@"; }
@@ -19,7 +20,7 @@ settled() {
     .metadata.generation as $newest | .status |
     (.observedGeneration == $newest) and (.operation == null) and ((.readyReplicas // 0) == $size) and
     ([.conditions[]? | select(.type == "Ready")][0] | .status == "True" and (.observedGeneration // $newest) == $newest)' \
-    "$work/settled.json" >/dev/null && { [ "$size" = 0 ] || is "$size" voters; } || { summary "$work/settled.json"; return 1; }
+    "$work/settled.json" >/dev/null && is "$size" ready_pods && { [ "$size" = 0 ] || is "$size" voters; } || { summary "$work/settled.json"; return 1; }
 }
 # What a person would want to see of a cluster that is not as it should be.
 summary() {
@@ -30,6 +31,8 @@ change() { k patch quoratecluster "$CLUSTER" --type=merge -p "{\"spec\":$1}"; }
 
 # --- its pods and volumes
 pods() { k get pods -l "app.kubernetes.io/instance=$CLUSTER,app.kubernetes.io/managed-by=quorate-operator" "$@"; }
+# By the pods themselves: the status may lag behind what a step has just done.
+ready_pods() { pods -o json | jq '[.items[] | select(.metadata.deletionTimestamp == null) | select(any(.status.conditions[]?; .type == "Ready" and .status == "True"))] | length'; }
 uid_of() { k get "$1" "$2" -o 'jsonpath={.metadata.uid}'; }
 node_of() { k get pod "$1" -o 'jsonpath={.spec.nodeName}'; }
 volumes() { k get pvc -o json | jq -r --arg start "data-$CLUSTER-" '.items[] | select(.metadata.name | startswith($start)) | "\(.metadata.name) \(.metadata.uid)"' | sort; }
@@ -47,11 +50,11 @@ endpoints() {
 take_keys() {
   local key
   for key in ca.crt tls.crt tls.key; do
-    k get secret "$CLUSTER-client-tls" -o "jsonpath={.data.${key/./\\.}}" | base64 -d > "$work/keys/$key.new" && [ -s "$work/keys/$key.new" ] &&
-      mv "$work/keys/$key.new" "$work/keys/$key" || return 1
+    k get secret "$CLUSTER-client-tls" -o "jsonpath={.data.${key/./\\.}}" | base64 -d > "$KEYS/$key.new" && [ -s "$KEYS/$key.new" ] &&
+      mv "$KEYS/$key.new" "$KEYS/$key" || return 1
   done
 }
-keys() { echo --cacert "$work/keys/ca.crt" --cert "$work/keys/tls.crt" --key "$work/keys/tls.key"; }
+keys() { echo --cacert "$KEYS/ca.crt" --cert "$KEYS/tls.crt" --key "$KEYS/tls.key"; }
 # shellcheck disable=SC2046 -- keys prints words on purpose
 ctl() { local slot=$1; shift; lab node 1 exec "$BIN/quoratectl" --endpoints "https://$CLUSTER-$slot.$CLUSTER-peer.demo.svc.cluster.local:2379" $(keys) "$@"; }
 # The first member that answers speaks for all: the list is read linearizably.
@@ -72,17 +75,17 @@ leader() {
 # shellcheck disable=SC2046
 start_load() {
   rm -f "$work/stop"
-  lab node 1 exec "$E2E" load --endpoints "$(endpoints)" $(keys) --history "$work/history" --stop "$work/stop" >"$work/load.log" 2>&1 &
+  lab node 1 exec "$E2E" load --endpoints "$(endpoints)" $(keys) --history "$HISTORY" --stop "$work/stop" >"$work/load.log" 2>&1 &
   load=$!
 }
 # The clients say when their last line is on file; whoever asks need not be their parent.
 stop_load() { touch "$work/stop"; within 30 grep -qx ended "$work/load.log"; }
-writes() { grep -c '"end":"ok"' "$work/history" 2>/dev/null || true; }
+writes() { grep -c '"end":"ok"' "$HISTORY" 2>/dev/null || true; }
 writes_go_on() { local before; before=$(writes); within "${1:-20}" more_writes "$((before + 20))"; }
 more_writes() { [ "$(writes)" -gt "$1" ]; }
 # judged FROM TO [--ended]: prints gap, acknowledged, unknown, lost, violations
 # shellcheck disable=SC2046
-judged() { lab node 1 exec "$E2E" judge --endpoints "$(endpoints)" $(keys) --history "$work/history" --from "$1" --to "$2" "${@:3}"; }
+judged() { lab node 1 exec "$E2E" judge --endpoints "$(endpoints)" $(keys) --history "$HISTORY" --from "$1" --to "$2" "${@:3}"; }
 
 # --- the operator
 operator_log() { lab exec kubectl -n quorate-system logs deployment/quorate-operator --tail="${1:-100000}" --all-containers; }

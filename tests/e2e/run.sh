@@ -36,7 +36,9 @@ images() {
   local i
   "$here/../../scripts/dist.sh" "$BIN" "$work/dist" && "$here/../../scripts/pack-image.py" localhost/quorate:e2e "$work/dist" "$work/quorate.tar" || return 1
   mkdir -p "$work/kube" && cp "$LAB_BIN/kube" "$work/kube/kube-apiserver" && "$here/../lab/image.sh" localhost/kube-apiserver:e2e "$work/kube" "$work/kube.tar" || return 1
-  for i in 1 2 3; do lab node "$i" exec ctr -n k8s.io images import "$work/quorate.tar" || return 1; done
+  for i in 1 2 3; do
+    lab node "$i" exec ctr -n k8s.io images import "$work/quorate.tar" && lab node "$i" exec ctr -n k8s.io images tag localhost/quorate:e2e localhost/quorate:next || return 1
+  done
   lab node 1 exec ctr -n k8s.io images import "$work/kube.tar"
   rm -rf "$work/kube" "$work/kube.tar"
 }
@@ -83,12 +85,19 @@ if [ "$tier" = full ]; then
   step "scale 3 to 5" 5 grows
   step "scale 5 to 3" 8 shrinks
   step "roll a change, leader last" 5 rolls
+  step "another image" 5 image_changed
+  step "an image that is nowhere, and back" 5 bad_image_halts
+  step "a name more in the certificates" 5 certificate_renewed
+  step "scale 3 to 1 to 3" 8 one_and_three
   step "delete a volume and its pod" 8 volume_lost
+  step "damage a volume" 15 volume_damaged
   step "cut a member's node" 20 node_lost cut heal
   step "switch a member's node off and on" 20 node_lost kill start
   step "kill the operator while it scales" 8 operator_killed
   step "lose the quorum" 300 quorum_lost
   step "sleep and wake" 300 sleeps_and_wakes
+  step "back up, and begin another cluster with it" 5 backed_up_and_restored
+  step "back up each minute, keep one" 5 scheduled
   step "upgrade the operator" 5 operator_upgraded
   step "uninstall and install the operator" 5 operator_reinstalled
   check "the second API server serves after all that" within 60 guest_serves
@@ -96,6 +105,7 @@ fi
 check "the clients end" stop_load
 load=
 check "every acknowledged write is there, and nothing else" judged 0 1 --ended
+check "  a write that is taken away by hand is missed" judge_bites
 if [ "$tier" = full ]; then
   check "delete the cluster, volumes kept" deleted_volumes_kept
   check "delete a cluster with its volumes" deleted_volumes_removed
@@ -111,4 +121,4 @@ echo '| step | result | seconds | longest gap, s | writes | unknown | lost | vio
 echo '|---|---|---|---|---|---|---|---|'
 printf '%s\n' "${rows[@]}"
 echo
-if verdict; then [ "${E2E_KEEP:-0}" = 1 ] || rm -rf --one-file-system "$LAB_RUN" "$work"; else echo "logs: $LAB_RUN/log, $work" && exit 1; fi
+if verdict; then [ "${E2E_KEEP:-0}" = 1 ] || { lab down && rm -rf --one-file-system "$LAB_RUN" "$work"; }; else echo "logs: $LAB_RUN/log, $work" && exit 1; fi

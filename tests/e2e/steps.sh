@@ -77,6 +77,34 @@ rolls() {
 all_new() { ! grep -qF -f "$work/uids" <(pods -o 'jsonpath={range .items[*]}{.metadata.uid}{"\n"}{end}'); }
 quota() { pods -o json | jq -r '[.items[].spec.containers[0] | ((.command // []) + (.args // []))[] | select(startswith("--quota-backend-bytes="))] | unique[] | split("=")[1]'; }
 
+one_and_three() { change '{"replicas":1}' && within 180 settled 1 && within 30 volumes_are 1 && writes_go_on && change '{"replicas":3}' && within 240 settled 3 && writes_go_on; }
+
+# The same program under another tag: every member moves to it.
+image_changed() { change '{"image":{"tag":"next"}}' && within 240 is localhost/quorate:next images_used && within 120 settled 3 && writes_go_on; }
+images_used() { pods -o json | jq -r '[.items[].spec.containers[0].image] | unique | join(" ")'; }
+# An image that nobody has: the rollout stops at the first member, the others serve, and taking the change back mends it.
+bad_image_halts() {
+  local result
+  change '{"image":{"tag":"nowhere"},"update":{"deadlineSeconds":20}}' && within 120 is True condition Stalled && still 10 is 2 ready_pods && writes_go_on
+  result=$?
+  resource '.status.conditions[] | select(.type == "Stalled") | "\(.reason): \(.message)"'
+  change '{"image":{"tag":"next"},"update":{"deadlineSeconds":600}}' && within 240 settled 3 && [ $result = 0 ] && writes_go_on
+}
+
+# A name more: the members serve it in a new certificate, and no pod is started anew for it.
+certificate_renewed() {
+  local before
+  before=$(pods -o 'jsonpath={.items[*].metadata.uid}') && change '{"tls":{"extraSANs":["kv.example.com"]}}' && within 240 served_names kv.example.com && within 60 settled 3 &&
+    is "$before" pods -o 'jsonpath={.items[*].metadata.uid}' && writes_go_on
+}
+served_names() {
+  local slot
+  for slot in 0 1 2; do
+    lab node 1 exec bash -c 'openssl s_client -connect "$1:2379" -CAfile "$2/ca.crt" -cert "$2/tls.crt" -key "$2/tls.key" </dev/null 2>/dev/null | openssl x509 -noout -ext subjectAltName' \
+      names "$CLUSTER-$slot.$CLUSTER-peer.demo.svc.cluster.local" "$KEYS" | grep -F "DNS:$1" || return 1
+  done
+}
+
 # --- what befalls it
 leader_killed() {
   local leader uid
@@ -91,6 +119,15 @@ volume_lost() {
   id=$(member_id "$CLUSTER-$slot") && uid=$(uid_of pvc "data-$CLUSTER-$slot") && k delete pvc "data-$CLUSTER-$slot" --wait=false && k delete pod "$CLUSTER-$slot" &&
     within 60 replaced pvc "data-$CLUSTER-$slot" "$uid" && within 240 settled 3 && [ "$(member_id "$CLUSTER-$slot")" != "$id" ] && writes_go_on
 }
+
+# What is on the volume cannot be read any more: the server refuses it, and the member is replaced as if it had lost it.
+volume_damaged() {
+  local slot=2 id
+  [ "$(leader)" != "$CLUSTER-2" ] || slot=0
+  id=$(member_id "$CLUSTER-$slot") && echo damaged > "$LAB_RUN/volumes/pvc-$(uid_of pvc "data-$CLUSTER-$slot")/data/member/identity" &&
+    k delete pod "$CLUSTER-$slot" --grace-period=0 --force && within 240 another_member "$CLUSTER-$slot" "$id" && within 240 settled 3 && writes_go_on
+}
+another_member() { local id; id=$(member_id "$1") && [ -n "$id" ] && [ "$id" != "$2" ]; }
 
 # A member's node is cut off (cut, heal) or loses its power (kill, start); the others go on, the status says what is wrong, and
 # all is well once the node is back.
@@ -145,6 +182,23 @@ operator_upgraded() {
     within 90 settled 3 && still 5 is "$before" pods -o 'jsonpath={.items[*].metadata.uid}' && writes_go_on
 }
 
+# What was acknowledged before the backup was asked for is in the cluster that begins with it; the first cluster goes on.
+backed_up_and_restored() {
+  cp "$HISTORY" "$work/history-before" && k apply -f "$here/objects/backup.yaml" && within 120 is Succeeded k get quoratebackup first -o 'jsonpath={.status.phase}' || { k get quoratebackup,jobs,pods -o wide; k get quoratebackup first -o json | jq -c .status; return 1; }
+  local CLUSTER=again KEYS=$work/keys-again HISTORY=$work/history-before
+  mkdir -p "$KEYS" && helm install "$CLUSTER" "$here/../../charts/quorate-cluster" -n demo --set storage.size=1Gi,storage.whenDeleted=Delete,replicas=3,bootstrap.restore.backupRef.name=first &&
+    k wait --for=condition=Ready "quoratecluster/$CLUSTER" --timeout=240s && take_keys && judged 0 1 && helm uninstall "$CLUSTER" -n demo --wait --timeout 90s && within 90 no_pods
+}
+# A schedule makes one each minute, and lets go of the older one, object and all.
+scheduled() {
+  local first
+  k apply -f "$here/objects/schedule.yaml" && within 150 scheduled_done && first=$(done_by_schedule) && within 150 another_scheduled "$first" && within 60 gone quoratebackup "$first" &&
+    k delete quoratebackupschedule often
+}
+done_by_schedule() { k get quoratebackups -o json | jq -r '[.items[] | select(.metadata.name | startswith("often")) | select(.status.phase == "Succeeded") | .metadata.name] | sort | last // ""'; }
+scheduled_done() { [ -n "$(done_by_schedule)" ]; }
+another_scheduled() { local last; last=$(done_by_schedule) && [ -n "$last" ] && [ "$last" != "$1" ]; }
+
 # --- going away
 # Without its operator the cluster serves on; installing it again changes nothing but that it is looked after.
 operator_reinstalled() {
@@ -171,5 +225,10 @@ deleted_without_operator() {
 }
 # What the role lacks shows up as a refusal in the log.
 operator_was_content() {
-  ! grep -iE 'forbidden|panicked' "$work"/operator*.log
+  grep -q working "$work"/operator*.log && ! grep -iE 'forbidden|panicked' "$work"/operator*.log
+}
+
+# Were a write lost, the judge would say so: one that is taken away by hand is missed.
+judge_bites() {
+  ctl 0 del /e2e/w/0/0000000001 && ! judged 0 1 --ended
 }

@@ -6,11 +6,18 @@ Secrets are the widest right: the operator makes and renews the certificates of 
 {{- define "operator.rules" -}}
 # intent is read, status is written; finalizers stand for "may be named as an owner whose deletion waits for its objects"
 - apiGroups: [quorate.io]
-  resources: [quorateclusters]
+  resources: [quorateclusters, quoratebackupstores, quoratebackupschedules]
   verbs: [get, list, watch]
 - apiGroups: [quorate.io]
-  resources: [quorateclusters/status, quorateclusters/finalizers]
+  resources: ["*/status", "*/finalizers"]
   verbs: [get, update, patch]
+# schedules make backups and let go of old ones; the agent's jobs take and restore them
+- apiGroups: [quorate.io]
+  resources: [quoratebackups]
+  verbs: [get, list, watch, create, delete]
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [get, list, watch, create, patch, delete]
 # what a cluster is made of, by server-side apply
 - apiGroups: [apps]
   resources: [statefulsets]
@@ -32,10 +39,10 @@ Secrets are the widest right: the operator makes and renews the certificates of 
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, patch, delete]
-# volumes grow, are handed over to the garbage collector, or go with a member that left
+# volumes grow, are handed over to the garbage collector, or go with a member that left; a restore fills one before its pod comes
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
-  verbs: [get, list, watch, patch, delete]
+  verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]

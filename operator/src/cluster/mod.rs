@@ -10,6 +10,7 @@ mod build;
 mod observe;
 pub mod plan;
 mod report;
+mod restore;
 mod secrets;
 pub mod validate;
 pub mod world;
@@ -29,8 +30,6 @@ use crate::metrics::Metrics;
 use plan::{Plan, Step, plan};
 use validate::{Invalid, Valid, validate};
 use world::Seconds;
-
-pub use report::key;
 
 /// Until the next look while something is under way.
 const BUSY: Duration = Duration::from_secs(2);
@@ -145,15 +144,27 @@ async fn round(context: &Context, api: &Api<QuorateCluster>, object: &QuorateClu
     let world = observe::world(&cluster, &objects, &survey, &old_now, &template, now);
 
     let mut trouble = None;
+    let mut stage = restore::Stage::Filled;
     if !paused {
-        dress(context, &cluster, &objects, &world, &size).await?;
+        surround(context, &cluster, &objects, &world).await?;
+        // Before the first pod starts, and only then, its volume may have to be filled.
+        if let Some(bootstrap) = cluster.spec.bootstrap.as_ref().filter(|_| !world.formed && objects.set.is_none()) {
+            stage = restore::advance(context, &cluster, &bootstrap.restore).await?;
+        }
+        if matches!(stage, restore::Stage::Filled) {
+            keep_set(context, &cluster, &objects, &world, &size).await?;
+        }
         trouble = tend_pods_and_volumes(context, &cluster, &objects, &world).await;
         if objects.set.is_none() {
             objects = observe::Objects::read(client, &cluster).await?;
         }
     }
     let world = observe::world(&cluster, &objects, &survey, &old_now, &template, now);
-    let plan = plan(&world);
+    let plan = match stage {
+        restore::Stage::Filled => plan(&world),
+        restore::Stage::Busy(text) => plan::restoring(&world, text, false),
+        restore::Stage::Failed(text) => plan::restoring(&world, text, true),
+    };
     let seen = report::Seen {
         cluster: &cluster,
         world: &world,
@@ -189,23 +200,14 @@ fn claim_size(objects: &observe::Objects, cluster: &Valid) -> String {
     size.map_or_else(|| cluster.spec.storage.size.clone(), |size| size.0)
 }
 
-/// Applies everything that has no life of its own, and the StatefulSet with the number of pods that it has.
-async fn dress(
-    context: &Context,
-    cluster: &Valid,
-    objects: &observe::Objects,
-    world: &world::World,
-    size: &str,
-) -> Result<(), Error> {
+/// Applies everything that has no life of its own.
+async fn surround(context: &Context, cluster: &Valid, objects: &observe::Objects, world: &world::World) -> Result<(), Error> {
     let (client, applied) = (&context.client, &context.applied);
     let ticket = match (&objects.ticket, world.formed) {
         // The first ticket stands until it is used: two different ones could found two stores.
         (Some(ticket), false) => ticket.clone(),
-        (None, false) => build::ticket(cluster, true, 0..cluster.replicas()),
-        (_, true) => {
-            let slots = world.replicas().max(cluster.replicas()).max(world.founders);
-            build::ticket(cluster, false, 0..slots)
-        }
+        (None, false) => build::ticket(cluster, cluster.spec.bootstrap.is_none(), 0..world.founders),
+        (_, true) => build::ticket(cluster, false, 0..world.replicas().max(cluster.replicas()).max(world.founders)),
     };
     let voters = world.members.iter().flatten().filter(|member| !member.learner).count();
     let voters = if world.members.is_some() { voters } else { usize::try_from(world.founders).unwrap_or(0) };
@@ -215,19 +217,26 @@ async fn dress(
     for (version, kind, name) in build::unwanted(cluster, voters) {
         apply::remove(client, cluster, applied, version, kind, &name).await?;
     }
+    Ok(())
+}
+
+/// Applies the StatefulSet with the number of pods that it has, or begins with.
+async fn keep_set(
+    context: &Context,
+    cluster: &Valid,
+    objects: &observe::Objects,
+    world: &world::World,
+    size: &str,
+) -> Result<(), Error> {
+    // Pods must not even start on volumes that hold somebody else's data.
+    let foreign = world.slots.values().any(|place| place.volume.as_ref().is_some_and(|volume| !volume.ours));
     let replicas = match &objects.set {
         Some(_) => world.replicas(),
-        None if world.formed && cluster.replicas() > 0 => world.founders,
-        // Pods must not even start on volumes that hold somebody else's data.
-        None if cluster.replicas() == 0
-            || world.slots.values().any(|place| place.volume.as_ref().is_some_and(|volume| !volume.ours)) =>
-        {
-            0
-        }
-        None => u32::try_from(ticket.members.len()).unwrap_or(0),
+        None if cluster.replicas() == 0 || foreign => 0,
+        None => world.founders,
     };
     let (set, _) = build::stateful_set(cluster, replicas, size);
-    apply::apply(client, cluster, applied, &set).await?;
+    apply::apply(&context.client, cluster, &context.applied, &set).await?;
     Ok(())
 }
 

@@ -100,6 +100,8 @@ pub fn world(cluster: &Valid, objects: &Objects, survey: &Survey, status: &Clust
             .filter_map(|member| u32::try_from(member.slot?).ok())
             .max()
             .map_or(cluster.replicas(), |slot| slot + 1),
+        // A backup's first member founds alone; the others join it.
+        false if cluster.spec.bootstrap.is_some() => 1,
         false => {
             let ticket = objects.ticket.as_ref().filter(|ticket| ticket.form);
             ticket.map_or(cluster.replicas(), |ticket| u32::try_from(ticket.members.len()).unwrap_or(0))

@@ -5,7 +5,6 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
-use kube::ResourceExt;
 
 use super::build;
 use super::plan::Plan;
@@ -70,7 +69,7 @@ pub fn report(old: &ClusterStatus, generation: Option<i64>, seen: &Seen<'_>) -> 
         status.cluster_id = Some(format!("{id:016x}"));
     }
     if let Some(members) = &world.members {
-        status.members = members.iter().map(|member| member_status(seen, member)).collect();
+        status.members = members.iter().map(|member| member_status(seen, member, &old.members)).collect();
         status.members.sort_by(|a, b| (a.slot, &a.id).cmp(&(b.slot, &b.id)));
         record_volumes(&mut status, world, members);
     } else {
@@ -93,6 +92,7 @@ pub fn report(old: &ClusterStatus, generation: Option<i64>, seen: &Seen<'_>) -> 
         not_after: time(standing.not_after),
         authority_not_after: time(standing.authority_not_after),
         rotation: standing.rotation.as_str().into(),
+        rotation_since: time(standing.since),
     });
     let findings = findings(&status, seen);
     status.phase = Some(phase(&findings, seen).into());
@@ -125,10 +125,14 @@ pub fn failed(
     status
 }
 
-fn member_status(seen: &Seen<'_>, member: &Member) -> MemberStatus {
+fn member_status(seen: &Seen<'_>, member: &Member, old: &[MemberStatus]) -> MemberStatus {
     let world = seen.world;
     let id = format!("{:016x}", member.id);
     let answer = answer_of(seen.survey, &id);
+    let applied = answer.and_then(|answer| i64::try_from(answer.raft_applied_index).ok());
+    let before = old.iter().find(|old| old.id == id).and_then(|old| old.applied_index);
+    // Only rough: a status that changed with every write would never rest.
+    let still = before.filter(|before| applied.is_some_and(|applied| (0..1000).contains(&(applied - before))));
     let listed = seen.survey.members.iter().flatten().find(|listed| listed.id == member.id);
     let url = listed.and_then(|listed| listed.peer_urls.first().cloned()).unwrap_or_default();
     let operation = seen.plan.operation.as_ref().filter(|operation| operation.slot.is_some() && operation.slot == member.slot);
@@ -155,8 +159,7 @@ fn member_status(seen: &Seen<'_>, member: &Member) -> MemberStatus {
         role: role.into(),
         phase: phase.into(),
         version: answer.map(|answer| answer.version.clone()),
-        // Only rough: a status that changed with every write would never rest.
-        applied_index: answer.and_then(|answer| i64::try_from(answer.raft_applied_index / 1000 * 1000).ok()),
+        applied_index: still.or(applied).or(before),
     }
 }
 
@@ -211,10 +214,13 @@ fn leader(world: &World) -> Option<u32> {
 fn findings(status: &ClusterStatus, seen: &Seen<'_>) -> Vec<Finding> {
     let (world, plan) = (seen.world, seen.plan);
     let asleep = world.formed && world.wish.replicas == 0;
+    let kind = plan.operation.as_ref().map(|operation| operation.kind);
+    let waking = kind == Some(Kind::Wake);
     let available = match (&world.members, world.formed || status.cluster_id.is_some()) {
         (Some(_), _) => finding("Available", true, "QuorumServes", "reads and writes are served"),
         (None, _) if asleep => finding("Available", false, "Hibernated", "no member runs, as spec.replicas says"),
         (None, false) => finding("Available", false, "Forming", "the first members have not found each other yet"),
+        (None, true) if waking => finding("Available", false, "Waking", "the members start again"),
         (None, true) => finding("Available", false, "NoQuorum", "no quorum of members answers"),
     };
     let voters = || world.members.iter().flatten().filter(|member| !member.learner);
@@ -227,12 +233,15 @@ fn findings(status: &ClusterStatus, seen: &Seen<'_>) -> Vec<Finding> {
         Some(_) => finding("QuorumHealthy", true, "SomeUnhealthy", format!("there is a quorum without {}", ill.join(", "))),
         None if asleep => finding("QuorumHealthy", None, "Hibernated", "no member runs, as spec.replicas says"),
         None if !world.formed => finding("QuorumHealthy", None, "Forming", "the first members have not found each other yet"),
+        None if waking => finding("QuorumHealthy", None, "Waking", "the members start again"),
         None => finding("QuorumHealthy", false, "QuorumLost", lost_text(status, seen)),
     };
     let degraded = match &world.members {
         Some(_) if ill.is_empty() => finding("Degraded", false, "AllHealthy", "all voters are healthy"),
         Some(_) => finding("Degraded", true, "MembersUnhealthy", format!("unhealthy: {}", ill.join(", "))),
-        None if asleep || !world.formed => finding("Degraded", false, "NotRunning", "nothing runs that could be degraded"),
+        None if asleep || waking || !world.formed => {
+            finding("Degraded", false, "NotRunning", "nothing runs that could be degraded")
+        }
         None => finding("Degraded", true, "NoQuorum", "no quorum of members answers"),
     };
     let progressing = match &plan.operation {
@@ -313,7 +322,7 @@ fn phase(findings: &[Finding], seen: &Seen<'_>) -> &'static str {
         "QuorumLost"
     } else if is("Stalled", true) {
         "Stalled"
-    } else if reason("Forming") {
+    } else if reason("Forming") && seen.plan.operation.as_ref().is_none_or(|operation| operation.kind == Kind::Form) {
         "Forming"
     } else {
         match &seen.plan.operation {
@@ -398,15 +407,10 @@ pub fn news(old: &ClusterStatus, new: &ClusterStatus) -> Vec<(bool, String, Stri
             _ => continue,
         };
         let was_bad = before.is_some_and(|before| before.status != condition.status);
-        let startup = matches!(condition.reason.as_str(), "Forming" | "Hibernated");
+        let startup = matches!(condition.reason.as_str(), "Forming" | "Hibernated" | "Waking");
         if (bad && !startup) || (was_bad && condition.type_ == "Available" && condition.status == "True") {
             news.push((bad, condition.reason.clone(), format!("{}: {}", condition.type_, condition.message)));
         }
     }
     news
-}
-
-/// For logs.
-pub fn key(object: &crate::crd::QuorateCluster) -> String {
-    format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any())
 }

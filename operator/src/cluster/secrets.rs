@@ -16,7 +16,8 @@ use crate::crd::QuorateCluster;
 use crate::crd::cluster::TlsMode;
 use crate::member::Identity;
 
-/// Annotation of the QuorateCluster: another value asks for a new authority.
+/// Annotation of the QuorateCluster: another value asks for a new authority; one that begins with `now` does not wait for clients
+/// that trust it only after a restart.
 pub const ROTATE: &str = "quorate.io/rotate-authority";
 const SINCE: &str = "quorate.io/rotation-since";
 
@@ -29,6 +30,8 @@ pub struct Standing {
     pub authority_not_after: Seconds,
     /// How far a change of authority is.
     pub rotation: Rotation,
+    /// When that step began.
+    pub since: Seconds,
 }
 
 /// Why there are no certificates.
@@ -129,7 +132,12 @@ async fn self_signed(
             identity = Some(complete(&name, &wanted)?);
         }
     }
-    let standing = Standing { not_after, authority_not_after: authority.not_after(), rotation: authority.rotation() };
+    let standing = Standing {
+        not_after,
+        authority_not_after: authority.not_after(),
+        rotation: authority.rotation(),
+        since: authority.since(),
+    };
     let identity = identity.ok_or_else(|| Error::Missing { secret: cluster.named("operator-tls"), key: "tls.crt".into() })?;
     Ok((identity, standing))
 }

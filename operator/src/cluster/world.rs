@@ -186,6 +186,8 @@ pub enum Kind {
     Hibernate,
     /// They start again.
     Wake,
+    /// The first member gets its data from a backup.
+    Restore,
 }
 
 impl Kind {
@@ -199,12 +201,14 @@ impl Kind {
             Self::Rollout => "Rollout",
             Self::Hibernate => "Hibernate",
             Self::Wake => "Wake",
+            Self::Restore => "Restore",
         }
     }
 
     /// The kind of that name.
     pub fn parse(name: &str) -> Option<Self> {
-        let all = [Self::Form, Self::ScaleOut, Self::ScaleIn, Self::Replace, Self::Rollout, Self::Hibernate, Self::Wake];
+        let all =
+            [Self::Form, Self::ScaleOut, Self::ScaleIn, Self::Replace, Self::Rollout, Self::Hibernate, Self::Wake, Self::Restore];
         all.into_iter().find(|kind| kind.as_str() == name)
     }
 }

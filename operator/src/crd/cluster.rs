@@ -84,6 +84,9 @@ pub struct QuorateClusterSpec {
     /// What happens when a member has lost its data.
     #[serde(default)]
     pub repair: RepairSpec,
+    /// How the first data comes about. Only looked at before the cluster is formed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap: Option<BootstrapSpec>,
     /// True: the operator changes nothing about this cluster and only reports.
     #[serde(default)]
     pub paused: bool,
@@ -91,6 +94,34 @@ pub struct QuorateClusterSpec {
 
 fn three() -> i32 {
     3
+}
+
+/// How the first data comes about.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self == oldSelf").message("bootstrap cannot change: it says how this cluster came about; make a new cluster"))]
+pub struct BootstrapSpec {
+    /// Begin with the data of a backup. The revision is raised far above the backup's, so that clients which remember later
+    /// revisions notice.
+    pub restore: RestoreSource,
+}
+
+/// A backup.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.backupRef) != (has(self.storeRef) && has(self.location)) && has(self.storeRef) == has(self.location)")
+    .message("name a backup by backupRef, or its object by storeRef and location"))]
+pub struct RestoreSource {
+    /// A QuorateBackup of this namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup_ref: Option<NameReference>,
+    /// A QuorateBackupStore of this namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store_ref: Option<NameReference>,
+    /// The object's name in the store, as a QuorateBackup's status shows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1024))]
+    pub location: Option<String>,
 }
 
 /// Where the server's image comes from. What is not set is taken from the operator's default image.

@@ -5,12 +5,14 @@
 //!
 //! Invariant: only fields that do something are defined here.
 
+pub mod backup;
 pub mod cluster;
 mod rules;
 pub mod status;
 
 use kube::CustomResourceExt;
 
+pub use backup::{QuorateBackup, QuorateBackupSchedule, QuorateBackupStore};
 pub use cluster::{QuorateCluster, QuorateClusterSpec};
 pub use status::{ClusterStatus, MemberStatus, OperationStatus};
 
@@ -19,7 +21,12 @@ pub const GROUP: &str = "quorate.io";
 
 /// File name and YAML of every definition, in the order in which they should be applied.
 pub fn definitions() -> Vec<(&'static str, String)> {
-    vec![("quorateclusters.yaml", yaml(&QuorateCluster::crd()))]
+    vec![
+        ("quorateclusters.yaml", yaml(&QuorateCluster::crd())),
+        ("quoratebackupstores.yaml", yaml(&QuorateBackupStore::crd())),
+        ("quoratebackups.yaml", yaml(&QuorateBackup::crd())),
+        ("quoratebackupschedules.yaml", yaml(&QuorateBackupSchedule::crd())),
+    ]
 }
 
 /// All definitions as one YAML stream.

@@ -149,6 +149,9 @@ pub struct TlsStatus {
     pub not_after: Time,
     /// When the authority ends, unless another takes over.
     pub authority_not_after: Time,
-    /// Steady, Announcing (members learn the next authority) or Retiring (they still trust the former one).
+    /// Steady, Announcing (everyone learns to trust the next authority: restart clients that read it only at their start, such as
+    /// kube-apiserver) or Retiring (the next one signs; the former is still trusted).
     pub rotation: String,
+    /// When that step began.
+    pub rotation_since: Time,
 }

@@ -122,8 +122,9 @@ impl Turns {
         &self.clients[self.turn % self.clients.len()]
     }
 
-    /// What a failed write means, and on to the next endpoint.
+    /// What a failed call means, and on to the next endpoint. The log says which member failed, and how.
     async fn failed(&mut self, error: &Error) -> End {
+        eprintln!("{} {}: {error}", now(), self.client().endpoints().next().unwrap_or_default());
         self.turn += 1;
         sleep(PAUSE).await;
         end_of(error)

@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use super::validate::Valid;
 
 pub use boot::{Ticket, ticket};
-pub use stateful_set::stateful_set;
+pub use stateful_set::{claim, stateful_set};
 
 /// The label that holds the cluster's UID, on all objects and on volumes.
 pub const UID_LABEL: &str = "quorate.io/cluster-uid";

@@ -14,14 +14,7 @@ pub fn stateful_set(cluster: &Valid, replicas: u32, size: &str) -> (Value, Strin
     let mut template = pod::template(cluster);
     let hash = hash(&template);
     template["metadata"]["annotations"][TEMPLATE_ANNOTATION] = json!(hash);
-    let mut claim = json!({
-        "apiVersion": "v1", "kind": "PersistentVolumeClaim",
-        "metadata": {"name": "data", "labels": labels(cluster)},
-        "spec": {"accessModes": ["ReadWriteOnce"], "volumeMode": "Filesystem", "resources": {"requests": {"storage": size}}},
-    });
-    if let Some(class) = &cluster.spec.storage.storage_class_name {
-        claim["spec"]["storageClassName"] = json!(class);
-    }
+    let claim = claim(cluster, "data", size);
     let set = json!({
         "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": metadata(cluster, &cluster.name),
         "spec": {
@@ -36,6 +29,19 @@ pub fn stateful_set(cluster: &Valid, replicas: u32, size: &str) -> (Value, Strin
         },
     });
     (set, hash)
+}
+
+/// A member's volume claim.
+pub fn claim(cluster: &Valid, name: &str, size: &str) -> Value {
+    let mut claim = json!({
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name, "labels": labels(cluster)},
+        "spec": {"accessModes": ["ReadWriteOnce"], "volumeMode": "Filesystem", "resources": {"requests": {"storage": size}}},
+    });
+    if let Some(class) = &cluster.spec.storage.storage_class_name {
+        claim["spec"]["storageClassName"] = json!(class);
+    }
+    claim
 }
 
 /// A short name of a template: pods that carry another were made from another.

@@ -140,6 +140,17 @@ pub fn plan(world: &World) -> Plan {
     journal(world, verdict)
 }
 
+/// The plan of a cluster whose first volume is being filled: nothing is done here but keeping the journal.
+pub fn restoring(world: &World, text: String, failed: bool) -> Plan {
+    journal(
+        world,
+        match failed {
+            true => Verdict::blocked(Kind::Restore, Some(0), "RestoreFailed", text),
+            false => Verdict::wait(Kind::Restore, Some(0), text),
+        },
+    )
+}
+
 /// Writes a verdict into the journal. A step that destroys something is taken only if the journal holds it already, which means
 /// that an earlier look came to the same end.
 fn journal(world: &World, verdict: Verdict) -> Plan {
@@ -175,7 +186,7 @@ fn decide(world: &World) -> Option<Verdict> {
         return Some(scale::wake(world));
     }
     let Some(members) = &world.members else {
-        return scale::refill(world, set).or_else(|| rollout::restart_hopeless(world, set, &[]));
+        return scale::refill(world, set).or_else(|| rollout::restart_hopeless(world, set, &[])).or_else(|| scale::waking(world));
     };
     let view = View { world, set, members };
     scale::cover(&view)

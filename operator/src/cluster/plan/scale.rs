@@ -35,6 +35,16 @@ pub(super) fn refill(world: &World, set: &Set) -> Option<Verdict> {
     (set.replicas < world.founders).then(|| wake(world))
 }
 
+/// How long members that were started again may take to find each other before that counts as a lost quorum, seconds.
+const WAKE_WITHIN: i64 = 120;
+
+/// They have been started a moment ago.
+pub(super) fn waking(world: &World) -> Option<Verdict> {
+    let operation = world.operation.as_ref().filter(|operation| operation.kind == Kind::Wake)?;
+    (world.now - operation.started < WAKE_WITHIN)
+        .then(|| Verdict::wait(Kind::Wake, operation.slot, "wait for the members to find each other again"))
+}
+
 /// Every member has a pod, whatever was done to the StatefulSet.
 pub(super) fn cover(view: &View<'_>) -> Option<Verdict> {
     let needed = view.members.iter().filter_map(|member| member.slot).max().map_or(0, |slot| slot + 1);

@@ -1,0 +1,141 @@
+//! One QuorateBackupSchedule: makes a QuorateBackup when one is due, and forgets those that were superseded.
+//!
+//! The name of a backup is that of its schedule and the minute it was due, so that a restart makes none twice. Only the last due
+//! time counts: what was missed is not made up for.
+
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{DeleteParams, ListParams, ObjectMeta, PostParams};
+use kube::{Api, ResourceExt};
+
+use super::cron::Cron;
+use super::set_condition;
+use crate::cluster::{Context, Error};
+use crate::crd::backup::QuorateBackupSpec;
+use crate::crd::{QuorateBackup, QuorateBackupSchedule};
+
+/// The label of backups that names their schedule.
+pub const SCHEDULE_LABEL: &str = "quorate.io/schedule";
+/// The longest time between two looks.
+const PACE: Duration = Duration::from_secs(60);
+
+/// One round.
+pub async fn reconcile(context: &Context, name: &str, namespace: &str) -> Result<Duration, Error> {
+    let api: Api<QuorateBackupSchedule> = Api::namespaced(context.client.clone(), namespace);
+    let Some(schedule) = api.get_opt(name).await? else { return Ok(PACE) };
+    if schedule.metadata.deletion_timestamp.is_some() {
+        return Ok(PACE);
+    }
+    let now = Timestamp::now();
+    let old = schedule.status.clone().unwrap_or_default();
+    let mut status = old.clone();
+    let generation = schedule.metadata.generation;
+    let second = Time(Timestamp::from_second(now.as_second()).unwrap_or(Timestamp::UNIX_EPOCH));
+    let backups: Api<QuorateBackup> = Api::namespaced(context.client.clone(), namespace);
+    match Cron::parse(&schedule.spec.schedule) {
+        Err(why) => {
+            status.next_at = None;
+            set_condition(&mut status.conditions, "Valid", false, "Unreadable", &why, generation, second);
+        }
+        Ok(cron) => {
+            set_condition(&mut status.conditions, "Valid", true, "Readable", "the schedule can be read", generation, second);
+            let made = schedule.metadata.creation_timestamp.as_ref().map_or(now, |made| made.0);
+            let from = status.last_scheduled_at.as_ref().map_or(made, |last| last.0);
+            let due = (!schedule.spec.suspend).then(|| last_due(&cron, from, now)).flatten();
+            if let Some(due) = due {
+                make(&backups, &schedule, due).await?;
+                status.last_scheduled_at = Some(Time(due));
+            }
+            status.next_at = cron.next(now).filter(|_| !schedule.spec.suspend).map(Time);
+        }
+    }
+    let all = backups.list(&ListParams::default().labels(&format!("{SCHEDULE_LABEL}={name}"))).await?.items;
+    let newest = all.iter().filter(|backup| succeeded(backup)).max_by_key(|backup| backup.creation_timestamp());
+    if let Some(newest) = newest {
+        status.last_success = Some(newest.name_any());
+        status.last_success_at = newest.status.as_ref().and_then(|status| status.finished_at.clone());
+    }
+    if let Some(keep) = schedule.spec.keep_last {
+        // Their objects were deleted by the backup that superseded them.
+        for old in beyond(&all, usize::try_from(keep).unwrap_or(usize::MAX), &schedule.spec.store_ref.name) {
+            match backups.delete(&old.name_any(), &DeleteParams::background()).await {
+                Err(kube::Error::Api(status)) if status.is_not_found() => (),
+                other => drop(other?),
+            }
+        }
+    }
+    let next = status.next_at.as_ref().map(|next| next.0.as_second() - now.as_second());
+    if status != old {
+        let mut object = schedule.clone();
+        object.metadata.managed_fields = None;
+        object.status = Some(status);
+        api.replace_status(name, &PostParams::default(), &object).await?;
+    }
+    let wait = next.and_then(|seconds| u64::try_from(seconds).ok()).map_or(PACE, |seconds| Duration::from_secs(seconds + 1));
+    Ok(wait.min(PACE))
+}
+
+/// The last time after `from` and not after `now` at which a backup was due.
+fn last_due(cron: &Cron, from: Timestamp, now: Timestamp) -> Option<Timestamp> {
+    let mut due = None;
+    // After a long pause of the operator only the last of many is wanted; looking further back than a day cannot change that for
+    // schedules that name a time at least daily, and others have few times.
+    let mut at = from;
+    for _ in 0..2000 {
+        match cron.next(at).filter(|next| *next <= now) {
+            Some(next) => (due, at) = (Some(next), next),
+            None => return due,
+        }
+    }
+    // More than that were missed: begin anew near the present.
+    let recent = Timestamp::from_second(now.as_second() - 86_400).ok()?;
+    let mut at = recent.max(at);
+    while let Some(next) = cron.next(at).filter(|next| *next <= now) {
+        (due, at) = (Some(next), next);
+    }
+    due
+}
+
+async fn make(backups: &Api<QuorateBackup>, schedule: &QuorateBackupSchedule, due: Timestamp) -> Result<(), Error> {
+    let spec = QuorateBackupSpec { cluster_ref: schedule.spec.cluster_ref.clone(), store_ref: schedule.spec.store_ref.clone() };
+    let name = format!("{}-{}", schedule.name_any(), due.as_second() / 60);
+    let mut backup = QuorateBackup::new(&name, spec);
+    backup.metadata = ObjectMeta {
+        labels: Some([(SCHEDULE_LABEL.to_string(), schedule.name_any())].into()),
+        namespace: schedule.namespace(),
+        ..backup.metadata
+    };
+    match backups.create(&PostParams::default(), &backup).await {
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+        other => other.map(drop).map_err(Into::into),
+    }
+}
+
+fn succeeded(backup: &QuorateBackup) -> bool {
+    backup.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Succeeded")
+}
+
+/// The successful backups in this store beyond the newest so many, oldest last. The newest is never among them.
+pub fn beyond<'a>(backups: &'a [QuorateBackup], keep: usize, store: &str) -> Vec<&'a QuorateBackup> {
+    let mut good: Vec<_> = backups.iter().filter(|backup| succeeded(backup) && backup.spec.store_ref.name == store).collect();
+    good.sort_by_key(|backup| std::cmp::Reverse((backup.creation_timestamp(), backup.name_any())));
+    good.into_iter().skip(keep).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of many missed times only the last counts, and none comes twice.
+    #[test]
+    fn due_times() {
+        let cron = Cron::parse("0 * * * *").unwrap();
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        assert_eq!(last_due(&cron, at("2026-11-21T10:00:00Z"), at("2026-11-21T10:59:00Z")), None);
+        assert_eq!(last_due(&cron, at("2026-11-21T10:00:00Z"), at("2026-11-21T15:01:00Z")), Some(at("2026-11-21T15:00:00Z")));
+        let often = Cron::parse("* * * * *").unwrap();
+        assert_eq!(last_due(&often, at("2020-01-01T00:00:00Z"), at("2026-11-21T15:01:30Z")), Some(at("2026-11-21T15:01:00Z")));
+    }
+}

@@ -1,0 +1,170 @@
+//! One QuorateBackup: waits for its cluster and its store, lets a Job take it, and tells what came of that.
+
+use std::time::Duration;
+
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt};
+use serde_json::{Map, json};
+
+use super::job::{Progress, Worker, job, object_name, progress};
+use super::schedule::SCHEDULE_LABEL;
+use super::set_condition;
+use crate::agent::Taken;
+use crate::cluster::validate::validate;
+use crate::cluster::{Context, Error};
+use crate::crd::backup::BackupStatus;
+use crate::crd::{QuorateBackup, QuorateBackupSchedule, QuorateBackupStore, QuorateCluster};
+
+/// Until the next look at a backup that waits or runs.
+const PACE: Duration = Duration::from_secs(3);
+/// A finished backup needs no more looks.
+const DONE: Duration = Duration::from_secs(3600);
+
+/// One round.
+pub async fn reconcile(context: &Context, name: &str, namespace: &str) -> Result<Duration, Error> {
+    let api: Api<QuorateBackup> = Api::namespaced(context.client.clone(), namespace);
+    let Some(backup) = api.get_opt(name).await? else { return Ok(DONE) };
+    let old = backup.status.clone().unwrap_or_default();
+    if backup.metadata.deletion_timestamp.is_some() || matches!(old.phase.as_deref(), Some("Succeeded" | "Failed")) {
+        return Ok(DONE);
+    }
+    let mut status = old.clone();
+    if status.started_at.is_none() {
+        status.started_at = Some(now());
+    }
+    let outcome = step(context, &backup, &mut status).await?;
+    let (phase, reason, message) = match outcome {
+        Outcome::Waits(message) => ("Pending", "Waiting", message),
+        Outcome::Runs => ("Running", "Running", "the agent copies the data".to_string()),
+        Outcome::Done => ("Succeeded", "Succeeded", "the backup is in the store".to_string()),
+        Outcome::Failed(message) => ("Failed", "Failed", message),
+    };
+    status.phase = Some(phase.into());
+    if matches!(phase, "Succeeded" | "Failed") {
+        status.finished_at = Some(now());
+    }
+    set_condition(&mut status.conditions, "Complete", phase == "Succeeded", reason, &message, backup.metadata.generation, now());
+    if status != old {
+        let mut next = backup.clone();
+        next.metadata.managed_fields = None;
+        next.status = Some(status);
+        api.replace_status(name, &PostParams::default(), &next).await?;
+    }
+    Ok(if matches!(phase, "Succeeded" | "Failed") { DONE } else { PACE })
+}
+
+enum Outcome {
+    Waits(String),
+    Runs,
+    Done,
+    Failed(String),
+}
+
+async fn step(context: &Context, backup: &QuorateBackup, status: &mut BackupStatus) -> Result<Outcome, Error> {
+    let client = &context.client;
+    let (name, namespace) = (backup.name_any(), backup.namespace().unwrap_or_default());
+    let jobs: Api<Job> = Api::namespaced(client.clone(), &namespace);
+    let job_name = format!("{name}-backup");
+    if let Some(found) = jobs.get_opt(&job_name).await? {
+        if !found.owner_references().iter().any(|owner| Some(&owner.uid) == backup.metadata.uid.as_ref()) {
+            return Ok(Outcome::Waits(format!("job {job_name} belongs to something else: delete it, or use another name")));
+        }
+        return Ok(match progress(client, &found).await? {
+            Progress::Running => Outcome::Runs,
+            Progress::Failed(why) => Outcome::Failed(why),
+            Progress::Done(words) => match serde_json::from_str::<Taken>(&words) {
+                Ok(taken) => {
+                    status.revision = Some(taken.revision);
+                    status.cluster_id = Some(taken.cluster_id);
+                    status.server_version = Some(taken.version);
+                    status.size = Some(taken.size);
+                    status.sha256 = Some(taken.sha256);
+                    Outcome::Done
+                }
+                Err(_) => Outcome::Failed(format!("the agent's last words were not understood: {words:?}")),
+            },
+        });
+    }
+    let clusters: Api<QuorateCluster> = Api::namespaced(client.clone(), &namespace);
+    let stores: Api<QuorateBackupStore> = Api::namespaced(client.clone(), &namespace);
+    let Some(object) = clusters.get_opt(&backup.spec.cluster_ref.name).await? else {
+        return Ok(Outcome::Waits(format!("there is no QuorateCluster {}", backup.spec.cluster_ref.name)));
+    };
+    let Some(store) = stores.get_opt(&backup.spec.store_ref.name).await? else {
+        return Ok(Outcome::Waits(format!("there is no QuorateBackupStore {}", backup.spec.store_ref.name)));
+    };
+    let cluster = validate(&object, context.default_image.as_deref())?;
+    let seen = object.status.clone().unwrap_or_default();
+    let available = seen.conditions.iter().any(|condition| condition.type_ == "Available" && condition.status == "True");
+    // A follower, so that the leader's disk is left to writes; a learner knows less.
+    let able = |role: &'static str| {
+        seen.members.iter().find(move |member| member.role == role && member.phase == "Ready" && member.slot.is_some())
+    };
+    let Some(member) = able("Voter").or_else(|| able("Leader")).filter(|_| available) else {
+        return Ok(Outcome::Waits(format!("QuorateCluster {} has no healthy member to copy from", cluster.name)));
+    };
+    let (_, _, operator_secret) = cluster.secrets();
+    let made =
+        backup.metadata.creation_timestamp.as_ref().map(|time| time.0.strftime("%Y%m%dT%H%M%SZ").to_string()).unwrap_or_default();
+    let uid = backup.uid().unwrap_or_default();
+    let location = object_name(
+        &store.spec,
+        &format!("{namespace}/{}/{}/{made}-{name}-{}.snapshot", cluster.name, cluster.uid, &uid[..uid.len().min(8)]),
+    );
+    let mut arguments =
+        vec!["backup".to_string(), format!("--endpoint={}://{}:2379", cluster.scheme(), cluster.host(&member.name))];
+    if cluster.tls() {
+        arguments.push("--tls=/etc/quorate/tls".into());
+    }
+    let outdated = outdated(context, backup, &namespace).await?;
+    arguments.extend(outdated.iter().map(|location| format!("--delete={location}")));
+    let labels = json!({"app.kubernetes.io/name": "quorate-agent", "app.kubernetes.io/managed-by": "quorate-operator"});
+    let worker = Worker {
+        name: &job_name,
+        namespace: &namespace,
+        labels: labels.as_object().cloned().unwrap_or_else(Map::new),
+        owner: json!({
+            "apiVersion": "quorate.io/v1alpha1", "kind": "QuorateBackup", "name": name, "uid": uid,
+            "controller": true, "blockOwnerDeletion": true,
+        }),
+        image: context.default_image.as_deref().unwrap_or(&cluster.image),
+        pull_secrets: json!(cluster.spec.image.pull_secrets),
+        account: cluster.spec.pod.service_account_name.as_deref().unwrap_or(&cluster.name),
+        store: &store.spec,
+        object: &location,
+        arguments,
+        tls: cluster.tls().then_some(operator_secret.as_str()),
+        data: None,
+    };
+    status.location = Some(location.clone());
+    // The name of the object is on record before anything is written under it.
+    let api: Api<QuorateBackup> = Api::namespaced(client.clone(), &namespace);
+    let early = json!({"status": {"location": location, "startedAt": status.started_at}});
+    api.patch_status(&name, &PatchParams::default(), &Patch::Merge(early)).await?;
+    let job: Job = serde_json::from_value(job(&worker)).expect("the job is well formed");
+    match jobs.create(&PostParams::default(), &job).await {
+        Err(kube::Error::Api(status)) if status.is_already_exists() => (),
+        other => drop(other?),
+    }
+    Ok(Outcome::Runs)
+}
+
+/// Objects of the same schedule that this backup makes superfluous, once it succeeds.
+async fn outdated(context: &Context, backup: &QuorateBackup, namespace: &str) -> Result<Vec<String>, Error> {
+    let Some(schedule) = backup.labels().get(SCHEDULE_LABEL) else { return Ok(Vec::new()) };
+    let schedules: Api<QuorateBackupSchedule> = Api::namespaced(context.client.clone(), namespace);
+    let Some(keep) = schedules.get_opt(schedule).await?.and_then(|schedule| schedule.spec.keep_last) else { return Ok(Vec::new()) };
+    let keep = usize::try_from(keep).unwrap_or(usize::MAX);
+    let api: Api<QuorateBackup> = Api::namespaced(context.client.clone(), namespace);
+    let all = api.list(&ListParams::default().labels(&format!("{SCHEDULE_LABEL}={schedule}"))).await?;
+    // This one will be among those that are kept.
+    let old = super::schedule::beyond(&all.items, keep.saturating_sub(1), &backup.spec.store_ref.name);
+    Ok(old.into_iter().filter_map(|old| old.status.as_ref()?.location.clone()).collect())
+}
+
+fn now() -> Time {
+    Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or(Timestamp::UNIX_EPOCH))
+}

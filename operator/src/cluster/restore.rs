@@ -1,0 +1,113 @@
+//! A cluster that begins with a backup: the first member's volume is filled by a Job before any pod starts, and the others join it as
+//! they would join any cluster of one.
+//!
+//! The boot ticket of such a cluster never lets an empty disk found anything: were the filled volume lost again, the cluster would
+//! wait rather than begin without its data.
+
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use kube::api::PostParams;
+use kube::{Api, ResourceExt};
+use serde_json::json;
+
+use super::build;
+use super::validate::Valid;
+use super::{Context, Error};
+use crate::backup::job::{Progress, Worker, job, progress};
+use crate::crd::cluster::RestoreSource;
+use crate::crd::{QuorateBackup, QuorateBackupStore};
+
+/// How far it is.
+pub enum Stage {
+    /// The volume holds the data; the member may start.
+    Filled,
+    /// What is done or waited for.
+    Busy(String),
+    /// Only a person can help; why.
+    Failed(String),
+}
+
+/// Does what is next.
+pub async fn advance(context: &Context, cluster: &Valid, source: &RestoreSource) -> Result<Stage, Error> {
+    let client = &context.client;
+    let namespace = cluster.namespace.as_str();
+    let jobs: Api<Job> = Api::namespaced(client.clone(), namespace);
+    let job_name = cluster.named("restore");
+    if let Some(found) = jobs.get_opt(&job_name).await? {
+        if found.labels().get(build::UID_LABEL) != Some(&cluster.uid) {
+            return Ok(Stage::Busy(format!("wait for job {job_name} of another cluster to go")));
+        }
+        return Ok(match progress(client, &found).await? {
+            Progress::Running => Stage::Busy("wait for the first member's volume to be filled from the backup".into()),
+            Progress::Done(_) => Stage::Filled,
+            Progress::Failed(why) => {
+                Stage::Failed(format!("the backup could not be restored: {why}; mend that and delete job {job_name}, to try again"))
+            }
+        });
+    }
+    let (store_name, location) = match (&source.backup_ref, &source.store_ref, &source.location) {
+        (Some(name), _, _) => {
+            let api: Api<QuorateBackup> = Api::namespaced(client.clone(), namespace);
+            let Some(backup) = api.get_opt(&name.name).await? else {
+                return Ok(Stage::Failed(format!("there is no QuorateBackup {}", name.name)));
+            };
+            let status = backup.status.unwrap_or_default();
+            match (status.phase.as_deref(), status.location) {
+                (Some("Succeeded"), Some(location)) => (backup.spec.store_ref.name, location),
+                (Some("Failed"), _) => return Ok(Stage::Failed(format!("QuorateBackup {} failed", name.name))),
+                _ => return Ok(Stage::Busy(format!("wait for QuorateBackup {} to be done", name.name))),
+            }
+        }
+        (None, Some(store), Some(location)) => (store.name.clone(), location.clone()),
+        _ => return Ok(Stage::Failed("spec.bootstrap.restore names no backup".into())),
+    };
+    let stores: Api<QuorateBackupStore> = Api::namespaced(client.clone(), namespace);
+    let Some(store) = stores.get_opt(&store_name).await? else {
+        return Ok(Stage::Failed(format!("there is no QuorateBackupStore {store_name}")));
+    };
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
+    match claims.get_opt(&cluster.claim(0)).await? {
+        Some(claim) if claim.labels().get(build::UID_LABEL) != Some(&cluster.uid) => {
+            let message = format!(
+                "volume claim {} was made for another cluster of this name: keep its data elsewhere and delete it",
+                claim.name_any()
+            );
+            return Ok(Stage::Failed(message));
+        }
+        Some(_) => (),
+        None => {
+            let claim = serde_json::from_value(build::claim(cluster, &cluster.claim(0), &cluster.spec.storage.size))
+                .expect("the claim is well formed");
+            claims.create(&PostParams::default(), &claim).await?;
+        }
+    }
+    let mut labels = build::labels(cluster);
+    // The Services select members by these labels; this pod is none.
+    labels.insert("app.kubernetes.io/name".into(), "quorate-agent".into());
+    let worker = Worker {
+        name: &job_name,
+        namespace,
+        labels,
+        owner: build::owner(cluster, true),
+        image: context.default_image.as_deref().unwrap_or(&cluster.image),
+        pull_secrets: json!(cluster.spec.image.pull_secrets),
+        account: cluster.spec.pod.service_account_name.as_deref().unwrap_or(&cluster.name),
+        store: &store.spec,
+        object: &location,
+        arguments: vec![
+            "restore".into(),
+            "--data-dir=/var/lib/quorate/data".into(),
+            format!("--name={}", cluster.pod(0)),
+            format!("--peer-url={}", cluster.peer_url(0)),
+            format!("--token={}", cluster.uid),
+        ],
+        tls: None,
+        data: Some(&cluster.claim(0)),
+    };
+    let job: Job = serde_json::from_value(job(&worker)).expect("the job is well formed");
+    match jobs.create(&PostParams::default(), &job).await {
+        Err(kube::Error::Api(status)) if status.is_already_exists() => (),
+        other => drop(other?),
+    }
+    Ok(Stage::Busy("fill the first member's volume from the backup".into()))
+}
