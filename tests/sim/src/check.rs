@@ -13,9 +13,11 @@
 //! Operations whose outcome their client never learned are resolved by the history: they wrote at most one revision, not before they
 //! were asked, or none. Serializable reads keep 2 alone, and never show what nobody has published.
 
+use crate::Time;
 use crate::agreed::History;
-use crate::ops::{NEVER, Told, writer_of};
-use crate::world::{MS, SECOND, World};
+use crate::leases::Lease;
+use crate::ops::{NEVER, Operation, Told, writer_of};
+use crate::world::{MS, SECOND};
 use bytes::Bytes;
 use quorate::mvcc::ReadError;
 use quorate::state::{ApplyError, Outcome, TxnOpOutcome};
@@ -125,7 +127,7 @@ fn lease_end(history: &History, lease: i64, state: i64) -> Vec<Change> {
     pairs.iter().filter(|p| p.lease == lease).map(|p| (p.key.clone(), None)).collect()
 }
 
-fn pair(raw: &quorate_proto::RawKv) -> KeyValue {
+pub(crate) fn pair(raw: &quorate_proto::RawKv) -> KeyValue {
     raw.decode().unwrap_or_default()
 }
 
@@ -158,24 +160,29 @@ fn changes_of(history: &History, revision: i64) -> Vec<Change> {
     events.iter().map(change).collect()
 }
 
-/// Finds what does not follow and writes it down as violations.
-pub fn check(world: &mut World) {
+/// What a run has to show: the history, and what its clients asked and were told. Where they come from does not matter here: the
+/// members themselves, or a watch of everything over the wire.
+pub struct Seen<'a> {
+    pub history: &'a History,
+    pub operations: &'a [Operation],
+    pub leases: &'a BTreeMap<i64, Lease>,
+}
+
+/// Finds what the clients saw that does not follow from the history.
+pub fn clients(seen: &Seen) -> Vec<String> {
     let mut found = Vec::new();
     let mut wrote: BTreeMap<usize, i64> = BTreeMap::new();
-    writers(world, &mut wrote, &mut found);
-    answers(world, &wrote, &mut found);
-    real_time(world, &wrote, &mut found);
-    members(world, &mut found);
-    for text in found.into_iter().take(10) {
-        world.violation(text);
-    }
+    writers(seen, &mut wrote, &mut found);
+    answers(seen, &wrote, &mut found);
+    real_time(seen, &wrote, &mut found);
+    found
 }
 
 /// 1: who wrote each revision.
-fn writers(world: &World, wrote: &mut BTreeMap<usize, i64>, found: &mut Vec<String>) {
-    let history = &world.history;
+fn writers(seen: &Seen, wrote: &mut BTreeMap<usize, i64>, found: &mut Vec<String>) {
+    let history = seen.history;
     let mut claims: BTreeMap<i64, usize> = BTreeMap::new();
-    for (at, o) in world.operations.iter().enumerate() {
+    for (at, o) in seen.operations.iter().enumerate() {
         let Told::Answer(answer) = &o.told else { continue };
         let Ok(outcome) = &answer.result else { continue };
         let writes = match (&o.op, outcome) {
@@ -197,7 +204,7 @@ fn writers(world: &World, wrote: &mut BTreeMap<usize, i64>, found: &mut Vec<Stri
         if !writes {
             continue;
         }
-        let revokes = |at: &usize| matches!(world.operations[*at].op, Op::LeaseRevoke(_));
+        let revokes = |at: &usize| matches!(seen.operations[*at].op, Op::LeaseRevoke(_));
         let other = claims.get(&answer.revision).copied();
         if other.is_some() && revokes(&at) {
             continue;
@@ -216,15 +223,15 @@ fn writers(world: &World, wrote: &mut BTreeMap<usize, i64>, found: &mut Vec<Stri
         let changes = changes_of(history, revision);
         let by = changes.iter().find_map(|(_, to)| writer_of(&to.as_ref()?.0));
         if let Some(at) = claims.get(&revision) {
-            let made = effect(history, &world.operations[*at].op, revision - 1).changes;
+            let made = effect(history, &seen.operations[*at].op, revision - 1).changes;
             if made != changes {
-                let op = &world.operations[*at].op;
+                let op = &seen.operations[*at].op;
                 found.push(format!("revision {revision} should be {made:?}, as {op:?} makes it, and is {changes:?}"));
             }
             continue;
         }
         if let Some(at) = by {
-            let o = &world.operations[at];
+            let o = &seen.operations[at];
             let may = matches!(o.told, Told::Nothing) && !wrote.contains_key(&at);
             if !may {
                 found.push(format!("revision {revision} is another effect of operation {at}, which was told {:?}", o.told));
@@ -236,20 +243,20 @@ fn writers(world: &World, wrote: &mut BTreeMap<usize, i64>, found: &mut Vec<Stri
         }
         open.push(revision);
     }
-    deletions(world, &open, wrote, found);
+    deletions(seen, &open, wrote, found);
 }
 
 /// Who made the revisions of deletions that nobody was told of: ends of leases, and clients that got no answer. Several such clients
 /// may explain the same revision, and each made one at most, so they are matched.
-fn deletions(world: &World, revisions: &[i64], wrote: &mut BTreeMap<usize, i64>, found: &mut Vec<String>) {
-    let history = &world.history;
+fn deletions(seen: &Seen, revisions: &[i64], wrote: &mut BTreeMap<usize, i64>, found: &mut Vec<String>) {
+    let history = seen.history;
     let mut candidates: Vec<Vec<usize>> = Vec::new();
     let mut unexplained: Vec<i64> = Vec::new();
     for &revision in revisions {
         let changes = changes_of(history, revision);
         let at = history.at(revision).map_or(0, |r| r.at);
         let lease = changes.first().and_then(|(key, _)| history.get(key, revision - 1)).map_or(0, |p| p.lease);
-        let known = world.leases.all.get(&lease).filter(|_| lease_end(history, lease, revision - 1) == changes);
+        let known = seen.leases.get(&lease).filter(|_| lease_end(history, lease, revision - 1) == changes);
         let mut early = Vec::new();
         if let Some(known) = known {
             ended(lease, known, at, &format!("revision {revision}"), &mut early);
@@ -257,13 +264,13 @@ fn deletions(world: &World, revisions: &[i64], wrote: &mut BTreeMap<usize, i64>,
                 continue;
             }
         }
-        let made = |(n, o): &(usize, &crate::ops::Operation)| {
+        let made = |(n, o): &(usize, &Operation)| {
             matches!(o.told, Told::Nothing)
                 && !wrote.contains_key(n)
                 && o.invoked <= at
                 && effect(history, &o.op, revision - 1).changes == changes
         };
-        candidates.push(world.operations.iter().enumerate().filter(made).map(|(n, _)| n).collect());
+        candidates.push(seen.operations.iter().enumerate().filter(made).map(|(n, _)| n).collect());
         unexplained.push(revision);
         if candidates.last().is_some_and(Vec::is_empty) {
             let before: Vec<_> = changes.iter().map(|(key, _)| history.get(key, revision - 1)).collect();
@@ -299,7 +306,7 @@ fn matched(at: usize, candidates: &[Vec<usize>], taken: &mut BTreeMap<usize, usi
 }
 
 /// A lease may not be over before its time, unless a client asked for that. Clocks drift by up to one in a thousand against each other.
-fn ended(id: i64, lease: &crate::leases::Lease, at: u64, where_: &str, found: &mut Vec<String>) {
+fn ended(id: i64, lease: &Lease, at: u64, where_: &str, found: &mut Vec<String>) {
     let ttl = lease.ttl.max(1) as u64 * SECOND;
     let due = lease.full_at + ttl - ttl / 1000 - MS;
     if !lease.revoke_asked && at < due && lease.full_at <= at {
@@ -308,9 +315,10 @@ fn ended(id: i64, lease: &crate::leases::Lease, at: u64, where_: &str, found: &m
 }
 
 /// 2: each answer is the model's.
-fn answers(world: &World, wrote: &BTreeMap<usize, i64>, found: &mut Vec<String>) {
-    let history = &world.history;
-    for (at, o) in world.operations.iter().enumerate() {
+fn answers(seen: &Seen, wrote: &BTreeMap<usize, i64>, found: &mut Vec<String>) {
+    let history = seen.history;
+    let compactions = compactions(seen);
+    for (at, o) in seen.operations.iter().enumerate() {
         match &o.told {
             Told::Answer(answer) => match &answer.result {
                 Ok(outcome) => {
@@ -326,19 +334,19 @@ fn answers(world: &World, wrote: &BTreeMap<usize, i64>, found: &mut Vec<String>)
                         found.push(format!("operation {at} {:?} had no effect in state {state}, where it should", o.op));
                     }
                 }
-                Err(e) => refused(world, at, e, found),
+                Err(e) => refused(seen, at, e, found),
             },
-            Told::Read(read) => reads(world, at, read, found),
+            Told::Read(read) => reads(seen, at, &compactions, read, found),
             Told::Nothing | Told::Refused(_) => {}
         }
     }
 }
 
-fn refused(world: &World, at: usize, error: &ApplyError, found: &mut Vec<String>) {
-    let o = &world.operations[at];
+fn refused(seen: &Seen, at: usize, error: &ApplyError, found: &mut Vec<String>) {
+    let o = &seen.operations[at];
     match (&o.op, error) {
         (Op::Put(put), ApplyError::LeaseNotFound) if put.lease != 0 => {
-            if let Some(lease) = world.leases.all.get(&put.lease) {
+            if let Some(lease) = seen.leases.get(&put.lease) {
                 ended(put.lease, lease, o.returned, &format!("operation {at}"), found);
             }
         }
@@ -348,17 +356,24 @@ fn refused(world: &World, at: usize, error: &ApplyError, found: &mut Vec<String>
     }
 }
 
-fn reads(world: &World, at: usize, read: &Result<quorate::mvcc::RangeResult, ReadError>, found: &mut Vec<String>) {
-    let (history, o) = (&world.history, &world.operations[at]);
-    let Op::Range(q) = &o.op else { return };
-    // The newest compaction that was answered before this was asked, and the newest that was asked before this was answered.
-    let compactions = world.operations.iter().filter_map(|c| match (&c.op, &c.told) {
+/// When each compaction was asked and answered, and its revision.
+type Compaction = (Time, Time, i64);
+
+fn compactions(seen: &Seen) -> Vec<Compaction> {
+    let each = seen.operations.iter().filter_map(|c| match (&c.op, &c.told) {
         (Op::Compact(compact), Told::Answer(a)) if a.result.is_ok() => Some((c.invoked, c.returned, compact.revision)),
         (Op::Compact(compact), Told::Nothing) => Some((c.invoked, NEVER, compact.revision)),
         _ => None,
     });
+    each.collect()
+}
+
+fn reads(seen: &Seen, at: usize, compactions: &[Compaction], read: &Result<quorate::mvcc::RangeResult, ReadError>, found: &mut Vec<String>) {
+    let (history, o) = (seen.history, &seen.operations[at]);
+    let Op::Range(q) = &o.op else { return };
+    // The newest compaction that was answered before this was asked, and the newest that was asked before this was answered.
     let (mut surely, mut perhaps) = (0, 0);
-    for (invoked, returned, revision) in compactions {
+    for &(invoked, returned, revision) in if q.revision > 0 { compactions } else { &[] } {
         if returned < o.invoked {
             surely = surely.max(revision);
         }
@@ -389,12 +404,14 @@ fn reads(world: &World, at: usize, read: &Result<quorate::mvcc::RangeResult, Rea
 }
 
 /// 3: the order of revisions respects real time.
-fn real_time(world: &World, wrote: &BTreeMap<usize, i64>, found: &mut Vec<String>) {
+fn real_time(seen: &Seen, wrote: &BTreeMap<usize, i64>, found: &mut Vec<String>) {
     // Everything that happened, by time: a return shows a revision, an asking demands one.
     let mut moments: Vec<(u64, bool, usize, i64)> = Vec::new();
-    for (at, o) in world.operations.iter().enumerate() {
+    for (at, o) in seen.operations.iter().enumerate() {
         let serializable = matches!(&o.op, Op::Range(q) if q.serializable);
         let revision = match &o.told {
+            // A refusal over the wire names no revision.
+            Told::Answer(answer) if answer.revision == 0 => continue,
             Told::Answer(answer) => answer.revision,
             Told::Read(Ok(result)) => result.revision,
             _ => match wrote.get(&at) {
@@ -421,83 +438,10 @@ fn real_time(world: &World, wrote: &BTreeMap<usize, i64>, found: &mut Vec<String
         }
         let least = if wrote.contains_key(&at) { newest + 1 } else { newest };
         if revision < least {
-            let op = &world.operations[at].op;
+            let op = &seen.operations[at].op;
             found.push(format!(
                 "operation {at} {op:?} has revision {revision}, but was asked after operation {shown_by:?} had shown {newest}"
             ));
         }
-    }
-}
-
-/// The members in the end: equal to each other and to the model.
-fn members(world: &World, found: &mut Vec<String>) {
-    let history = &world.history;
-    let head = history.head();
-    let model: Vec<KeyValue> = history.pairs(head, |_| true).into_iter().cloned().collect();
-    let mut first = None;
-    for (at, member) in world.members.iter().enumerate() {
-        let Some(running) = &member.running else { continue };
-        let store = running.node.handle().store();
-        let all = Range { key: Bytes::from_static(b"\0"), range_end: Bytes::from_static(b"\0"), ..Default::default() };
-        match store.range(&all) {
-            Ok(result) => {
-                let pairs: Vec<_> = result.kvs.iter().map(pair).collect();
-                if pairs != model || result.revision != head {
-                    found.push(format!(
-                        "member {at} ends at revision {} with {pairs:?}, it is {head} with {model:?}",
-                        result.revision
-                    ));
-                }
-            }
-            Err(e) => found.push(format!("member {at} cannot be read: {e}")),
-        }
-        let leases = running.node.handle().shared().leases();
-        let state = (store.hash_kv(head).map(|h| h.hash), store.compact_revision(), running.node.digest(), store.quota_usage());
-        if !leases.is_empty() {
-            found.push(format!("member {at} ends with leases that nobody kept alive: {leases:?}"));
-        }
-        match &first {
-            None => first = Some(state),
-            Some(known) if *known == state => {}
-            Some(known) => found.push(format!("member {at} ends as {state:?}, another as {known:?}")),
-        }
-    }
-    if let Some(p) = model.iter().find(|p| p.lease != 0) {
-        found.push(format!("a key has outlived its lease: {p:?}"));
-    }
-}
-
-impl World {
-    /// Why the cluster is not at rest; `None` when it is.
-    pub fn unsettled(&self) -> Option<String> {
-        let mut applied = None;
-        let stands: Vec<_> = self.members.iter().map(|m| m.running.as_ref().map(|r| r.node.handle().status())).collect();
-        for (at, member) in self.members.iter().enumerate() {
-            let Some(running) = &member.running else { return Some(format!("member {at} is down")) };
-            let status = running.node.handle().status();
-            if status.leader == 0 {
-                return Some(format!("member {at} knows no leader"));
-            }
-            let leases = running.node.handle().shared().leases();
-            if !leases.is_empty() {
-                return Some(format!("member {at} has leases, {stands:?}: {leases:?}"));
-            }
-            let store = running.node.handle().store();
-            if store.swept_revision() < store.compact_revision() {
-                return Some(format!("member {at} has not swept up to its compaction mark"));
-            }
-            let stands = (status.applied_index, status.raft_index);
-            if status.applied_index != status.raft_index || *applied.get_or_insert(stands) != stands {
-                return Some(format!("member {at} stands at {stands:?}, another at {applied:?}"));
-            }
-        }
-        if !self.watchers_are_done() {
-            return Some(format!(
-                "a watcher waits: {:?} of {}",
-                self.watchers.iter().map(|w| w.next()).collect::<Vec<_>>(),
-                self.history.head()
-            ));
-        }
-        None
     }
 }

@@ -3,8 +3,8 @@
 //!
 //! [`run`] is the whole of it: a seed in, a [`Report`] out. [`world`] has the queue of events; [`turns`] the members' steps;
 //! [`member`] a member's disk, clock and process; [`net`] the channels between members and [`wire`] what passes over them; [`transfer`] snapshots on their way; [`faults`] what goes
-//! wrong; [`clients`], [`leases`] and [`watchers`] who uses the cluster; [`agreed`] what the members agreed on; [`check`] whether what
-//! the clients saw follows from it.
+//! wrong; [`clients`], [`leases`] and [`watchers`] who uses the cluster; [`agreed`] what the members agreed on; [`check`] and [`following`] whether what
+//! the clients and the watchers saw follows from it, which the tests on real processes ask too; [`ends`] how it all ended.
 //!
 //! What is left out: gRPC and TLS, RocksDB (its in-memory twin crashes as it does: to a prefix of the batches written), the watch
 //! room's and the log's own threads (their steps are taken here), changes of the member list, and full disks under the rows.
@@ -12,7 +12,9 @@
 pub mod agreed;
 pub mod check;
 pub mod clients;
+pub mod ends;
 pub mod faults;
+pub mod following;
 pub mod leases;
 pub mod member;
 pub mod net;
@@ -85,7 +87,7 @@ pub fn run(settings: Settings) -> Report {
         if let Some(why) = world.unsettled() {
             world.violation(format!("not settled {} s after the last fault: {why}", SETTLES / SECOND));
         } else {
-            check::check(&mut world);
+            ends::check(&mut world);
         }
     }
     world.report()
@@ -104,7 +106,7 @@ impl World {
             faults: self.faults.len(),
             leader_changes: self.leaders.len().saturating_sub(1),
             revisions: self.history.head(),
-            watched: self.watchers.iter().map(|w| w.delivered).sum(),
+            watched: self.watchers.iter().map(|w| w.follow.delivered).sum(),
             bookmarks: self.watchers.iter().map(|w| w.bookmarks).sum(),
             renewals: self.leases.renewed,
             snapshots: self.snapshots,

@@ -34,7 +34,8 @@ pub fn value_of(op: usize) -> String {
     format!("w{op}")
 }
 
-/// The operation that wrote a value.
+/// The operation that wrote a value; what comes after a space is ballast.
 pub fn writer_of(value: &[u8]) -> Option<usize> {
-    std::str::from_utf8(value).ok()?.strip_prefix('w')?.parse().ok()
+    let name = value.split(|b| *b == b' ').next()?;
+    std::str::from_utf8(name).ok()?.strip_prefix('w')?.parse().ok()
 }

@@ -1,12 +1,10 @@
 //! Clients that watch. Each checks every message against the history as it comes, and resumes where it stopped.
 //!
-//! What is checked: events come in the order of revisions and never twice (ordered, unique), nothing that the watch wants is left
-//! out between two of them (reliable), a revision comes whole (atomic), a watch that resumes at the revision after its last goes on
-//! without a gap (resumable), and a revision told as progress has nothing below it that is still to come (bookmarkable).
+//! What is checked is in [`crate::following`].
 
+use crate::following::{Following, ToldEvent};
 use crate::world::{Event, MS, SECOND, World};
 use bytes::Bytes;
-use quorate::mvcc::Event as Change;
 use quorate::types::KeyRange;
 use quorate::watch::{CreateWatch, EventBlock, Filters, Limits, StreamHandle, StreamReceiver, WatchMessage};
 use std::sync::Arc;
@@ -21,26 +19,16 @@ struct Stream {
 
 /// A client that watches.
 pub struct Watcher {
-    range: KeyRange,
-    filters: Filters,
-    prev_kv: bool,
+    pub follow: Following,
     progress: bool,
-    /// The first revision not yet seen; 0 before the first stream says where it begins.
-    next: i64,
     stream: Option<Stream>,
-    pub delivered: u64,
     pub bookmarks: u64,
     pub resumed: u64,
 }
 
 impl Watcher {
-    fn wants(&self, event: &Change) -> bool {
-        let dropped = if event.delete { self.filters.no_delete } else { self.filters.no_put };
-        self.range.contains(&event.key) && !dropped
-    }
-
     pub fn next(&self) -> i64 {
-        self.next
+        self.follow.next
     }
 }
 
@@ -63,13 +51,15 @@ impl World {
                 _ => Filters::default(),
             };
             self.watchers.push(Watcher {
-                range,
-                filters,
-                prev_kv: watcher % 2 == 0,
+                follow: Following {
+                    range,
+                    filters,
+                    prev_kv: watcher % 2 == 0,
+                    next: if watcher == 1 { 0 } else { 2 },
+                    delivered: 0,
+                },
                 progress: watcher != 3,
-                next: if watcher == 1 { 0 } else { 2 },
                 stream: None,
-                delivered: 0,
                 bookmarks: 0,
                 resumed: 0,
             });
@@ -109,16 +99,16 @@ impl World {
         let (handle, receiver) = running.hub.open(limits);
         handle.create(&CreateWatch {
             id: None,
-            range: w.range.clone(),
-            start_revision: w.next,
+            range: w.follow.range.clone(),
+            start_revision: w.follow.next,
             progress_notify: w.progress,
-            filters: w.filters,
-            prev_kv: w.prev_kv,
+            filters: w.follow.filters,
+            prev_kv: w.follow.prev_kv,
             fragment: false,
         });
         running.published.lock().stirred = true;
         let life = member.life;
-        let next = w.next;
+        let next = w.follow.next;
         self.watchers[watcher].resumed += 1;
         self.watchers[watcher].stream = Some(Stream { handle, receiver, at, life, id: None });
         self.note(&format!("watcher {watcher} watches from {next} at member {at}"));
@@ -164,19 +154,19 @@ impl World {
                 if revision > self.history.head() {
                     return Err(format!("created at revision {revision}, which nobody published"));
                 }
-                if self.watchers[watcher].next == 0 {
-                    self.watchers[watcher].next = revision + 1;
+                if self.watchers[watcher].follow.next == 0 {
+                    self.watchers[watcher].follow.next = revision + 1;
                 }
             }
             WatchMessage::Refused { reason, .. } => return Err(format!("refused: {reason}")),
             WatchMessage::Canceled { compact_revision: 0, reason, .. } => return Err(format!("canceled: {reason}")),
             WatchMessage::Canceled { compact_revision, .. } => {
-                let next = self.watchers[watcher].next;
+                let next = self.watchers[watcher].follow.next;
                 if compact_revision <= next || compact_revision > self.compact_asked {
                     return Err(format!("canceled for a compaction at {compact_revision}, it was to resume at {next}"));
                 }
                 self.note(&format!("watcher {watcher} was compacted to {compact_revision}"));
-                self.watchers[watcher].next = compact_revision;
+                self.watchers[watcher].follow.next = compact_revision;
                 return Ok(false);
             }
             WatchMessage::Events { events, revision, fragment, .. } => {
@@ -194,67 +184,21 @@ impl World {
         Ok(true)
     }
 
-    /// Every event at or below a revision went before: the watch goes on after it.
     fn nothing_before(&mut self, watcher: usize, revision: i64) -> Result<(), String> {
-        let w = &self.watchers[watcher];
-        if revision > self.history.head() {
-            return Err(format!("revision {revision} was told, which nobody published"));
-        }
-        for missed in w.next..=revision {
-            if self.history.at(missed).is_some_and(|r| r.events.iter().any(|e| w.wants(e))) {
-                return Err(format!("revision {revision} was told as complete and {missed} had not come"));
-            }
-        }
-        let w = &mut self.watchers[watcher];
-        w.next = w.next.max(revision + 1);
-        Ok(())
+        self.watchers[watcher].follow.progress(&self.history, revision)
     }
 
     fn events(&mut self, watcher: usize, block: &Arc<EventBlock>) -> Result<(), String> {
-        let told: Vec<_> = block.iter().collect();
-        let mut at = 0;
-        while at < told.len() {
-            let revision = told[at].revision.main;
-            let end = at + told[at..].iter().take_while(|e| e.revision.main == revision).count();
-            let w = &self.watchers[watcher];
-            if revision < w.next {
-                return Err(format!("revision {revision} came when {} was next", w.next));
-            }
-            if revision > w.next {
-                self.nothing_before(watcher, revision - 1)?;
-            }
-            let w = &self.watchers[watcher];
-            let known = self.history.at(revision).ok_or_else(|| format!("revision {revision} came, which nobody published"))?;
-            let wanted: Vec<_> = known.events.iter().filter(|e| w.wants(e)).collect();
-            if wanted.len() != end - at {
-                return Err(format!("revision {revision} came with {} events of {}", end - at, wanted.len()));
-            }
-            for (have, want) in told[at..end].iter().zip(wanted) {
-                if (have.key, have.kv, have.delete, have.revision) != (&want.key, &want.kv, want.delete, want.revision) {
-                    return Err(format!("revision {revision} came as {have:?}, it is {want:?}"));
-                }
-                if w.prev_kv {
-                    let before = self.history.get(&want.key, revision - 1);
-                    let prev = have.prev.map(|p| p.decode().map_err(|e| e.to_string())).transpose()?;
-                    // What is compacted is left out.
-                    if prev.as_ref() != before && !(prev.is_none() && self.compact_asked >= revision) {
-                        return Err(format!("revision {revision}: the pair before came as {prev:?}, it was {before:?}"));
-                    }
-                }
-            }
-            self.watchers[watcher].delivered += (end - at) as u64;
-            self.watchers[watcher].next = revision + 1;
-            at = end;
-        }
-        Ok(())
+        let told: Vec<_> = block
+            .iter()
+            .map(|e| ToldEvent { key: e.key.clone(), kv: e.kv.clone(), delete: e.delete, revision: e.revision.main, prev: e.prev.cloned() })
+            .collect();
+        self.watchers[watcher].follow.events(&self.history, &told, self.compact_asked)
     }
 
     /// True when every watcher has everything.
     pub fn watchers_are_done(&self) -> bool {
         let head = self.history.head();
-        let waits = |w: &Watcher| {
-            w.next == 0 || (w.next..=head).any(|r| self.history.at(r).is_some_and(|r| r.events.iter().any(|e| w.wants(e))))
-        };
-        !self.watchers.iter().any(waits)
+        !self.watchers.iter().any(|w| w.follow.waits(&self.history, head))
     }
 }

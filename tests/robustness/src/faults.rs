@@ -1,0 +1,317 @@
+//! What goes wrong, one thing at a time, drawn from a seed; and how each is undone.
+//!
+//! A fault that was undone leaves three voting members that can all be reached. Whether they come to rest is asked afterwards.
+
+use crate::cluster::Cluster;
+use crate::ground::MEMBERS;
+use crate::member::{Signal, client, endpoint, leader, peer, status};
+use quorate_proto::etcdserverpb as pb;
+use sim::rng::Rng;
+use std::time::{Duration, Instant};
+use tokio::time::sleep;
+
+/// Every fault there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    Kill,
+    KillLeader,
+    KillAll,
+    RollingRestart,
+    Pause,
+    PauseLeader,
+    Cut,
+    CutLeader,
+    CutOneWay,
+    Unplug,
+    Loss,
+    FullDisk,
+    SlowDisk,
+    StalledDisk,
+    MemberReplaced,
+    KillInCompaction,
+    KillInDefrag,
+    Snapshot,
+    TwoSnapshots,
+    LeaderMoved,
+}
+
+impl Fault {
+    pub const ALL: [Fault; 20] = [
+        Fault::Kill,
+        Fault::KillLeader,
+        Fault::KillAll,
+        Fault::RollingRestart,
+        Fault::Pause,
+        Fault::PauseLeader,
+        Fault::Cut,
+        Fault::CutLeader,
+        Fault::CutOneWay,
+        Fault::Unplug,
+        Fault::Loss,
+        Fault::FullDisk,
+        Fault::SlowDisk,
+        Fault::StalledDisk,
+        Fault::MemberReplaced,
+        Fault::KillInCompaction,
+        Fault::KillInDefrag,
+        Fault::Snapshot,
+        Fault::TwoSnapshots,
+        Fault::LeaderMoved,
+    ];
+
+    /// As the table says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Fault::Kill => "kill -9 of a follower",
+            Fault::KillLeader => "kill -9 of the leader",
+            Fault::KillAll => "kill -9 of all members at once",
+            Fault::RollingRestart => "rolling restart (SIGTERM, one after another)",
+            Fault::Pause => "a follower paused (SIGSTOP)",
+            Fault::PauseLeader => "the leader paused (SIGSTOP)",
+            Fault::Cut => "a follower cut off from the members, not from clients",
+            Fault::CutLeader => "the leader cut off from the members, not from clients",
+            Fault::CutOneWay => "a member hears another one no more, but is heard",
+            Fault::Unplug => "a member's cable pulled, for clients too",
+            Fault::Loss => "packets between members lost (5 to 20 of 100)",
+            Fault::FullDisk => "a member's disk full",
+            Fault::SlowDisk => "a member's disk slow (stands still again and again)",
+            Fault::StalledDisk => "the leader's disk stands still",
+            Fault::MemberReplaced => "a member replaced: removed, emptied, added as a learner, promoted",
+            Fault::KillInCompaction => "kill -9 while a compaction is swept",
+            Fault::KillInDefrag => "kill -9 at a defragmentation",
+            Fault::Snapshot => "a member away until it needs a snapshot",
+            Fault::TwoSnapshots => "two snapshots for one member shortly after each other",
+            Fault::LeaderMoved => "leadership handed over (MoveLeader)",
+        }
+    }
+}
+
+/// The order of a run's faults: all of them, in an order that the seed draws, again and again.
+pub fn schedule(chance: &mut Rng) -> Vec<Fault> {
+    let mut all = Fault::ALL.to_vec();
+    for at in (1..all.len()).rev() {
+        all.swap(at, chance.below(at as u64 + 1) as usize);
+    }
+    all
+}
+
+fn seconds(chance: &mut Rng, low: u64, high: u64) -> Duration {
+    Duration::from_millis(chance.between(low * 1000, high * 1000))
+}
+
+impl Cluster {
+    async fn leading(&self) -> usize {
+        leader(self.all()).await.unwrap_or(0)
+    }
+
+    async fn follower(&self, chance: &mut Rng) -> usize {
+        let leader = self.leading().await;
+        (leader + 1 + chance.below(MEMBERS as u64 - 1) as usize) % MEMBERS
+    }
+
+    /// Does one fault and undoes it.
+    pub async fn fault(&mut self, fault: Fault, chance: &mut Rng) -> Result<(), String> {
+        match fault {
+            Fault::Kill => self.killed(self.follower(chance).await, seconds(chance, 0, 3)).await,
+            Fault::KillLeader => self.killed(self.leading().await, seconds(chance, 0, 4)).await,
+            Fault::KillAll => {
+                for at in 0..MEMBERS {
+                    self.members.signal(at, Signal::Kill)?;
+                }
+                for at in 0..MEMBERS {
+                    self.members.wait(at)?;
+                }
+                (0..MEMBERS).try_for_each(|at| self.members.start(&self.ground, at, true))
+            }
+            Fault::RollingRestart => self.rolling_restart().await,
+            Fault::Pause => self.paused(self.follower(chance).await, seconds(chance, 1, 6)).await,
+            Fault::PauseLeader => self.paused(self.leading().await, seconds(chance, 2, 6)).await,
+            Fault::Cut => self.cut(self.follower(chance).await, seconds(chance, 2, 8)).await,
+            Fault::CutLeader => self.cut(self.leading().await, seconds(chance, 2, 8)).await,
+            Fault::CutOneWay => {
+                let from = chance.below(MEMBERS as u64) as usize;
+                let to = (from + 1 + chance.below(MEMBERS as u64 - 1) as usize) % MEMBERS;
+                self.ground.cut(from, to)?;
+                sleep(seconds(chance, 2, 8)).await;
+                self.ground.mend()
+            }
+            Fault::Unplug => {
+                let at = chance.below(MEMBERS as u64) as usize;
+                self.ground.cable(at, false)?;
+                sleep(seconds(chance, 2, 8)).await;
+                self.ground.cable(at, true)
+            }
+            Fault::Loss => {
+                let percent = chance.between(5, 20);
+                (0..MEMBERS).try_for_each(|at| self.ground.lose(at, percent))?;
+                sleep(seconds(chance, 3, 8)).await;
+                self.ground.mend()
+            }
+            Fault::FullDisk => self.full_disk(chance).await,
+            Fault::SlowDisk => self.slow_disk(chance).await,
+            Fault::StalledDisk => {
+                let at = self.leading().await;
+                self.ground.freeze(at)?;
+                sleep(seconds(chance, 1, 5)).await;
+                self.ground.thaw(at)
+            }
+            Fault::MemberReplaced => self.replaced(self.follower(chance).await).await,
+            Fault::KillInCompaction => self.kill_in_compaction(chance).await,
+            Fault::KillInDefrag => {
+                let at = chance.below(MEMBERS as u64) as usize;
+                let Some(one) = self.all().only(&endpoint(at)) else { return Ok(()) };
+                let asked = tokio::spawn(async move { one.defragment(pb::DefragmentRequest {}).await.map(|_| ()) });
+                sleep(Duration::from_millis(chance.below(20))).await;
+                self.killed(at, Duration::ZERO).await?;
+                asked.abort();
+                Ok(())
+            }
+            Fault::Snapshot => self.away(self.follower(chance).await).await,
+            Fault::TwoSnapshots => {
+                let at = self.follower(chance).await;
+                self.away(at).await?;
+                sleep(Duration::from_millis(chance.between(100, 2000))).await;
+                self.away(at).await
+            }
+            Fault::LeaderMoved => self.move_leader(chance).await,
+        }
+    }
+
+    async fn killed(&mut self, at: usize, down: Duration) -> Result<(), String> {
+        self.members.kill(at)?;
+        sleep(down).await;
+        self.members.start(&self.ground, at, true)
+    }
+
+    async fn rolling_restart(&mut self) -> Result<(), String> {
+        for at in 0..MEMBERS {
+            self.members.signal(at, Signal::Term)?;
+            let end = self.members.wait(at)?;
+            if !end.success() {
+                return Err(format!("member {} was told to stop and ended with {end}", at + 1));
+            }
+            self.members.start(&self.ground, at, true)?;
+            self.settle().await?;
+        }
+        Ok(())
+    }
+
+    async fn paused(&mut self, at: usize, time: Duration) -> Result<(), String> {
+        self.members.signal(at, Signal::Stop)?;
+        sleep(time).await;
+        self.members.signal(at, Signal::Cont)
+    }
+
+    async fn cut(&mut self, at: usize, time: Duration) -> Result<(), String> {
+        for other in (0..MEMBERS).filter(|other| *other != at) {
+            self.ground.cut(at, other)?;
+            self.ground.cut(other, at)?;
+        }
+        sleep(time).await;
+        self.ground.mend()
+    }
+
+    /// A member that could not write its rows ends itself once there is space again, and is started anew.
+    async fn full_disk(&mut self, chance: &mut Rng) -> Result<(), String> {
+        let at = chance.below(MEMBERS as u64) as usize;
+        self.ground.fill(at, chance.below(200_000))?;
+        sleep(seconds(chance, 3, 8)).await;
+        self.ground.free(at)?;
+        let until = Instant::now() + Duration::from_secs(3);
+        while Instant::now() < until {
+            if let Some(end) = self.members.ended(at) {
+                println!("  member {} ended itself after its disk was full: {end}", at + 1);
+                return self.members.start(&self.ground, at, true);
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+        Ok(())
+    }
+
+    async fn slow_disk(&mut self, chance: &mut Rng) -> Result<(), String> {
+        let at = chance.below(MEMBERS as u64) as usize;
+        let until = Instant::now() + seconds(chance, 4, 8);
+        while Instant::now() < until {
+            self.ground.freeze(at)?;
+            sleep(Duration::from_millis(chance.between(50, 400))).await;
+            self.ground.thaw(at)?;
+            sleep(Duration::from_millis(chance.between(10, 100))).await;
+        }
+        Ok(())
+    }
+
+    async fn replaced(&mut self, at: usize) -> Result<(), String> {
+        let patient = client(Duration::from_secs(15))?;
+        let Some(id) = status(self.all(), at).await.and_then(|s| s.header).map(|h| h.member_id) else {
+            return Err(format!("member {} does not say its id", at + 1));
+        };
+        let others = (0..MEMBERS).filter(|other| *other != at).collect::<Vec<_>>();
+        let Some(patient) = patient.only(&endpoint(others[0])) else { return Ok(()) };
+        patient.member_remove(pb::MemberRemoveRequest { id }).await.map_err(|e| format!("removal of member {}: {e}", at + 1))?;
+        let end = self.members.wait(at)?;
+        if end.code() != Some(6) {
+            return Err(format!("member {} was removed and ended with {end}, not 6", at + 1));
+        }
+        let data = self.ground.disk(at).join("data");
+        std::fs::remove_dir_all(&data).map_err(|e| format!("{}: {e}", data.display()))?;
+        let request = pb::MemberAddRequest { peer_urls: vec![peer(at)], is_learner: true };
+        let added = patient.member_add(request).await.map_err(|e| format!("addition of member {}: {e}", at + 1))?;
+        let id = added.member.map_or(0, |m| m.id);
+        self.members.start(&self.ground, at, true)?;
+        let until = Instant::now() + Duration::from_secs(60);
+        loop {
+            match patient.member_promote(pb::MemberPromoteRequest { id }).await {
+                Ok(_) => return Ok(()),
+                Err(e) if Instant::now() > until => return Err(format!("member {} was not promoted: {e}", at + 1)),
+                Err(_) => sleep(Duration::from_millis(200)).await,
+            }
+        }
+    }
+
+    async fn kill_in_compaction(&mut self, chance: &mut Rng) -> Result<(), String> {
+        let at = chance.below(MEMBERS as u64) as usize;
+        let (number, op) = {
+            let revision = self.shared.book.with(|p| p.history.head());
+            self.shared.book.begin(usize::MAX, |_| {
+                quorate_proto::entry::command::Op::Compact(quorate_proto::entry::Compact { revision })
+            })
+        };
+        let told = crate::asking::ask(self.all(), &op).await;
+        self.shared.book.end(number, told);
+        sleep(Duration::from_millis(chance.below(60))).await;
+        self.killed(at, seconds(chance, 0, 1)).await
+    }
+
+    /// A member is away while more entries pass than are kept for it.
+    async fn away(&mut self, at: usize) -> Result<(), String> {
+        let index = |s: pb::StatusResponse| s.raft_index;
+        let at_leader = self.leading().await;
+        let Some(began) = status(self.all(), at_leader).await.map(index) else { return Err("the leader does not answer".into()) };
+        self.members.kill(at)?;
+        let until = Instant::now() + Duration::from_secs(60);
+        // Twice what is kept and one trim more.
+        while Instant::now() < until {
+            let now = status(self.all(), self.leading().await).await.map_or(0, index);
+            if now > began + 1500 {
+                break;
+            }
+            sleep(Duration::from_millis(200)).await;
+        }
+        self.members.start(&self.ground, at, true)
+    }
+
+    async fn move_leader(&mut self, chance: &mut Rng) -> Result<(), String> {
+        for _ in 0..chance.between(1, 4) {
+            let from = self.leading().await;
+            let to = self.follower(chance).await;
+            let id = status(self.all(), to).await.and_then(|s| s.header).map_or(0, |h| h.member_id);
+            let Some(one) = self.all().only(&endpoint(from)) else { return Ok(()) };
+            // Leadership may have moved by itself in between, which is an answer too.
+            if let Err(e) = one.timeout(Some(Duration::from_secs(10))).move_leader(pb::MoveLeaderRequest { target_id: id }).await {
+                println!("  leadership was not handed over: {e}");
+            }
+            sleep(Duration::from_millis(chance.between(200, 1500))).await;
+        }
+        Ok(())
+    }
+}

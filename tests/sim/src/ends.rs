@@ -1,0 +1,90 @@
+//! Whether the members end alike and as the model says, and whether the cluster has come to rest.
+
+use crate::check::{Seen, clients, pair};
+use crate::world::World;
+use bytes::Bytes;
+use quorate_proto::entry::Range;
+use quorate_proto::mvccpb::KeyValue;
+
+/// Finds what does not follow and writes it down as violations.
+pub fn check(world: &mut World) {
+    let seen = Seen { history: &world.history, operations: &world.operations, leases: &world.leases.all };
+    let mut found = clients(&seen);
+    members(world, &mut found);
+    for text in found.into_iter().take(10) {
+        world.violation(text);
+    }
+}
+
+/// The members in the end: equal to each other and to the model.
+fn members(world: &World, found: &mut Vec<String>) {
+    let history = &world.history;
+    let head = history.head();
+    let model: Vec<KeyValue> = history.pairs(head, |_| true).into_iter().cloned().collect();
+    let mut first = None;
+    for (at, member) in world.members.iter().enumerate() {
+        let Some(running) = &member.running else { continue };
+        let store = running.node.handle().store();
+        let all = Range { key: Bytes::from_static(b"\0"), range_end: Bytes::from_static(b"\0"), ..Default::default() };
+        match store.range(&all) {
+            Ok(result) => {
+                let pairs: Vec<_> = result.kvs.iter().map(pair).collect();
+                if pairs != model || result.revision != head {
+                    found.push(format!(
+                        "member {at} ends at revision {} with {pairs:?}, it is {head} with {model:?}",
+                        result.revision
+                    ));
+                }
+            }
+            Err(e) => found.push(format!("member {at} cannot be read: {e}")),
+        }
+        let leases = running.node.handle().shared().leases();
+        let state = (store.hash_kv(head).map(|h| h.hash), store.compact_revision(), running.node.digest(), store.quota_usage());
+        if !leases.is_empty() {
+            found.push(format!("member {at} ends with leases that nobody kept alive: {leases:?}"));
+        }
+        match &first {
+            None => first = Some(state),
+            Some(known) if *known == state => {}
+            Some(known) => found.push(format!("member {at} ends as {state:?}, another as {known:?}")),
+        }
+    }
+    if let Some(p) = model.iter().find(|p| p.lease != 0) {
+        found.push(format!("a key has outlived its lease: {p:?}"));
+    }
+}
+
+impl World {
+    /// Why the cluster is not at rest; `None` when it is.
+    pub fn unsettled(&self) -> Option<String> {
+        let mut applied = None;
+        let stands: Vec<_> = self.members.iter().map(|m| m.running.as_ref().map(|r| r.node.handle().status())).collect();
+        for (at, member) in self.members.iter().enumerate() {
+            let Some(running) = &member.running else { return Some(format!("member {at} is down")) };
+            let status = running.node.handle().status();
+            if status.leader == 0 {
+                return Some(format!("member {at} knows no leader"));
+            }
+            let leases = running.node.handle().shared().leases();
+            if !leases.is_empty() {
+                return Some(format!("member {at} has leases, {stands:?}: {leases:?}"));
+            }
+            let store = running.node.handle().store();
+            if store.swept_revision() < store.compact_revision() {
+                return Some(format!("member {at} has not swept up to its compaction mark"));
+            }
+            let stands = (status.applied_index, status.raft_index);
+            if status.applied_index != status.raft_index || *applied.get_or_insert(stands) != stands {
+                return Some(format!("member {at} stands at {stands:?}, another at {applied:?}"));
+            }
+        }
+        if !self.watchers_are_done() {
+            return Some(format!(
+                "a watcher waits: {:?} of {}",
+                self.watchers.iter().map(|w| w.next()).collect::<Vec<_>>(),
+                self.history.head()
+            ));
+        }
+        None
+    }
+}
