@@ -55,10 +55,11 @@ else
   stage etcd tests/foreign/etcd.sh
   etcd=$(tests/foreign/etcd.sh 2>/dev/null)
   export ETCD_DIR=$etcd
-  # 2,000 operations a seed on a fresh pair of servers.
-  seeds=1..50
-  [ "$tier" = full ] && seeds=1..500
-  stage differential env ETCD_BIN="$etcd/etcd" "$target/release/differential" --seeds "$seeds" --ops 2000 --out "$logs/differential"
+  # 2,000 operations a seed on a fresh pair of servers, or of clusters whose leader changes at each restart.
+  alone=1..45 three=301..305
+  [ "$tier" = full ] && alone=1..300 three=301..500
+  stage differential env ETCD_BIN="$etcd/etcd" "$target/release/differential" --seeds "$alone" --ops 2000 --out "$logs/differential"
+  stage differential-3 env ETCD_BIN="$etcd/etcd" "$target/release/differential" --members 3 --seeds "$three" --ops 2000 --out "$logs/differential"
   stage ctl scripts/ctl-compare.sh "$ctl" "$etcd/etcdctl" "$etcd/etcd"
   stage bin-dir tests/foreign/bin-dir.sh "$server" "$bins"
   if [ "$tier" = full ]; then
