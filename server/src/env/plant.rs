@@ -45,11 +45,13 @@ pub enum Plant {
     ElectionDuringInstall = 19,
     /// Raft may put entries into an append message that was made for others.
     BatchedAppend = 20,
+    /// A new leader keeps leases alive before it has applied what the leader before it left.
+    EarlyLeaseClock = 21,
 }
 
 impl Plant {
     /// Every mistake there is.
-    pub const ALL: [Plant; 20] = [
+    pub const ALL: [Plant; 21] = [
         Plant::AckBeforeSync,
         Plant::ApplyTwice,
         Plant::StaleReadIndex,
@@ -70,6 +72,7 @@ impl Plant {
         Plant::ForwardedExpiry,
         Plant::ElectionDuringInstall,
         Plant::BatchedAppend,
+        Plant::EarlyLeaseClock,
     ];
 
     /// The name by which it is asked for, as `ack-before-sync`.

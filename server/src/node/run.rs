@@ -201,6 +201,10 @@ pub(super) struct Loop {
     changes: VecDeque<MemberChange>,
     last_time_ms: i64,
     fresh: Fresh,
+    /// As `fresh`, of any leader: when its machine has what the leaders before it left.
+    caught_up: Fresh,
+    /// The leases' clock runs here.
+    keeps_time: bool,
     /// A view was asked for and has not come.
     view_asked: bool,
     /// When the view for followers was last in use.
@@ -246,6 +250,8 @@ impl Loop {
             changes: VecDeque::new(),
             last_time_ms,
             fresh: Fresh::default(),
+            caught_up: Fresh::default(),
+            keeps_time: false,
             view_asked: false,
             view_used,
             installing: None,
@@ -631,10 +637,15 @@ impl Loop {
         let serves = self.driver.lone_voter() && self.driver.may_serve_reads();
         let fresh = self.fresh.at(serves, self.driver.term(), self.driver.committed(), self.inner.shared.applied_index());
         g.reads_are_fresh.store(fresh, Ordering::Release);
-        let led = g.is_leader.swap(leading, Ordering::AcqRel);
-        if leading != led {
+        g.is_leader.store(leading, Ordering::Release);
+        // Entries of the leader before may still end leases: none is kept alive before they are applied.
+        let serves = self.driver.may_serve_reads();
+        let keeps_time = self.caught_up.at(serves, self.driver.term(), self.driver.committed(), self.inner.shared.applied_index())
+            || (leading && plant::is(Plant::EarlyLeaseClock));
+        if keeps_time != self.keeps_time {
+            self.keeps_time = keeps_time;
             let mut clock = self.inner.clock.lock();
-            if leading {
+            if keeps_time {
                 let grace = self.inner.limits.election;
                 clock.lead(self.inner.shared.leases().into_iter(), self.inner.time.now(), grace);
             } else {

@@ -48,6 +48,9 @@ impl Intake {
     ) -> Result<(Self, SnapshotReceipt), Status> {
         let index = message.get_snapshot().get_metadata().index;
         if index <= node.status().applied_index {
+            // Raft answers it with where this member stands. Without that answer a leader that believes it further behind than its
+            // log reaches would offer the same snapshot for ever.
+            let _ = node.offer_snapshot(message).await;
             return Err(Status::already_exists(format!("entry {index} is applied here already")));
         }
         let desk = node.clone();

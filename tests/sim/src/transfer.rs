@@ -98,6 +98,8 @@ impl World {
             Stage::Offer => {
                 let view = sender.node.announced_view(index).ok_or("its rows are no longer kept")?;
                 if index <= receiver.node.handle().status().applied_index {
+                    // As the real intake does: raft answers with where the member stands.
+                    let _ = receiver.node.offer_snapshot(message.clone());
                     return Err(format!("entry {index} is applied already"));
                 }
                 let (staging, attempt, place) = receiver.node.receiver().begin(view.id, index).map_err(failed)?;

@@ -184,10 +184,10 @@ impl World {
                     return Err("a fragment nobody asked for".into());
                 }
                 self.events(watcher, &events)?;
-                self.nothing_before(watcher, revision)?;
+                self.nothing_before(watcher, revision).map_err(|e| format!("{e} ({} events)", events.len()))?;
             }
-            WatchMessage::Progress { revision, .. } => {
-                self.nothing_before(watcher, revision)?;
+            WatchMessage::Progress { id, revision } => {
+                self.nothing_before(watcher, revision).map_err(|e| format!("{e} (progress of {id})"))?;
                 self.watchers[watcher].bookmarks += 1;
             }
         }
