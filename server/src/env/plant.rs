@@ -47,11 +47,13 @@ pub enum Plant {
     BatchedAppend = 20,
     /// A new leader keeps leases alive before it has applied what the leader before it left.
     EarlyLeaseClock = 21,
+    /// A sweep removes rows before the compaction mark is durable.
+    SweepBeforeMark = 22,
 }
 
 impl Plant {
     /// Every mistake there is.
-    pub const ALL: [Plant; 21] = [
+    pub const ALL: [Plant; 22] = [
         Plant::AckBeforeSync,
         Plant::ApplyTwice,
         Plant::StaleReadIndex,
@@ -73,6 +75,7 @@ impl Plant {
         Plant::ElectionDuringInstall,
         Plant::BatchedAppend,
         Plant::EarlyLeaseClock,
+        Plant::SweepBeforeMark,
     ];
 
     /// The name by which it is asked for, as `ack-before-sync`.

@@ -71,6 +71,13 @@ impl Rows {
         self.base.retire();
     }
 
+    /// The compaction mark among the durable rows; below 1 when there is none.
+    pub(crate) fn durable_mark(&self) -> Result<i64, BaseError> {
+        let row = self.base.get(Family::Sys, &sys::single(sys::COMPACT))?;
+        let row = row.map(|r| r.as_ref().try_into().map_err(|_| BaseError::Corrupt("the compaction mark".into())));
+        Ok(row.transpose()?.map_or(-1, i64::from_be_bytes))
+    }
+
     /// A sweep to run, when the mark is ahead of the rows.
     pub(crate) fn next_sweep(&self) -> Option<Sweep> {
         let target = self.compact_revision();
@@ -78,7 +85,8 @@ impl Rows {
     }
 
     /// Removes dead rows among the next `max` rows of `hist`; true when the sweep has ended. Every revision at or before the
-    /// sweep's target must have been checkpointed.
+    /// sweep's target must have been checkpointed, and the mark too: a member that starts again replays what came before the
+    /// compaction, and must find what was there then.
     pub(crate) fn sweep(&self, sweep: &mut Sweep, max: usize) -> Result<bool, BaseError> {
         let target = sweep.target;
         if sweep.from.is_empty() {

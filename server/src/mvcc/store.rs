@@ -185,6 +185,11 @@ impl Store {
         self.rows.load_full().checkpoint(flush)
     }
 
+    /// The compaction mark among the durable rows; below 1 when there is none.
+    pub(crate) fn durable_mark(&self) -> Result<i64, BaseError> {
+        self.rows.load().durable_mark()
+    }
+
     /// A sweep to run, when the compaction mark is ahead of the rows.
     pub(crate) fn next_sweep(&self) -> Option<Sweep> {
         self.rows.load().next_sweep()

@@ -5,6 +5,7 @@ use super::meter::Meter;
 use super::run::Input;
 use crate::base::BaseError;
 use crate::env::end;
+use crate::env::plant::{self, Plant};
 use crate::mvcc::{Store, Sweep};
 use crate::queue::{Receiver, Sender};
 use crate::snapshot::folder::Folders;
@@ -60,6 +61,8 @@ pub(super) struct Keeper {
     held: VecDeque<KeeperTask>,
     /// The revision that the durable rows reach.
     durable: i64,
+    /// The compaction mark that they hold.
+    marked: i64,
     sweep: Option<Sweep>,
     /// When its first slice was done.
     sweep_begun: Option<Instant>,
@@ -98,12 +101,14 @@ impl Keeper {
             folders,
             held: VecDeque::new(),
             durable,
+            marked: -1,
             sweep: None,
             sweep_begun: None,
             slice_due: false,
             sweep_again: false,
         };
         // An earlier life may have ended between a compaction and the end of its sweep.
+        keeper.read_mark();
         keeper.begin_sweep();
         keeper
     }
@@ -135,9 +140,18 @@ impl Keeper {
         true
     }
 
-    /// True when a slice of a sweep may be done: the sweep looks at durable rows alone, so those up to its target must be there.
+    fn read_mark(&mut self) {
+        match self.store.durable_mark() {
+            Ok(mark) => self.marked = mark,
+            Err(e) => Self::fail(e),
+        }
+    }
+
+    /// True when a slice of a sweep may be done: the sweep looks at durable rows alone, so those up to its target must be there, and
+    /// so must the mark, or a crash would leave a member that lacks rows and does not know it.
     pub fn may_sweep(&self) -> bool {
-        self.sweep.as_ref().is_some_and(|s| self.durable >= s.target())
+        let marked = |target| self.marked >= target || plant::is(Plant::SweepBeforeMark);
+        self.sweep.as_ref().is_some_and(|s| self.durable >= s.target() && marked(s.target()))
     }
 
     fn fail(e: impl std::fmt::Display) -> ! {
@@ -214,6 +228,7 @@ impl Keeper {
             }
             break;
         }
+        self.read_mark();
         self.meter.checkpoint(started.elapsed());
         if flush {
             let _ = self.node.send(Input::Checkpointed(position));
@@ -246,6 +261,7 @@ impl Keeper {
             Self::fail(e);
         }
         self.durable = self.store.revision_at_open();
+        self.read_mark();
         // The rows under a sweep are gone; the apply thread asks for a new one.
         (self.sweep, self.sweep_begun, self.sweep_again) = (None, None, false);
         let _ = done.send(());
@@ -254,7 +270,7 @@ impl Keeper {
     fn begin_sweep(&mut self) {
         self.sweep = self.store.next_sweep();
         (self.sweep_begun, self.slice_due, self.sweep_again) = (None, true, false);
-        if self.sweep.as_ref().is_some_and(|s| self.durable < s.target()) {
+        if self.sweep.is_some() && !self.may_sweep() {
             let _ = self.apply.send(ApplyTask::Freeze);
         }
     }
