@@ -5,11 +5,13 @@ SHELL := /bin/bash
 
 PORT ?= 2379
 DATA ?= quorate.data
+SEEDS ?= 1..2000
+ARGS ?=
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 # Every recipe that links RocksDB finds it built once, for every profile.
 CARGO := ROCKSDB_STATIC=1 ROCKSDB_LIB_DIR="$$(scripts/rocksdb.sh)" cargo
 
-.PHONY: help setup build run test test-full verify fix unit bench dist image charts e2e
+.PHONY: help setup build run test test-full verify fix unit sim sim-plants bench dist image charts e2e
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
@@ -32,6 +34,12 @@ fix: ## formats
 
 unit: setup
 	$(CARGO) test --release --workspace
+
+sim: setup ## clusters in virtual time from SEEDS (1..2000); ARGS=--trace shows one seed
+	$(CARGO) run --release -p sim -- --seeds $(SEEDS) $(ARGS)
+
+sim-plants: setup ## plants each known kind of mistake and looks for a seed that finds it
+	$(CARGO) run --release -p sim --features plant -- --plant all --seeds $(SEEDS) $(ARGS)
 
 test: ## the tier that CI runs
 	@scripts/test.sh ci

@@ -39,6 +39,10 @@ server=$(realpath "$target/release/quorate")
 ctl=$(realpath "$target/release/quoratectl")
 export QUORATE_BIN=$server
 stage unit cargo test --release --workspace --lib --bins --tests --exclude differential --exclude crash-tests
+# Whole clusters from seeds, in virtual time: about two minutes on two cores.
+sim_seeds=1..2000
+[ "$tier" = full ] && sim_seeds=1..20000
+stage sim "$target/release/sim" --seeds "$sim_seeds"
 [ -d tests/crash ] && stage crash cargo test --release -p crash-tests -- --test-threads=2
 
 if ! command -v go >/dev/null; then
@@ -86,6 +90,8 @@ else
   [ "$tier" = full ] && slice=full
   stage operator env BIN="$target/release" tests/e2e/run.sh "$slice"
 fi
+# Last, for it builds the server anew, with mistakes that the simulation must find.
+[ "$tier" = full ] && stage sim-plants cargo run --release -p sim --features plant -- --plant all --seeds 1..2000
 [ ${#failures[@]} = 0 ] || echo "failed: ${failures[*]}; their logs are in $logs"
 echo "stages: $passed passed, $failed failed, $skipped skipped"
 [ "$failed" = 0 ]

@@ -35,7 +35,7 @@ impl Client {
 /// Keys are few, so that clients meet.
 const KEYS: u64 = 9;
 /// Mean pause of a client between two requests.
-const PAUSE: Time = 520 * MS;
+const PAUSE: Time = 430 * MS;
 
 fn key(n: u64) -> Bytes {
     let prefix = if n % 2 == 0 { 'a' } else { 'b' };

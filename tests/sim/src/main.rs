@@ -58,7 +58,7 @@ impl Arguments {
 fn failed(report: &Report) -> String {
     let s = report.settings;
     let lines: Vec<_> = report.violations.iter().map(|v| format!("  {v}\n")).collect();
-    let again = format!("cargo run --release -p sim -- --seeds {} --members {} --seconds {} --trace", s.seed, s.members, s.seconds);
+    let again = format!("make sim SEEDS={} ARGS=\"--members {} --seconds {} --trace\"", s.seed, s.members, s.seconds);
     format!("seed {} failed:\n{}  replay: {again}\n", s.seed, lines.concat())
 }
 
