@@ -415,7 +415,7 @@ impl Machine {
         }
         let p = self.position;
         let row = rows::Applied {
-            index: p.index + u64::from(plant::is(Plant::CheckpointAhead)),
+            index: p.index + u64::from(p.index > 1 && plant::is(Plant::CheckpointAhead)),
             term: p.term,
             revision: self.store.revision(),
             digest: Bytes::copy_from_slice(&p.digest.to_be_bytes()),
