@@ -27,8 +27,6 @@ pub enum Plant {
     LeaseLeavesKey = 10,
     /// A checkpoint claims one entry more than its rows hold.
     CheckpointAhead = 11,
-    /// The log keeps terms and forgets votes.
-    VoteForgotten = 12,
     /// Each chunk of a received snapshot lacks its last row of the newest versions.
     SnapshotShort = 13,
     /// A transaction compares with the store as it was one revision ago.
@@ -53,7 +51,7 @@ pub enum Plant {
 
 impl Plant {
     /// Every mistake there is.
-    pub const ALL: [Plant; 22] = [
+    pub const ALL: [Plant; 21] = [
         Plant::AckBeforeSync,
         Plant::ApplyTwice,
         Plant::StaleReadIndex,
@@ -65,7 +63,6 @@ impl Plant {
         Plant::LeaseExpiresEarly,
         Plant::LeaseLeavesKey,
         Plant::CheckpointAhead,
-        Plant::VoteForgotten,
         Plant::SnapshotShort,
         Plant::StaleCompare,
         Plant::ReusedMemberId,

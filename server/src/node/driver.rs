@@ -331,11 +331,7 @@ impl Driver {
                 self.raw.mut_store().set_hard_state(hs.clone());
             }
             out.committed.extend(ready.take_committed_entries());
-            let hard_state = hard_state.map(|hs| LogHardState {
-                term: hs.term,
-                vote: if plant::is(Plant::VoteForgotten) { 0 } else { hs.vote },
-                commit: hs.commit,
-            });
+            let hard_state = hard_state.map(|hs| LogHardState { term: hs.term, vote: hs.vote, commit: hs.commit });
             let after = ready.take_persisted_messages();
             let must_sync = ready.must_sync() || mark.is_some();
             self.handed = ready.number();
