@@ -61,4 +61,5 @@ charts: setup ## the charts: schema, lint, golden renderings
 	@tests/e2e/charts.sh
 
 e2e: build ## the operator in a Kubernetes on this machine, step by step (root)
+	@tests/setup.sh
 	@BIN=$(BIN) tests/e2e/run.sh

@@ -87,7 +87,7 @@ nodeLeaseDurationSeconds: 8
 nodeStatusUpdateFrequency: 2s
 nodeStatusReportFrequency: 60s
 imageGCHighThresholdPercent: 100    # imported images could not be pulled again
-evictionHard: {memory.available: 100Mi, nodefs.available: 1%, imagefs.available: 1%}
+evictionHard: {memory.available: 100Mi, nodefs.available: 200Mi, imagefs.available: 200Mi}
 Y
 cat > "$home/proxy.yaml" <<Y
 apiVersion: kubeproxy.config.k8s.io/v1alpha1

@@ -149,3 +149,58 @@ pub async fn progress(client: &Client, job: &Job) -> kube::Result<Progress> {
     let reason = failed.and_then(|failed| failed.message.clone()).unwrap_or_default();
     Ok(Progress::Failed(words(false).map_or(reason, |words| words.trim().to_string())))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::build::tests::is_known;
+    use crate::crd::backup::{S3Store, VolumeStore};
+    use crate::crd::cluster::NameReference;
+
+    fn worker(store: &QuorateBackupStoreSpec) -> Value {
+        job(&Worker {
+            name: "first-backup",
+            namespace: "ns",
+            labels: Map::from_iter([("a".to_string(), json!("b"))]),
+            owner: json!({"apiVersion": "quorate.io/v1alpha1", "kind": "QuorateBackup", "name": "first", "uid": "u", "controller": true}),
+            image: "q:1",
+            pull_secrets: json!([{"name": "registry"}]),
+            account: "kv",
+            store,
+            object: "lab/ns/kv/u/x.snapshot",
+            arguments: vec!["backup".into()],
+            tls: Some("kv-operator-tls"),
+            data: None,
+        })
+    }
+
+    /// A Job for either kind of store is known to Kubernetes; keys come from the Secret and never as arguments.
+    #[test]
+    fn jobs_are_known_to_kubernetes() {
+        let volume = QuorateBackupStoreSpec { volume: Some(VolumeStore { claim_name: "backups".into(), prefix: None }), s3: None };
+        let s3 = S3Store {
+            bucket: "b".into(),
+            endpoint: Some("http://s3:9000".into()),
+            credentials_secret_ref: Some(NameReference { name: "keys".into() }),
+            ..S3Store::default()
+        };
+        let s3 = QuorateBackupStoreSpec { volume: None, s3: Some(s3) };
+        for store in [&volume, &s3] {
+            is_known::<Job>(&worker(store));
+        }
+        let text = worker(&s3).to_string();
+        assert!(text.contains("--bucket=b") && text.contains("secretKeyRef") && !text.contains("/store"), "{text}");
+    }
+
+    /// Prefixes are joined with one slash, whatever was written.
+    #[test]
+    fn names() {
+        let store = |prefix: Option<&str>| QuorateBackupStoreSpec {
+            volume: Some(VolumeStore { claim_name: "c".into(), prefix: prefix.map(str::to_string) }),
+            s3: None,
+        };
+        assert_eq!(object_name(&store(None), "x"), "x");
+        assert_eq!(object_name(&store(Some("/")), "x"), "x");
+        assert_eq!(object_name(&store(Some("/a/b/")), "x"), "a/b/x");
+    }
+}

@@ -6,7 +6,7 @@
 //! done.
 
 mod apply;
-mod build;
+pub(crate) mod build;
 mod observe;
 pub mod plan;
 mod report;

@@ -109,6 +109,15 @@ var examples = map[string][]example{
 		{"voters", members + series("etcd_server_is_learner", "0x60", "0x60", "0x60"), 30, 0},
 		{"a learner", members + series("etcd_server_is_learner", "0x60", "0x60", "1x60"), 30, 1},
 	},
+	"QuorateOperatorAbsent": {
+		{"one works", members + `  quorate_operator_leader{namespace="ops",pod="operator-a"} 1x60` + "\n" + `  quorate_operator_leader{namespace="ops",pod="operator-b"} 0x60` + "\n", 30, 0},
+		{"two wait", members + `  quorate_operator_leader{namespace="ops",pod="operator-a"} 0x60` + "\n" + `  quorate_operator_leader{namespace="ops",pod="operator-b"} 0x60` + "\n", 30, 1},
+		{"none is there", whole, 30, 1},
+	},
+	"QuorateOperatorFails": {
+		{"conflicts", members + `  quorate_operator_reconciles_total{namespace="ops",pod="operator-a",outcome="conflict"} 0+9x60` + "\n", 30, 0},
+		{"errors", members + `  quorate_operator_reconciles_total{namespace="ops",pod="operator-a",outcome="error"} 0+1x60` + "\n", 30, 1},
+	},
 }
 
 func volume(left string) string {

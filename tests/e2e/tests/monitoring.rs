@@ -20,11 +20,15 @@ fn metrics(expression: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// Every name that a member shows, by its own catalogue; a leading `-` marks what etcd shows and a member does not.
+/// Every name that a member shows, by its own catalogue, where a leading `-` marks what etcd shows and a member does not; and
+/// those of the operator, which are registered under a prefix, and of which counters end in `_total`.
 fn known() -> BTreeSet<String> {
     let catalogue = text("server/src/telemetry/etcd_names.txt");
     let shown = catalogue.lines().filter(|line| !line.starts_with(['#', '-']));
-    shown.filter_map(|line| line.split(' ').next()).map(str::to_string).collect()
+    let operator = text("operator/src/metrics.rs");
+    let registered = operator.split("registry.register(\"").skip(1).filter_map(|rest| rest.split('"').next());
+    let operators = registered.flat_map(|name| [format!("quorate_operator_{name}"), format!("quorate_operator_{name}_total")]);
+    shown.filter_map(|line| line.split(' ').next()).map(str::to_string).chain(operators).collect()
 }
 
 fn all_known(place: &str, expression: &str, known: &BTreeSet<String>) {

@@ -79,4 +79,4 @@ pub fn unwanted(cluster: &Valid, voters: usize) -> Vec<(&'static str, &'static s
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

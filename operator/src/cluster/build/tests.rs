@@ -34,7 +34,7 @@ fn full() -> QuorateCluster {
 }
 
 /// Every field has the name and the type that Kubernetes knows: reading it as the typed object loses nothing.
-fn is_known<T: Serialize + DeserializeOwned>(object: &Value) {
+pub(crate) fn is_known<T: Serialize + DeserializeOwned>(object: &Value) {
     let typed: T = serde_json::from_value(object.clone()).unwrap();
     let mut again = serde_json::to_value(typed).unwrap();
     let status = again.as_object_mut().unwrap().remove("status");
