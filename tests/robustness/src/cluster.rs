@@ -48,12 +48,12 @@ impl Cluster {
 
     async fn unsettled(&self, target: &mut Option<u64>) -> Option<String> {
         let Some(leader) = leader(self.all()).await else { return Some("no leader".into()) };
+        if target.is_none() {
+            *target = status(self.all(), leader).await.map(|s| s.raft_index);
+        }
         let mut known = None;
         for at in 0..MEMBERS {
             let Some(s) = status(self.all(), at).await else { return Some(format!("member {} does not answer", at + 1)) };
-            if at == leader {
-                target.get_or_insert(s.raft_index);
-            }
             if s.is_learner {
                 return Some(format!("member {} is a learner", at + 1));
             }

@@ -2,13 +2,20 @@
 //!
 //! A fault that was undone leaves three voting members that can all be reached. Whether they come to rest is asked afterwards.
 
+use crate::asking::ask;
 use crate::cluster::Cluster;
 use crate::ground::MEMBERS;
 use crate::member::{Signal, client, endpoint, leader, peer, status};
+use crate::traffic::value;
+use quorate_proto::entry::command::Op;
+use quorate_proto::entry::{Compact, Put};
 use quorate_proto::etcdserverpb as pb;
 use sim::rng::Rng;
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
+
+/// Writes of 48 KiB that make up for a member's time away.
+const FLOOD: u64 = 220;
 
 /// Every fault there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -270,34 +277,41 @@ impl Cluster {
 
     async fn kill_in_compaction(&mut self, chance: &mut Rng) -> Result<(), String> {
         let at = chance.below(MEMBERS as u64) as usize;
-        let (number, op) = {
-            let revision = self.shared.book.with(|p| p.history.head());
-            self.shared.book.begin(usize::MAX, |_| {
-                quorate_proto::entry::command::Op::Compact(quorate_proto::entry::Compact { revision })
-            })
-        };
-        let told = crate::asking::ask(self.all(), &op).await;
+        let revision = self.shared.book.with(|p| p.history.head());
+        let (number, op) = self.shared.book.begin(usize::MAX, |_| Op::Compact(Compact { revision }));
+        let told = ask(self.all(), &op).await;
         self.shared.book.end(number, told);
         sleep(Duration::from_millis(chance.below(60))).await;
         self.killed(at, seconds(chance, 0, 1)).await
     }
 
-    /// A member is away while more entries pass than are kept for it.
+    /// A member is away while more passes than is kept for it, until it has been given a snapshot.
     async fn away(&mut self, at: usize) -> Result<(), String> {
-        let index = |s: pb::StatusResponse| s.raft_index;
-        let at_leader = self.leading().await;
-        let Some(began) = status(self.all(), at_leader).await.map(index) else { return Err("the leader does not answer".into()) };
-        self.members.kill(at)?;
-        let until = Instant::now() + Duration::from_secs(60);
-        // Twice what is kept and one trim more.
-        while Instant::now() < until {
-            let now = status(self.all(), self.leading().await).await.map_or(0, index);
-            if now > began + 1500 {
-                break;
+        let before = self.members.installs(at);
+        for _ in 0..4 {
+            self.members.kill(at)?;
+            self.flood().await?;
+            self.members.start(&self.ground, at, true)?;
+            self.settle().await?;
+            if self.members.installs(at) > before {
+                return Ok(());
             }
-            sleep(Duration::from_millis(200)).await;
         }
-        self.members.start(&self.ground, at, true)
+        Err(format!("member {} was away four times and never given a snapshot", at + 1))
+    }
+
+    /// Writes more than a member keeps in memory, so that the log is trimmed.
+    async fn flood(&mut self) -> Result<(), String> {
+        let patient = client(Duration::from_secs(20))?;
+        for n in 0..FLOOD {
+            let key = format!("z{}", n % 4);
+            let (number, op) = self.shared.book.begin(usize::MAX, |name| {
+                Op::Put(Put { key: key.into(), value: value(name, 48 << 10), ..Default::default() })
+            });
+            let told = ask(&patient, &op).await;
+            self.shared.book.end(number, told);
+        }
+        Ok(())
     }
 
     async fn move_leader(&mut self, chance: &mut Rng) -> Result<(), String> {

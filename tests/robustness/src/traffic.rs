@@ -15,7 +15,7 @@ use quorate_proto::entry::command::Op;
 use quorate_proto::entry::{
     Compact, Compare, CompareResult, CompareTarget, DeleteRange, LeaseGrant, LeaseRevoke, Op as Part, Put, Range, Txn, op,
 };
-use sim::ops::{NEVER, Told};
+use sim::ops::Told;
 use sim::rng::Rng;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ fn pod(n: u64) -> Bytes {
 }
 
 /// A value of about this many bytes, named after its operation.
-fn value(name: &str, bytes: u64) -> Bytes {
+pub fn value(name: &str, bytes: u64) -> Bytes {
     let mut text = String::with_capacity(bytes as usize + name.len() + 1);
     text.push_str(name);
     text.push(' ');
@@ -275,9 +275,4 @@ impl Kube {
         let same = compare(key.clone(), CompareTarget::Mod, CompareResult::Equal, known);
         Op::Txn(Txn { compare: vec![same], success: vec![success], failure: vec![get(key)] })
     }
-}
-
-/// True when nobody waits for an answer any more.
-pub fn quiet(shared: &Shared) -> bool {
-    shared.book.with(|p| p.operations.iter().all(|o| o.returned != NEVER))
 }
