@@ -16,6 +16,8 @@ use tokio::time::sleep;
 
 /// Writes of 48 KiB that make up for a member's time away.
 const FLOOD: u64 = 220;
+/// Longest that it may take until a member that is away again and again is given a snapshot.
+const AWAY: Duration = Duration::from_secs(100);
 
 /// Every fault there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -177,6 +179,11 @@ impl Cluster {
             Fault::TwoSnapshots => {
                 let at = self.follower(chance).await;
                 self.away(at).await?;
+                // The next leader has sent none, and so has trimmed its log.
+                let from = self.leading().await;
+                if let Some(to) = (0..MEMBERS).find(|to| *to != from && *to != at) {
+                    self.hand_over(from, to).await;
+                }
                 sleep(Duration::from_millis(chance.between(100, 2000))).await;
                 self.away(at).await
             }
@@ -288,7 +295,8 @@ impl Cluster {
     /// A member is away while more passes than is kept for it, until it has been given a snapshot.
     async fn away(&mut self, at: usize) -> Result<(), String> {
         let before = self.members.installs(at);
-        for _ in 0..4 {
+        let until = Instant::now() + AWAY;
+        loop {
             self.members.kill(at)?;
             self.flood().await?;
             self.members.start(&self.ground, at, true)?;
@@ -296,8 +304,15 @@ impl Cluster {
             if self.members.installs(at) > before {
                 return Ok(());
             }
+            if Instant::now() > until {
+                return Err(format!("member {} was away again and again and never given a snapshot", at + 1));
+            }
+            // A leader that sent a snapshot lately keeps the log behind it for a minute; the other one may not.
+            let from = self.leading().await;
+            if let Some(to) = (0..MEMBERS).find(|to| *to != from && *to != at) {
+                self.hand_over(from, to).await;
+            }
         }
-        Err(format!("member {} was away four times and never given a snapshot", at + 1))
     }
 
     /// Writes more than a member keeps in memory, so that the log is trimmed.
@@ -314,16 +329,20 @@ impl Cluster {
         Ok(())
     }
 
+    /// Leadership may have moved by itself in between, so a refusal is no failure.
+    async fn hand_over(&self, from: usize, to: usize) {
+        let target_id = status(self.all(), to).await.and_then(|s| s.header).map_or(0, |h| h.member_id);
+        let Some(one) = self.all().only(&endpoint(from)) else { return };
+        if let Err(e) = one.timeout(Some(Duration::from_secs(10))).move_leader(pb::MoveLeaderRequest { target_id }).await {
+            println!("  leadership was not handed over: {e}");
+        }
+    }
+
     async fn move_leader(&mut self, chance: &mut Rng) -> Result<(), String> {
         for _ in 0..chance.between(1, 4) {
             let from = self.leading().await;
             let to = self.follower(chance).await;
-            let id = status(self.all(), to).await.and_then(|s| s.header).map_or(0, |h| h.member_id);
-            let Some(one) = self.all().only(&endpoint(from)) else { return Ok(()) };
-            // Leadership may have moved by itself in between, which is an answer too.
-            if let Err(e) = one.timeout(Some(Duration::from_secs(10))).move_leader(pb::MoveLeaderRequest { target_id: id }).await {
-                println!("  leadership was not handed over: {e}");
-            }
+            self.hand_over(from, to).await;
             sleep(Duration::from_millis(chance.between(200, 1500))).await;
         }
         Ok(())

@@ -63,7 +63,7 @@ fn space(at: usize) -> String {
 /// A command inside a member's network.
 pub fn inside(at: usize, program: &str) -> Command {
     let mut command = Command::new("nsenter");
-    command.arg(format!("--net={}", space(at))).arg(program);
+    command.env_remove(INSIDE).arg(format!("--net={}", space(at))).arg(program);
     command
 }
 
