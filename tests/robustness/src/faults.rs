@@ -261,7 +261,14 @@ impl Cluster {
         };
         let others = (0..MEMBERS).filter(|other| *other != at).collect::<Vec<_>>();
         let Some(patient) = patient.only(&endpoint(others[0])) else { return Ok(()) };
-        patient.member_remove(pb::MemberRemoveRequest { id }).await.map_err(|e| format!("removal of member {}: {e}", at + 1))?;
+        let until = Instant::now() + Duration::from_secs(60);
+        // Changes wait until the leader has been connected to everyone for five seconds, as etcd's do.
+        while let Err(e) = patient.member_remove(pb::MemberRemoveRequest { id }).await {
+            if !e.is_etcd("unhealthy cluster") || Instant::now() > until {
+                return Err(format!("removal of member {}: {e}", at + 1));
+            }
+            sleep(Duration::from_millis(300)).await;
+        }
         let end = self.members.wait(at)?;
         if end.code() != Some(6) {
             return Err(format!("member {} was removed and ended with {end}, not 6", at + 1));
@@ -269,7 +276,13 @@ impl Cluster {
         let data = self.ground.disk(at).join("data");
         std::fs::remove_dir_all(&data).map_err(|e| format!("{}: {e}", data.display()))?;
         let request = pb::MemberAddRequest { peer_urls: vec![peer(at)], is_learner: true };
-        let added = patient.member_add(request).await.map_err(|e| format!("addition of member {}: {e}", at + 1))?;
+        let added = loop {
+            match patient.member_add(request.clone()).await {
+                Ok(added) => break added,
+                Err(e) if e.is_etcd("unhealthy cluster") && Instant::now() < until => sleep(Duration::from_millis(300)).await,
+                Err(e) => return Err(format!("addition of member {}: {e}", at + 1)),
+            }
+        };
         let id = added.member.map_or(0, |m| m.id);
         self.members.start(&self.ground, at, true)?;
         let until = Instant::now() + Duration::from_secs(60);

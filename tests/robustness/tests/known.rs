@@ -66,8 +66,17 @@ impl Server {
         self.revision().await;
     }
 
+    /// The newest revision; asked again while the connection to an earlier life breaks.
     async fn revision(&self) -> i64 {
-        self.range("\0", 0).await.expect("it answers").header.expect("a header").revision
+        let mut tries = 0;
+        loop {
+            match self.range("\0", 0).await {
+                Ok(answer) => return answer.header.expect("a header").revision,
+                Err(e) if tries == 20 => panic!("it does not answer: {e}"),
+                Err(_) => tries += 1,
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     async fn range(&self, key: &str, revision: i64) -> Result<pb::RangeResponse, Error> {
