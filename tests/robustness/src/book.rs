@@ -190,9 +190,10 @@ impl Book {
                 _ => None,
             };
             let lost = |o: &&Operation| match (&o.told, values(&o.op)) {
-                (Told::Answer(a), Some(me)) if a.result.is_ok() => !p.history.at(a.revision).is_some_and(|r| {
-                    r.events.iter().any(|e| e.kv.decode().is_ok_and(|pair| writer_of(&pair.value) == Some(me)))
-                }),
+                (Told::Answer(a), Some(me)) if a.result.is_ok() => !p
+                    .history
+                    .at(a.revision)
+                    .is_some_and(|r| r.events.iter().any(|e| e.kv.decode().is_ok_and(|pair| writer_of(&pair.value) == Some(me)))),
                 // Others must have left a revision at least; what is in it is the whole check's question.
                 (Told::Answer(a), None) => a.revision > p.history.head(),
                 _ => false,

@@ -88,7 +88,12 @@ impl Cluster {
                     continue 'again;
                 }
                 if known.0 != hash.0 {
-                    return Err(format!("at revision {revision} member 1 has the hash {:08x}, member {} {:08x}", known.0, at + 1, hash.0));
+                    return Err(format!(
+                        "at revision {revision} member 1 has the hash {:08x}, member {} {:08x}",
+                        known.0,
+                        at + 1,
+                        hash.0
+                    ));
                 }
             }
             return Ok(());
@@ -100,7 +105,8 @@ impl Cluster {
     pub async fn holds(&self, at: usize) -> Result<(), String> {
         let Some(client) = self.all().only(&endpoint(at)) else { return Ok(()) };
         let request = pb::RangeRequest { key: b"\0".as_slice().into(), range_end: b"\0".as_slice().into(), ..Default::default() };
-        let answer = client.timeout(Some(Duration::from_secs(20))).range(request).await.map_err(|e| format!("member {}: {e}", at + 1))?;
+        let answer =
+            client.timeout(Some(Duration::from_secs(20))).range(request).await.map_err(|e| format!("member {}: {e}", at + 1))?;
         let revision = answer.header.as_ref().map_or(0, |h| h.revision);
         let pairs: Vec<_> = answer.kvs.iter().map(|p| p.decode().unwrap_or_default()).collect();
         // The observers may be a moment behind.
@@ -113,7 +119,9 @@ impl Cluster {
         self.shared.book.with(|p| {
             let model: Vec<_> = p.history.pairs(revision, |_| true).into_iter().cloned().collect();
             let alike = model == pairs && revision <= p.history.head();
-            alike.then_some(()).ok_or_else(|| format!("member {} ends at revision {revision} otherwise than the history says", at + 1))
+            alike
+                .then_some(())
+                .ok_or_else(|| format!("member {} ends at revision {revision} otherwise than the history says", at + 1))
         })
     }
 }

@@ -333,9 +333,10 @@ impl Cluster {
         let patient = client(Duration::from_secs(20))?;
         for n in 0..FLOOD {
             let key = format!("z{}", n % 4);
-            let (number, op) = self.shared.book.begin(usize::MAX, |name| {
-                Op::Put(Put { key: key.into(), value: value(name, 48 << 10), ..Default::default() })
-            });
+            let (number, op) = self
+                .shared
+                .book
+                .begin(usize::MAX, |name| Op::Put(Put { key: key.into(), value: value(name, 48 << 10), ..Default::default() }));
             let told = ask(&patient, &op).await;
             self.shared.book.end(number, told);
         }

@@ -101,8 +101,13 @@ impl Server {
     /// A watch of everything; its first message is taken.
     async fn watch(&self, start_revision: i64) -> WatchStream {
         let all = bytes::Bytes::from_static(FROM_KEY_END);
-        let request =
-            pb::WatchCreateRequest { key: all.clone(), range_end: all, start_revision, progress_notify: true, ..Default::default() };
+        let request = pb::WatchCreateRequest {
+            key: all.clone(),
+            range_end: all,
+            start_revision,
+            progress_notify: true,
+            ..Default::default()
+        };
         let mut stream = self.client.watch(request).await.expect("a stream");
         assert!(stream.next().await.expect("a message").created);
         stream
@@ -207,7 +212,8 @@ async fn a_transactions_events_come_once() {
     let mut stream = server.watch(2).await;
     server.put("a", "0").await;
     let op = |request| pb::RequestOp { request: Some(request) };
-    let put = |key: &str| op(pb::request_op::Request::RequestPut(pb::PutRequest { key: key.to_string().into(), ..Default::default() }));
+    let put =
+        |key: &str| op(pb::request_op::Request::RequestPut(pb::PutRequest { key: key.to_string().into(), ..Default::default() }));
     let read = op(pb::request_op::Request::RequestRange(pb::RangeRequest { key: "a".into(), ..Default::default() }));
     for _ in 0..3 {
         let txn = pb::TxnRequest { success: vec![read.clone(), put("a"), put("b"), read.clone()], ..Default::default() };
@@ -291,7 +297,8 @@ async fn a_compacted_read_in_a_transaction_changes_nothing() {
     }
     server.compact(5).await;
     let op = |request| pb::RequestOp { request: Some(request) };
-    let put = op(pb::request_op::Request::RequestPut(pb::PutRequest { key: "a".into(), value: "txn".into(), ..Default::default() }));
+    let put =
+        op(pb::request_op::Request::RequestPut(pb::PutRequest { key: "a".into(), value: "txn".into(), ..Default::default() }));
     let old = pb::RangeRequest { key: "a".into(), revision: 3, ..Default::default() };
     let read = op(pb::request_op::Request::RequestRange(old));
     for success in [vec![put.clone(), read.clone()], vec![read.clone(), put.clone()]] {

@@ -368,7 +368,13 @@ fn compactions(seen: &Seen) -> Vec<Compaction> {
     each.collect()
 }
 
-fn reads(seen: &Seen, at: usize, compactions: &[Compaction], read: &Result<quorate::mvcc::RangeResult, ReadError>, found: &mut Vec<String>) {
+fn reads(
+    seen: &Seen,
+    at: usize,
+    compactions: &[Compaction],
+    read: &Result<quorate::mvcc::RangeResult, ReadError>,
+    found: &mut Vec<String>,
+) {
     let (history, o) = (seen.history, &seen.operations[at]);
     let Op::Range(q) = &o.op else { return };
     // The newest compaction that was answered before this was asked, and the newest that was asked before this was answered.
