@@ -122,7 +122,7 @@ pub const WAYS: [Way; 7] = [
 ];
 
 /// What the followers of a run saw.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Watched {
     pub events: u64,
     pub bookmarks: u64,

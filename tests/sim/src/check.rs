@@ -218,6 +218,9 @@ fn writers(seen: &Seen, wrote: &mut BTreeMap<usize, i64>, found: &mut Vec<String
         }
         wrote.insert(at, answer.revision);
     }
+    for (revision, at) in claims.iter().filter(|(revision, _)| history.at(**revision).is_none()) {
+        found.push(format!("operation {at} was told revision {revision}, which nobody published"));
+    }
     let mut open = Vec::new();
     for revision in 2..=history.head() {
         let changes = changes_of(history, revision);
