@@ -241,7 +241,7 @@ async fn a_starved_stream_loses_nothing() {
     for n in 0..WRITES {
         server.put(&format!("k{}", n % 3), &value).await;
     }
-    let mut seen = vec![1; WATCHES];
+    let mut seen = [1; WATCHES];
     while seen.iter().any(|last| *last < WRITES as i64 + 1) {
         let message = next(&mut stream).await;
         assert!(!message.canceled, "{message:?}");
