@@ -11,7 +11,7 @@ BIN := $(or $(CARGO_TARGET_DIR),target)/release
 # Every recipe that links RocksDB finds it built once, for every profile.
 CARGO := ROCKSDB_STATIC=1 ROCKSDB_LIB_DIR="$$(scripts/rocksdb.sh)" cargo
 
-.PHONY: help setup build run test test-full verify fix unit sim sim-plants bench dist image charts e2e
+.PHONY: help setup build run test test-full verify fix unit sim sim-plants bench dist image charts e2e robustness
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
@@ -63,3 +63,8 @@ charts: setup ## the charts: schema, lint, golden renderings
 e2e: build ## the operator in a Kubernetes on this machine, step by step (root)
 	@tests/setup.sh
 	@BIN=$(BIN) tests/e2e/run.sh
+
+MINUTES ?= 30
+SEED ?= 1
+robustness: build ## three real members under faults for MINUTES (30), SEED (1); keeps its table in docs/failure-matrix.md (root)
+	@$(BIN)/robustness --server $(BIN)/quorate --minutes $(MINUTES) --seed $(SEED) --out $(dir $(BIN))robustness --keep docs/failure-matrix.md

@@ -23,7 +23,7 @@ stage() {
   echo "=== $name"
   if "$@" >"$logs/$name.log" 2>&1; then
     passed=$((passed + 1))
-    grep -E '^(test result:|[0-9]+ passed)' "$logs/$name.log" | tail -n 40
+    grep -E '^(test result:|[0-9]+ passed|[0-9]+ faults)' "$logs/$name.log" | tail -n 40
     echo "--- $name passed in $((SECONDS - began)) s"
   else
     failed=$((failed + 1)); failures+=("$name")
@@ -44,6 +44,16 @@ sim_seeds=1..2000
 [ "$tier" = full ] && sim_seeds=1..20000
 stage sim "$target/release/sim" --seeds "$sim_seeds"
 [ -d tests/crash ] && stage crash cargo test --release -p crash-tests -- --test-threads=2
+
+if [ "$(id -u)" != 0 ] || ! unshare --net true 2>/dev/null; then
+  skip robustness "needs root with CAP_SYS_ADMIN, for network namespaces"
+elif ! command -v nft >/dev/null || ! command -v mkfs.ext4 >/dev/null; then
+  skip robustness "needs nft and mkfs.ext4 (Debian packages nftables and e2fsprogs)"
+else
+  minutes=3
+  [ "$tier" = full ] && minutes=30
+  stage robustness "$target/release/robustness" --server "$server" --minutes "$minutes" --seed "${ROBUSTNESS_SEED:-1}" --out "$logs/robustness"
+fi
 
 if ! command -v go >/dev/null; then
   skip foreign "needs Go, to build other people's suites"

@@ -6,6 +6,7 @@ set -euo pipefail
 packages=(
   curl jq openssl python3 util-linux iproute2 procps        # every script
   containerd runc containernetworking-plugins iptables     # the lab's nodes
+  nftables e2fsprogs                                        # robustness: cut and lossy networks, disks of members
   busybox-static                                            # the lab's test image
 )
 missing=()

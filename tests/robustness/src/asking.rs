@@ -153,10 +153,12 @@ fn failed(op: &Op, error: &Error) -> Told {
     }
     // Nothing that the clients here ask is malformed or out of order.
     match error.code() {
-        Some(Code::InvalidArgument | Code::FailedPrecondition | Code::NotFound | Code::DataLoss | Code::Unimplemented) => match op {
-            Op::Range(_) => Told::Read(Err(ReadError::Io(text.to_string()))),
-            _ => refused(ApplyError::Internal(text.to_string())),
-        },
+        Some(Code::InvalidArgument | Code::FailedPrecondition | Code::NotFound | Code::DataLoss | Code::Unimplemented) => {
+            match op {
+                Op::Range(_) => Told::Read(Err(ReadError::Io(text.to_string()))),
+                _ => refused(ApplyError::Internal(text.to_string())),
+            }
+        }
         _ => Told::Nothing,
     }
 }

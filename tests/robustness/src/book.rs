@@ -190,14 +190,111 @@ impl Book {
                 _ => None,
             };
             let lost = |o: &&Operation| match (&o.told, values(&o.op)) {
-                (Told::Answer(a), Some(me)) if a.result.is_ok() => !p.history.at(a.revision).is_some_and(|r| {
-                    r.events.iter().any(|e| e.kv.decode().is_ok_and(|pair| writer_of(&pair.value) == Some(me)))
-                }),
+                (Told::Answer(a), Some(me)) if a.result.is_ok() => !p
+                    .history
+                    .at(a.revision)
+                    .is_some_and(|r| r.events.iter().any(|e| e.kv.decode().is_ok_and(|pair| writer_of(&pair.value) == Some(me)))),
                 // Others must have left a revision at least; what is in it is the whole check's question.
                 (Told::Answer(a), None) => a.revision > p.history.head(),
                 _ => false,
             };
             p.operations.iter().filter(|o| (from..to).contains(&o.returned)).filter(lost).count()
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate::mvcc::RangeResult;
+    use quorate::state::{Answer, Outcome};
+    use quorate_proto::RawKv;
+    use quorate_proto::entry::{Put, Range};
+    use quorate_proto::mvccpb::KeyValue;
+
+    fn put(book: &Book) -> usize {
+        book.begin(0, |name| Op::Put(Put { key: "a".into(), value: name.to_string().into(), ..Default::default() })).0
+    }
+
+    fn acknowledge(book: &Book, number: usize, revision: i64) {
+        book.end(number, Told::Answer(Answer { revision, term: 0, result: Ok(Outcome::Put { prev: None }) }));
+    }
+
+    fn pair(number: usize, revision: i64, version: i64) -> KeyValue {
+        let (key, value) = ("a".into(), value_of(number).into());
+        KeyValue { key, value, mod_revision: revision, create_revision: 2, version, ..Default::default() }
+    }
+
+    fn publish(book: &Book, pair: &KeyValue) {
+        let event = ToldEvent { key: "a".into(), kv: RawKv::from(pair), delete: false, revision: pair.mod_revision, prev: None };
+        book.observe(&[event]).expect("the next revision");
+    }
+
+    fn read(book: &Book, revision: i64, seen: &KeyValue) {
+        let (number, _) = book.begin(1, |_| Op::Range(Range { key: "a".into(), ..Default::default() }));
+        let result = RangeResult { kvs: vec![RawKv::from(seen)], more: false, count: 1, revision };
+        book.end(number, Told::Read(Ok(result)));
+    }
+
+    /// What follows from the history is no violation; a write without an answer may be in it or not.
+    #[test]
+    fn a_good_history() {
+        let book = Book::new();
+        let (first, unknown, never) = (put(&book), put(&book), put(&book));
+        publish(&book, &pair(first, 2, 1));
+        acknowledge(&book, first, 2);
+        publish(&book, &pair(unknown, 3, 2));
+        book.end(unknown, Told::Nothing);
+        book.end(never, Told::Nothing);
+        read(&book, 3, &pair(unknown, 3, 2));
+        book.check();
+        assert_eq!(book.violations(), Vec::<String>::new());
+        assert_eq!(book.lost(0, NEVER), 0);
+    }
+
+    /// An acknowledged write that the history does not have is found, and counted as lost.
+    #[test]
+    fn a_lost_write() {
+        let book = Book::new();
+        let (first, lost) = (put(&book), put(&book));
+        publish(&book, &pair(first, 2, 1));
+        acknowledge(&book, first, 2);
+        acknowledge(&book, lost, 3);
+        book.check();
+        assert_eq!(book.violations().len(), 1, "{:?}", book.violations());
+        assert_eq!(book.lost(0, NEVER), 1);
+    }
+
+    /// A read of an older state, asked after a newer one had been shown, is found.
+    #[test]
+    fn a_stale_read() {
+        let book = Book::new();
+        let (first, second) = (put(&book), put(&book));
+        publish(&book, &pair(first, 2, 1));
+        acknowledge(&book, first, 2);
+        publish(&book, &pair(second, 3, 2));
+        acknowledge(&book, second, 3);
+        // Answers and questions at the same moment overlap.
+        while book.with(|p| p.operations[second].returned) == book.now() {}
+        read(&book, 2, &pair(first, 2, 1));
+        book.check();
+        assert_eq!(book.violations().len(), 1, "{:?}", book.violations());
+    }
+
+    /// Members that tell one revision differently, or leave one out, are found as they tell it.
+    #[test]
+    fn members_that_differ() {
+        let book = Book::new();
+        publish(&book, &pair(0, 2, 1));
+        let told = |pair: &KeyValue| ToldEvent {
+            key: "a".into(),
+            kv: pair.into(),
+            delete: false,
+            revision: pair.mod_revision,
+            prev: None,
+        };
+        assert!(book.observe(&[told(&pair(1, 2, 1))]).is_err());
+        assert!(book.observe(&[told(&pair(0, 4, 2))]).is_err());
+        assert!(book.observe(&[told(&pair(0, 3, 3))]).is_err(), "the version is wrong");
     }
 }

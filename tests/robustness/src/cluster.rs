@@ -48,12 +48,12 @@ impl Cluster {
 
     async fn unsettled(&self, target: &mut Option<u64>) -> Option<String> {
         let Some(leader) = leader(self.all()).await else { return Some("no leader".into()) };
+        if target.is_none() {
+            *target = status(self.all(), leader).await.map(|s| s.raft_index);
+        }
         let mut known = None;
         for at in 0..MEMBERS {
             let Some(s) = status(self.all(), at).await else { return Some(format!("member {} does not answer", at + 1)) };
-            if at == leader {
-                target.get_or_insert(s.raft_index);
-            }
             if s.is_learner {
                 return Some(format!("member {} is a learner", at + 1));
             }
@@ -88,7 +88,12 @@ impl Cluster {
                     continue 'again;
                 }
                 if known.0 != hash.0 {
-                    return Err(format!("at revision {revision} member 1 has the hash {:08x}, member {} {:08x}", known.0, at + 1, hash.0));
+                    return Err(format!(
+                        "at revision {revision} member 1 has the hash {:08x}, member {} {:08x}",
+                        known.0,
+                        at + 1,
+                        hash.0
+                    ));
                 }
             }
             return Ok(());
@@ -100,7 +105,8 @@ impl Cluster {
     pub async fn holds(&self, at: usize) -> Result<(), String> {
         let Some(client) = self.all().only(&endpoint(at)) else { return Ok(()) };
         let request = pb::RangeRequest { key: b"\0".as_slice().into(), range_end: b"\0".as_slice().into(), ..Default::default() };
-        let answer = client.timeout(Some(Duration::from_secs(20))).range(request).await.map_err(|e| format!("member {}: {e}", at + 1))?;
+        let answer =
+            client.timeout(Some(Duration::from_secs(20))).range(request).await.map_err(|e| format!("member {}: {e}", at + 1))?;
         let revision = answer.header.as_ref().map_or(0, |h| h.revision);
         let pairs: Vec<_> = answer.kvs.iter().map(|p| p.decode().unwrap_or_default()).collect();
         // The observers may be a moment behind.
@@ -113,7 +119,9 @@ impl Cluster {
         self.shared.book.with(|p| {
             let model: Vec<_> = p.history.pairs(revision, |_| true).into_iter().cloned().collect();
             let alike = model == pairs && revision <= p.history.head();
-            alike.then_some(()).ok_or_else(|| format!("member {} ends at revision {revision} otherwise than the history says", at + 1))
+            alike
+                .then_some(())
+                .ok_or_else(|| format!("member {} ends at revision {revision} otherwise than the history says", at + 1))
         })
     }
 }

@@ -2,13 +2,22 @@
 //!
 //! A fault that was undone leaves three voting members that can all be reached. Whether they come to rest is asked afterwards.
 
+use crate::asking::ask;
 use crate::cluster::Cluster;
 use crate::ground::MEMBERS;
 use crate::member::{Signal, client, endpoint, leader, peer, status};
+use crate::traffic::value;
+use quorate_proto::entry::command::Op;
+use quorate_proto::entry::{Compact, Put};
 use quorate_proto::etcdserverpb as pb;
 use sim::rng::Rng;
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
+
+/// Writes of 48 KiB that make up for a member's time away.
+const FLOOD: u64 = 220;
+/// Longest that it may take until a member that is away again and again is given a snapshot.
+const AWAY: Duration = Duration::from_secs(100);
 
 /// Every fault there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -170,6 +179,11 @@ impl Cluster {
             Fault::TwoSnapshots => {
                 let at = self.follower(chance).await;
                 self.away(at).await?;
+                // The next leader has sent none, and so has trimmed its log.
+                let from = self.leading().await;
+                if let Some(to) = (0..MEMBERS).find(|to| *to != from && *to != at) {
+                    self.hand_over(from, to).await;
+                }
                 sleep(Duration::from_millis(chance.between(100, 2000))).await;
                 self.away(at).await
             }
@@ -247,7 +261,14 @@ impl Cluster {
         };
         let others = (0..MEMBERS).filter(|other| *other != at).collect::<Vec<_>>();
         let Some(patient) = patient.only(&endpoint(others[0])) else { return Ok(()) };
-        patient.member_remove(pb::MemberRemoveRequest { id }).await.map_err(|e| format!("removal of member {}: {e}", at + 1))?;
+        let until = Instant::now() + Duration::from_secs(60);
+        // Changes wait until the leader has been connected to everyone for five seconds, as etcd's do.
+        while let Err(e) = patient.member_remove(pb::MemberRemoveRequest { id }).await {
+            if !e.is_etcd("unhealthy cluster") || Instant::now() > until {
+                return Err(format!("removal of member {}: {e}", at + 1));
+            }
+            sleep(Duration::from_millis(300)).await;
+        }
         let end = self.members.wait(at)?;
         if end.code() != Some(6) {
             return Err(format!("member {} was removed and ended with {end}, not 6", at + 1));
@@ -255,7 +276,13 @@ impl Cluster {
         let data = self.ground.disk(at).join("data");
         std::fs::remove_dir_all(&data).map_err(|e| format!("{}: {e}", data.display()))?;
         let request = pb::MemberAddRequest { peer_urls: vec![peer(at)], is_learner: true };
-        let added = patient.member_add(request).await.map_err(|e| format!("addition of member {}: {e}", at + 1))?;
+        let added = loop {
+            match patient.member_add(request.clone()).await {
+                Ok(added) => break added,
+                Err(e) if e.is_etcd("unhealthy cluster") && Instant::now() < until => sleep(Duration::from_millis(300)).await,
+                Err(e) => return Err(format!("addition of member {}: {e}", at + 1)),
+            }
+        };
         let id = added.member.map_or(0, |m| m.id);
         self.members.start(&self.ground, at, true)?;
         let until = Instant::now() + Duration::from_secs(60);
@@ -270,46 +297,66 @@ impl Cluster {
 
     async fn kill_in_compaction(&mut self, chance: &mut Rng) -> Result<(), String> {
         let at = chance.below(MEMBERS as u64) as usize;
-        let (number, op) = {
-            let revision = self.shared.book.with(|p| p.history.head());
-            self.shared.book.begin(usize::MAX, |_| {
-                quorate_proto::entry::command::Op::Compact(quorate_proto::entry::Compact { revision })
-            })
-        };
-        let told = crate::asking::ask(self.all(), &op).await;
+        let revision = self.shared.book.with(|p| p.history.head());
+        let (number, op) = self.shared.book.begin(usize::MAX, |_| Op::Compact(Compact { revision }));
+        let told = ask(self.all(), &op).await;
         self.shared.book.end(number, told);
         sleep(Duration::from_millis(chance.below(60))).await;
         self.killed(at, seconds(chance, 0, 1)).await
     }
 
-    /// A member is away while more entries pass than are kept for it.
+    /// A member is away while more passes than is kept for it, until it has been given a snapshot.
     async fn away(&mut self, at: usize) -> Result<(), String> {
-        let index = |s: pb::StatusResponse| s.raft_index;
-        let at_leader = self.leading().await;
-        let Some(began) = status(self.all(), at_leader).await.map(index) else { return Err("the leader does not answer".into()) };
-        self.members.kill(at)?;
-        let until = Instant::now() + Duration::from_secs(60);
-        // Twice what is kept and one trim more.
-        while Instant::now() < until {
-            let now = status(self.all(), self.leading().await).await.map_or(0, index);
-            if now > began + 1500 {
-                break;
+        let before = self.members.installs(at);
+        let until = Instant::now() + AWAY;
+        loop {
+            self.members.kill(at)?;
+            self.flood().await?;
+            self.members.start(&self.ground, at, true)?;
+            self.settle().await?;
+            if self.members.installs(at) > before {
+                return Ok(());
             }
-            sleep(Duration::from_millis(200)).await;
+            if Instant::now() > until {
+                return Err(format!("member {} was away again and again and never given a snapshot", at + 1));
+            }
+            // A leader that sent a snapshot lately keeps the log behind it for a minute; the other one may not.
+            let from = self.leading().await;
+            if let Some(to) = (0..MEMBERS).find(|to| *to != from && *to != at) {
+                self.hand_over(from, to).await;
+            }
         }
-        self.members.start(&self.ground, at, true)
+    }
+
+    /// Writes more than a member keeps in memory, so that the log is trimmed.
+    async fn flood(&mut self) -> Result<(), String> {
+        let patient = client(Duration::from_secs(20))?;
+        for n in 0..FLOOD {
+            let key = format!("z{}", n % 4);
+            let (number, op) = self
+                .shared
+                .book
+                .begin(usize::MAX, |name| Op::Put(Put { key: key.into(), value: value(name, 48 << 10), ..Default::default() }));
+            let told = ask(&patient, &op).await;
+            self.shared.book.end(number, told);
+        }
+        Ok(())
+    }
+
+    /// Leadership may have moved by itself in between, so a refusal is no failure.
+    async fn hand_over(&self, from: usize, to: usize) {
+        let target_id = status(self.all(), to).await.and_then(|s| s.header).map_or(0, |h| h.member_id);
+        let Some(one) = self.all().only(&endpoint(from)) else { return };
+        if let Err(e) = one.timeout(Some(Duration::from_secs(10))).move_leader(pb::MoveLeaderRequest { target_id }).await {
+            println!("  leadership was not handed over: {e}");
+        }
     }
 
     async fn move_leader(&mut self, chance: &mut Rng) -> Result<(), String> {
         for _ in 0..chance.between(1, 4) {
             let from = self.leading().await;
             let to = self.follower(chance).await;
-            let id = status(self.all(), to).await.and_then(|s| s.header).map_or(0, |h| h.member_id);
-            let Some(one) = self.all().only(&endpoint(from)) else { return Ok(()) };
-            // Leadership may have moved by itself in between, which is an answer too.
-            if let Err(e) = one.timeout(Some(Duration::from_secs(10))).move_leader(pb::MoveLeaderRequest { target_id: id }).await {
-                println!("  leadership was not handed over: {e}");
-            }
+            self.hand_over(from, to).await;
             sleep(Duration::from_millis(chance.between(200, 1500))).await;
         }
         Ok(())

@@ -35,13 +35,14 @@ pub fn enter() -> Result<Option<u8>, String> {
         return Err("needs root with CAP_SYS_ADMIN: it makes network namespaces".into());
     }
     let me = std::env::current_exe().map_err(|e| format!("cannot find itself: {e}"))?;
-    let status = Command::new("unshare")
-        .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"])
+    // When this process is killed, so is the inner one, and with it all of its namespaces.
+    let status = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"])
         .arg(me)
         .args(std::env::args_os().skip(1))
         .env(INSIDE, "1")
         .status()
-        .map_err(|e| format!("unshare: {e}"))?;
+        .map_err(|e| format!("setpriv: {e}"))?;
     Ok(Some(status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(1)))
 }
 
@@ -63,7 +64,7 @@ fn space(at: usize) -> String {
 /// A command inside a member's network.
 pub fn inside(at: usize, program: &str) -> Command {
     let mut command = Command::new("nsenter");
-    command.arg(format!("--net={}", space(at))).arg(program);
+    command.env_remove(INSIDE).arg(format!("--net={}", space(at))).arg(program);
     command
 }
 

@@ -70,6 +70,9 @@ struct Arguments {
 /// Clients at work without faults, at the beginning and between two faults.
 const CALM: Duration = Duration::from_millis(1500);
 
+/// Answers a second, on average, without which a run is not worth its time.
+const LEAST: u64 = 20;
+
 fn main() -> ExitCode {
     let mut arguments = Arguments::parse();
     let fail = |e: String| {
@@ -259,6 +262,12 @@ async fn finish(cluster: &mut Cluster, users: Users, windows: &[(Fault, u64, u64
         if let Some(row) = table.0.get_mut(fault) {
             row.lost += shared.book.lost(*from, *to);
         }
+    }
+    // A run in which little happened proves little.
+    let answered = shared.book.with(|p| p.operations.iter().filter(|o| matches!(o.told, Told::Answer(_) | Told::Read(_))).count());
+    let seconds = shared.book.now() / sim::world::SECOND;
+    if (answered as u64) < LEAST * seconds || seen.events == 0 || seen.bookmarks == 0 {
+        shared.book.violation(format!("too little happened: {answered} answers in {seconds} s, {seen:?}"));
     }
     println!(
         "watches: {} events, {} bookmarks, {} streams opened, {} ended by a compaction",

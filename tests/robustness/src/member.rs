@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// Entries kept for followers. Small, so that a member that was away for some seconds needs a snapshot.
-const KEPT: &str = "300";
-const TRIM: &str = "600";
+/// Entries kept for followers. Few, so that a member that was away for a while needs a snapshot.
+const KEPT: &str = "100";
+/// A member's memory. Little, so that rows reach the disk, and the log is trimmed, every few megabytes.
+const MEMORY: &str = "268435456";
 /// Longest that a member may take to stop.
 const STOPS: Duration = Duration::from_secs(30);
 
@@ -68,7 +69,7 @@ impl Members {
             .args(["--listen-peer-urls", &peer(at), "--initial-advertise-peer-urls", &peer(at)])
             .args(["--initial-cluster", &all.join(","), "--initial-cluster-token", "robustness"])
             .args(["--initial-cluster-state", if existing { "existing" } else { "new" }])
-            .args(["--snapshot-count", TRIM, "--snapshot-catchup-entries", KEPT])
+            .args(["--memory-limit", MEMORY, "--snapshot-catchup-entries", KEPT])
             .args(["--watch-progress-notify-interval", "1s", "--max-request-bytes", "1572864"])
             .stdin(Stdio::null())
             .stdout(log)
@@ -118,6 +119,12 @@ impl Members {
         let status = self.children[at].as_mut()?.try_wait().ok()??;
         self.children[at] = None;
         Some(status)
+    }
+
+    /// How many snapshots a member has installed, by its log.
+    pub fn installs(&self, at: usize) -> usize {
+        let text = std::fs::read(self.log(at)).unwrap_or_default();
+        String::from_utf8_lossy(&text).lines().filter(|l| l.contains("\"msg\":\"installed a snapshot\"")).count()
     }
 
     /// Lines of the members' logs that tell of a panic.

@@ -25,10 +25,16 @@ const END: &str = "<!-- robustness: end -->";
 
 impl Table {
     pub fn markdown(&self) -> String {
-        let mut text = String::from("| fault | times | longest write gap, ms | members at rest after, ms | writes lost | failed |\n|---|---|---|---|---|---|\n");
+        let mut text = String::from(
+            "| fault | times | longest write gap, ms | members at rest after, ms | writes lost | failed |\n|---|---|---|---|---|---|\n",
+        );
         for (fault, row) in &self.0 {
             let name = fault.name();
-            let _ = writeln!(text, "| {name} | {} | {} | {} | {} | {} |", row.times, row.longest_gap, row.longest_rest, row.lost, row.failed);
+            let _ = writeln!(
+                text,
+                "| {name} | {} | {} | {} | {} | {} |",
+                row.times, row.longest_gap, row.longest_rest, row.lost, row.failed
+            );
         }
         text
     }

@@ -15,7 +15,7 @@ use quorate_proto::entry::command::Op;
 use quorate_proto::entry::{
     Compact, Compare, CompareResult, CompareTarget, DeleteRange, LeaseGrant, LeaseRevoke, Op as Part, Put, Range, Txn, op,
 };
-use sim::ops::{NEVER, Told};
+use sim::ops::Told;
 use sim::rng::Rng;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ fn pod(n: u64) -> Bytes {
 }
 
 /// A value of about this many bytes, named after its operation.
-fn value(name: &str, bytes: u64) -> Bytes {
+pub fn value(name: &str, bytes: u64) -> Bytes {
     let mut text = String::with_capacity(bytes as usize + name.len() + 1);
     text.push_str(name);
     text.push(' ');
@@ -146,7 +146,11 @@ impl Plain {
             70..90 => Op::Txn(self.txn(name, head)),
             // A revision that an observer has seen, at times the one of a deletion.
             90..92 if seen > 40 && self.number.is_multiple_of(3) => {
-                let aim = if self.deleted_at > 0 && self.chance.chance(60) { self.deleted_at } else { seen - self.chance.below(30) as i64 };
+                let aim = if self.deleted_at > 0 && self.chance.chance(60) {
+                    self.deleted_at
+                } else {
+                    seen - self.chance.below(30) as i64
+                };
                 Op::Compact(Compact { revision: aim.min(head) })
             }
             92..98 if self.lease == 0 => {
@@ -239,7 +243,8 @@ impl Kube {
                 self.note(&result.kvs);
                 let state = if q.revision > 0 { q.revision } else { result.revision };
                 let last = result.kvs.last().and_then(|p| p.decode().ok());
-                self.rest = last.filter(|_| result.more && !q.range_end.is_empty()).map(|p| ([&p.key[..], b"\0"].concat().into(), state));
+                self.rest =
+                    last.filter(|_| result.more && !q.range_end.is_empty()).map(|p| ([&p.key[..], b"\0"].concat().into(), state));
             }
             // Its revision was compacted: the list begins anew.
             (Op::Range(_), _) => self.rest = None,
@@ -267,7 +272,9 @@ impl Kube {
         let bytes = self.chance.between(100, 900);
         let put = wrap(op::Op::Put(Put { key: key.clone(), value: value(name, bytes), ..Default::default() }));
         let success = match self.chance.below(100) {
-            0..12 => return Op::Range(Range { key: PODS_PREFIX.into(), range_end: PODS_END.into(), limit: 8, ..Default::default() }),
+            0..12 => {
+                return Op::Range(Range { key: PODS_PREFIX.into(), range_end: PODS_END.into(), limit: 8, ..Default::default() });
+            }
             12..22 => return Op::Range(Range { key, ..Default::default() }),
             22..34 if known != 0 => wrap(op::Op::DeleteRange(DeleteRange { key: key.clone(), ..Default::default() })),
             _ => put,
@@ -275,9 +282,4 @@ impl Kube {
         let same = compare(key.clone(), CompareTarget::Mod, CompareResult::Equal, known);
         Op::Txn(Txn { compare: vec![same], success: vec![success], failure: vec![get(key)] })
     }
-}
-
-/// True when nobody waits for an answer any more.
-pub fn quiet(shared: &Shared) -> bool {
-    shared.book.with(|p| p.operations.iter().all(|o| o.returned != NEVER))
 }

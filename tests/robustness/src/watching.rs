@@ -50,8 +50,13 @@ pub async fn observe(shared: Arc<Shared>, at: usize) {
     let mut from = 2;
     while !shared.over.load(Ordering::Relaxed) {
         let all = Bytes::from_static(FROM_KEY_END);
-        let create =
-            pb::WatchCreateRequest { key: all.clone(), range_end: all, start_revision: from, progress_notify: true, ..Default::default() };
+        let create = pb::WatchCreateRequest {
+            key: all.clone(),
+            range_end: all,
+            start_revision: from,
+            progress_notify: true,
+            ..Default::default()
+        };
         let Ok(Ok(mut stream)) = timeout(SILENT, client.watch(create)).await else {
             sleep(Duration::from_millis(100)).await;
             continue;
@@ -63,7 +68,11 @@ pub async fn observe(shared: Arc<Shared>, at: usize) {
                 break;
             }
             if message.canceled {
-                shared.book.violation(format!("the watch of everything at member {} was canceled: {}", at + 1, message.cancel_reason));
+                shared.book.violation(format!(
+                    "the watch of everything at member {} was canceled: {}",
+                    at + 1,
+                    message.cancel_reason
+                ));
                 sleep(Duration::from_secs(1)).await;
                 break;
             }
@@ -113,7 +122,7 @@ pub const WAYS: [Way; 7] = [
 ];
 
 /// What the followers of a run saw.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Watched {
     pub events: u64,
     pub bookmarks: u64,
@@ -159,7 +168,8 @@ impl Follower {
 
     /// Where a watch begins: after what a linearizable read shows.
     async fn list(&mut self, shared: &Shared) -> bool {
-        let request = pb::RangeRequest { key: self.way.key.into(), range_end: self.way.end.into(), count_only: true, ..Default::default() };
+        let request =
+            pb::RangeRequest { key: self.way.key.into(), range_end: self.way.end.into(), count_only: true, ..Default::default() };
         let Ok(answer) = shared.all.timeout(Some(Duration::from_secs(2))).range(request).await else { return false };
         self.follow.next = answer.header.map_or(0, |h| h.revision + 1);
         true

@@ -218,6 +218,9 @@ fn writers(seen: &Seen, wrote: &mut BTreeMap<usize, i64>, found: &mut Vec<String
         }
         wrote.insert(at, answer.revision);
     }
+    for (revision, at) in claims.iter().filter(|(revision, _)| history.at(**revision).is_none()) {
+        found.push(format!("operation {at} was told revision {revision}, which nobody published"));
+    }
     let mut open = Vec::new();
     for revision in 2..=history.head() {
         let changes = changes_of(history, revision);
@@ -368,7 +371,13 @@ fn compactions(seen: &Seen) -> Vec<Compaction> {
     each.collect()
 }
 
-fn reads(seen: &Seen, at: usize, compactions: &[Compaction], read: &Result<quorate::mvcc::RangeResult, ReadError>, found: &mut Vec<String>) {
+fn reads(
+    seen: &Seen,
+    at: usize,
+    compactions: &[Compaction],
+    read: &Result<quorate::mvcc::RangeResult, ReadError>,
+    found: &mut Vec<String>,
+) {
     let (history, o) = (seen.history, &seen.operations[at]);
     let Op::Range(q) = &o.op else { return };
     // The newest compaction that was answered before this was asked, and the newest that was asked before this was answered.

@@ -38,7 +38,7 @@ const KEYS: u64 = 9;
 const PAUSE: Time = 430 * MS;
 
 fn key(n: u64) -> Bytes {
-    let prefix = if n % 2 == 0 { 'a' } else { 'b' };
+    let prefix = if n.is_multiple_of(2) { 'a' } else { 'b' };
     format!("{prefix}{n}").into()
 }
 

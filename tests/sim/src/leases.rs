@@ -12,7 +12,7 @@ pub struct Lease {
     /// When it surely had its full time: the newest renewal that a rightful leader made, or before the first the asking for it.
     pub full_at: Time,
     pub revoke_asked: bool,
-    renewals: u32,
+    pub renewals: u32,
 }
 
 /// Every lease that a client asked for.

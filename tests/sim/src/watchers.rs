@@ -191,7 +191,13 @@ impl World {
     fn events(&mut self, watcher: usize, block: &Arc<EventBlock>) -> Result<(), String> {
         let told: Vec<_> = block
             .iter()
-            .map(|e| ToldEvent { key: e.key.clone(), kv: e.kv.clone(), delete: e.delete, revision: e.revision.main, prev: e.prev.cloned() })
+            .map(|e| ToldEvent {
+                key: e.key.clone(),
+                kv: e.kv.clone(),
+                delete: e.delete,
+                revision: e.revision.main,
+                prev: e.prev.cloned(),
+            })
             .collect();
         self.watchers[watcher].follow.events(&self.history, &told, self.compact_asked)
     }
