@@ -168,15 +168,19 @@ fn open(flags: &StoreFlags) -> Result<Arc<dyn ObjectStore>, Error> {
         return Ok(Arc::new(LocalFileSystem::new_with_prefix(folder)?));
     }
     let bucket = flags.bucket.as_ref().ok_or(Error::NoStore)?;
-    let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_region(&flags.region);
-    if let Some(endpoint) = &flags.s3_endpoint {
+    Ok(Arc::new(bucket_of(flags, bucket).build()?))
+}
+
+fn bucket_of(flags: &StoreFlags, bucket: &str) -> AmazonS3Builder {
+    let builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_region(&flags.region);
+    match &flags.s3_endpoint {
         // Services other than Amazon's are reached by path: names of buckets are not names of hosts there.
-        builder = builder
+        Some(endpoint) => builder
             .with_endpoint(endpoint)
             .with_virtual_hosted_style_request(false)
-            .with_allow_http(endpoint.starts_with("http://"));
+            .with_allow_http(endpoint.starts_with("http://")),
+        None => builder,
     }
-    Ok(Arc::new(builder.build()?))
 }
 
 async fn backup(store: Arc<dyn ObjectStore>, name: &ObjectPath, endpoint: &str, tls: Option<&Path>) -> Result<Taken, Error> {
@@ -310,5 +314,88 @@ mod tests {
         let mut short = Tail::default();
         short.take(&whole[..DIGEST - 1]);
         assert!(matches!(short.verify(), Err(Error::Damaged(_))));
+    }
+
+    /// Parts and objects of a service that knows as much of S3 as the agent needs.
+    type Shelf = Arc<std::sync::Mutex<std::collections::BTreeMap<String, Vec<u8>>>>;
+
+    async fn answer(shelf: Shelf, request: axum::extract::Request) -> axum::response::Response {
+        use axum::http::{Method, StatusCode};
+        use axum::response::IntoResponse;
+        let (method, path) = (request.method().clone(), request.uri().path().to_string());
+        let query = request.uri().query().unwrap_or_default().to_string();
+        let signed =
+            request.headers().get("authorization").is_some_and(|value| value.to_str().unwrap().contains("Credential=key/"));
+        if !signed {
+            return StatusCode::FORBIDDEN.into_response();
+        }
+        let body = axum::body::to_bytes(request.into_body(), usize::MAX).await.unwrap();
+        let part = query.split('&').find_map(|pair| pair.strip_prefix("partNumber="));
+        let mut shelf = shelf.lock().unwrap();
+        match (method, part, query.contains("uploadId=")) {
+            (Method::POST, _, false) => {
+                format!("<InitiateMultipartUploadResult><Bucket>b</Bucket><Key>{path}</Key><UploadId>1</UploadId></InitiateMultipartUploadResult>").into_response()
+            }
+            (Method::PUT, Some(part), true) => {
+                shelf.insert(format!("part {:0>5}", part), body.to_vec());
+                ([("etag", format!("\"{part}\""))], "").into_response()
+            }
+            (Method::POST, _, true) => {
+                let parts: Vec<String> = shelf.keys().filter(|key| key.starts_with("part ")).cloned().collect();
+                let whole = parts.iter().flat_map(|part| shelf.remove(part).unwrap()).collect();
+                shelf.insert(path, whole);
+                "<CompleteMultipartUploadResult><ETag>x</ETag></CompleteMultipartUploadResult>".into_response()
+            }
+            (Method::PUT, None, _) => {
+                shelf.insert(path, body.to_vec());
+                ([("etag", "\"1\"")], "").into_response()
+            }
+            (Method::GET, ..) => match shelf.get(&path) {
+                Some(bytes) => {
+                    ([("etag", "\"1\""), ("last-modified", "Sat, 21 Nov 2026 17:00:00 GMT")], bytes.clone()).into_response()
+                }
+                None => StatusCode::NOT_FOUND.into_response(),
+            },
+            (Method::DELETE, ..) => {
+                shelf.remove(&path);
+                StatusCode::NO_CONTENT.into_response()
+            }
+            _ => StatusCode::METHOD_NOT_ALLOWED.into_response(),
+        }
+    }
+
+    /// Small and large objects go to a service of the S3 protocol and come back whole; calls are signed; deletion deletes.
+    #[tokio::test]
+    async fn buckets() {
+        let shelf = Shelf::default();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let router = axum::Router::new().fallback({
+            let shelf = shelf.clone();
+            move |request| answer(shelf.clone(), request)
+        });
+        let serving = tokio::spawn(async move { axum::serve(listener, router).await });
+        let flags = StoreFlags {
+            folder: None,
+            bucket: Some("b".into()),
+            region: "us-east-1".into(),
+            s3_endpoint: Some(endpoint),
+            object: String::new(),
+        };
+        let builder = bucket_of(&flags, "b").with_access_key_id("key").with_secret_access_key("secret");
+        let store: Arc<dyn ObjectStore> = Arc::new(builder.build().unwrap());
+        for (name, length) in [("lab/small.snapshot", 100), ("lab/large.snapshot", 2 * PART + 5)] {
+            let content: Vec<u8> = (0..length).map(|at| u8::try_from(at % 251).unwrap()).collect();
+            let path = ObjectPath::parse(name).unwrap();
+            let mut writer = BufWriter::with_capacity(store.clone(), path.clone(), PART);
+            for piece in content.chunks(3 << 20) {
+                writer.write_all(piece).await.unwrap();
+            }
+            writer.shutdown().await.unwrap();
+            assert!(store.get(&path).await.unwrap().bytes().await.unwrap() == content, "{name}");
+            store.delete(&path).await.unwrap();
+        }
+        assert!(shelf.lock().unwrap().is_empty());
+        serving.abort();
     }
 }

@@ -1,5 +1,8 @@
 //! Backups: where they are kept, one of them, and when they are made.
 
+// Each printer column has a type, which the lint takes for one attribute given twice.
+#![allow(clippy::duplicated_attributes)]
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
