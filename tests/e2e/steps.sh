@@ -210,7 +210,7 @@ operator_reinstalled() {
 deleted_volumes_kept() {
   local before
   before=$(volumes) && helm uninstall "$CLUSTER" -n demo --wait --timeout 90s && within 90 gone quoratecluster "$CLUSTER" && within 90 no_pods && still 5 is "$before" volumes &&
-    gone service "$CLUSTER-client" && k delete pvc --all --timeout=60s
+    gone service "$CLUSTER-client" && k delete quoratebackups --all --timeout=60s && k delete pvc --all --timeout=60s
 }
 deleted_volumes_removed() {
   local CLUSTER=brief
