@@ -2,7 +2,7 @@
 //! a seed, one at a time with a calm between. In the end everything that a client or a watch was told is checked.
 //!
 //! [`ground`] makes networks and disks, [`member`] runs the processes, [`cluster`] asks for rest; [`traffic`] and [`watching`] use
-//! the cluster, [`asking`] speaks for them, [`book`] writes it all down; [`faults`] is what goes wrong and [`report`] the table.
+//! the cluster, [`asking`] speaks for them, [`book`] writes it all down; [`faults`] is what may go wrong, [`doing`] how, and [`report`] the table.
 //! The check itself is the simulation's ([`sim::check`], [`sim::following`]): revisions give the order of all that happened.
 //!
 //! The history is what three watches of everything saw, one at each member, which must agree. A seed gives the same faults in the
@@ -11,6 +11,7 @@
 mod asking;
 mod book;
 mod cluster;
+mod doing;
 mod faults;
 mod ground;
 mod member;
