@@ -60,6 +60,9 @@ struct Arguments {
     /// Only faults whose name holds this text.
     #[arg(long)]
     only: Option<String>,
+    /// Send linearizable reads as serializable: a run that must fail, to show that the check can.
+    #[arg(long)]
+    stale: bool,
     /// Where logs and the table are kept.
     #[arg(long, default_value = "target/robustness")]
     out: PathBuf,
@@ -140,6 +143,7 @@ async fn run(arguments: &Arguments) -> Result<bool, String> {
     let shared = Arc::new(Shared {
         book: Book::new(),
         all: member::client(Duration::from_secs(3))?,
+        stale: arguments.stale,
         stop: AtomicBool::new(false),
         over: AtomicBool::new(false),
     });
