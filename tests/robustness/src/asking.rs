@@ -104,6 +104,11 @@ fn done(header: Option<&pb::ResponseHeader>, outcome: Outcome) -> Told {
 
 /// Sends an operation and says how it ended.
 pub async fn ask(client: &Client, op: &Op) -> Told {
+    ask_as(client, op, false).await
+}
+
+/// The same, with reads sent as serializable when they are to be `stale`: the check must then find some that are.
+pub async fn ask_as(client: &Client, op: &Op, stale: bool) -> Told {
     let asked = match op {
         Op::Put(p) => client.put(put(p)).await.map(|a| done(a.header.as_ref(), Outcome::Put { prev: a.prev_kv })),
         Op::DeleteRange(d) => client.delete_range(delete(d)).await.map(|a| {
@@ -126,7 +131,10 @@ pub async fn ask(client: &Client, op: &Op) -> Told {
             let request = pb::LeaseRevokeRequest { id: r.ids[0] };
             client.lease_revoke(request).await.map(|a| done(a.header.as_ref(), Outcome::LeaseRevoke))
         }
-        Op::Range(q) => client.range(range(q)).await.map(|a| Told::Read(Ok(read(a)))),
+        Op::Range(q) => client
+            .range(pb::RangeRequest { serializable: q.serializable || stale, ..range(q) })
+            .await
+            .map(|a| Told::Read(Ok(read(a)))),
         other => return Told::Refused(format!("the clients here do not ask {other:?}")),
     };
     asked.unwrap_or_else(|e| failed(op, &e))

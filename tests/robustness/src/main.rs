@@ -2,7 +2,7 @@
 //! a seed, one at a time with a calm between. In the end everything that a client or a watch was told is checked.
 //!
 //! [`ground`] makes networks and disks, [`member`] runs the processes, [`cluster`] asks for rest; [`traffic`] and [`watching`] use
-//! the cluster, [`asking`] speaks for them, [`book`] writes it all down; [`faults`] is what goes wrong and [`report`] the table.
+//! the cluster, [`asking`] speaks for them, [`book`] writes it all down; [`faults`] is what may go wrong, [`doing`] how, and [`report`] the table.
 //! The check itself is the simulation's ([`sim::check`], [`sim::following`]): revisions give the order of all that happened.
 //!
 //! The history is what three watches of everything saw, one at each member, which must agree. A seed gives the same faults in the
@@ -11,6 +11,7 @@
 mod asking;
 mod book;
 mod cluster;
+mod doing;
 mod faults;
 mod ground;
 mod member;
@@ -59,6 +60,9 @@ struct Arguments {
     /// Only faults whose name holds this text.
     #[arg(long)]
     only: Option<String>,
+    /// Send linearizable reads as serializable: a run that must fail, to show that the check can.
+    #[arg(long)]
+    stale: bool,
     /// Where logs and the table are kept.
     #[arg(long, default_value = "target/robustness")]
     out: PathBuf,
@@ -139,6 +143,7 @@ async fn run(arguments: &Arguments) -> Result<bool, String> {
     let shared = Arc::new(Shared {
         book: Book::new(),
         all: member::client(Duration::from_secs(3))?,
+        stale: arguments.stale,
         stop: AtomicBool::new(false),
         over: AtomicBool::new(false),
     });

@@ -3,7 +3,7 @@
 //!
 //! A client asks one thing at a time; what got no answer in time has an unknown outcome and is never asked again.
 
-use crate::asking::ask;
+use crate::asking::ask_as;
 use crate::book::Book;
 use crate::ground::MEMBERS;
 use crate::member::endpoint;
@@ -26,6 +26,8 @@ use std::time::Duration;
 pub struct Shared {
     pub book: Book,
     pub all: Client,
+    /// Linearizable reads are sent as serializable, to show that the check can fail.
+    pub stale: bool,
     /// No new operations.
     pub stop: AtomicBool,
     /// Operations and watches end.
@@ -100,7 +102,7 @@ impl Plain {
             let head = shared.book.with(|p| p.history.head());
             let (number, op) = shared.book.begin(self.number, |name| self.choose(name, head));
             let limit = Duration::from_millis(self.chance.between(1500, 4000));
-            let told = ask(&clients[self.member].timeout(Some(limit)), &op).await;
+            let told = ask_as(&clients[self.member].timeout(Some(limit)), &op, shared.stale).await;
             self.learn(&op, &told);
             let failed = matches!(told, Told::Nothing | Told::Refused(_));
             shared.book.end(number, told);
@@ -222,7 +224,7 @@ impl Kube {
         let Ok(client) = crate::member::client(Duration::from_secs(4)) else { return };
         while !shared.stop.load(Ordering::Relaxed) {
             let (number, op) = shared.book.begin(self.number, |name| self.choose(name));
-            let told = ask(&client, &op).await;
+            let told = ask_as(&client, &op, shared.stale).await;
             self.learn(&op, &told);
             let refused = matches!(told, Told::Refused(_));
             shared.book.end(number, told);
