@@ -147,7 +147,7 @@ impl Cluster {
         self.ground.fill(at, chance.below(200_000))?;
         sleep(seconds(chance, 3, 8)).await;
         self.ground.free(at)?;
-        let until = Instant::now() + Duration::from_secs(3);
+        let until = Instant::now() + Duration::from_secs(5);
         while Instant::now() < until {
             if let Some(end) = self.members.ended(at) {
                 println!("  member {} ended itself after its disk was full: {end}", at + 1);
