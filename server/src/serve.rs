@@ -400,11 +400,13 @@ impl Server {
 
     async fn hand_over(&self, handle: &NodeHandle) {
         let status = handle.status();
-        let others: Vec<u64> =
-            handle.shared().members().iter().filter(|m| !m.learner && m.id != status.member_id).map(|m| m.id).collect();
         if !status.is_leader {
             return;
         }
+        // One that is down would be waited for, and the others meanwhile have a leader that is about to end.
+        let connected = self.peers.connected();
+        let others: Vec<u64> =
+            handle.shared().members().iter().filter(|m| !m.learner && connected.contains(&m.id)).map(|m| m.id).collect();
         for to in others {
             if handle.transfer_leader(to).await.is_ok() {
                 tracing::info!(to = format!("{to:016x}"), "handed leadership over");
