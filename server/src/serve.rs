@@ -5,7 +5,7 @@ use crate::config::{self, Config};
 use crate::door::{Address, ClientTls, Door, Entrance, Http2, Listener, NetThreads, net_threads_for};
 use crate::env::files::RealFiles;
 use crate::gateway::{self, Access, JsonCalls};
-use crate::membership::{Desk, DeskSettings, departure};
+use crate::membership::{self, Desk, DeskSettings, departure};
 use crate::mvcc::RevisionEvents;
 use crate::node::{EventSink, Node, NodeHandle, Opened, PeerSink, ProposeError, StartError, stand_alone};
 use crate::peer::{Dial, LeaseForwarder, PeerSettings, Peers};
@@ -386,7 +386,9 @@ impl Server {
     pub async fn stop(self) {
         let handle = self.node.handle().clone();
         self.serving.send_replace(false);
-        self.hand_over(&handle).await;
+        if handle.status().is_leader {
+            membership::hand_over(&handle, &self.peers).await;
+        }
         self.hub.close();
         self.door.close(DRAIN).await;
         self.peers.stop();
@@ -395,23 +397,6 @@ impl Server {
         let stopped = tokio::task::spawn_blocking(move || node.stop()).await;
         if stopped.is_err() {
             tracing::error!("the node did not stop cleanly");
-        }
-    }
-
-    async fn hand_over(&self, handle: &NodeHandle) {
-        let status = handle.status();
-        if !status.is_leader {
-            return;
-        }
-        // One that is down would be waited for, and the others meanwhile have a leader that is about to end.
-        let connected = self.peers.connected();
-        let others: Vec<u64> =
-            handle.shared().members().iter().filter(|m| !m.learner && connected.contains(&m.id)).map(|m| m.id).collect();
-        for to in others {
-            if handle.transfer_leader(to).await.is_ok() {
-                tracing::info!(to = format!("{to:016x}"), "handed leadership over");
-                return;
-            }
         }
     }
 }

@@ -46,6 +46,30 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How long the answer waits for this member to apply what the leader has.
 const CATCH_UP: Duration = Duration::from_secs(2);
 
+/// Gives leadership to a connected voter; false when none took it. One that is not connected would be waited for in vain, while the
+/// others have a leader that is about to end.
+pub async fn hand_over(node: &NodeHandle, peers: &Peers) -> bool {
+    let own = node.status().member_id;
+    let connected = peers.connected();
+    let members = node.shared().members();
+    for to in members.iter().filter(|m| !m.learner && m.id != own && connected.contains(&m.id)) {
+        match node.transfer_leader(to.id).await {
+            Ok(()) => {
+                tracing::info!(to = format!("{:016x}", to.id), "handed leadership over");
+                return true;
+            }
+            Err(ProposeError::NotLeader | ProposeError::LeaderChanged) => return true,
+            Err(_) => {}
+        }
+    }
+    false
+}
+
+/// What logs call a kind of change.
+fn word(kind: MemberChangeKind) -> String {
+    kind.as_str_name().trim_start_matches("MEMBER_CHANGE_KIND_").to_lowercase()
+}
+
 impl Desk {
     /// A desk over a member's node and peers.
     pub fn new(node: NodeHandle, peers: Peers, settings: DeskSettings) -> Self {
@@ -99,7 +123,7 @@ impl Desk {
     async fn here(&self, change: MemberChange) -> Result<Vec<Member>, MemberError> {
         self.judge(&change)?;
         let own = self.0.node.status().member_id;
-        if change.kind() == MemberChangeKind::Remove && id_of(&change) == own && self.hand_over().await {
+        if change.kind() == MemberChangeKind::Remove && id_of(&change) == own && hand_over(&self.0.node, &self.0.peers).await {
             return Err(MemberError::NotAgreed(ProposeError::NotLeader));
         }
         let (kind, id) = (change.kind(), id_of(&change));
@@ -107,7 +131,7 @@ impl Desk {
         match answer.result.map_err(MemberError::Refused)? {
             Outcome::Members(members) => {
                 tracing::info!(
-                    change = kind.as_str_name().trim_start_matches("MEMBER_CHANGE_KIND_").to_lowercase(),
+                    change = word(kind),
                     member_id = format!("{id:016x}"),
                     members = members.len(),
                     "applied a configuration change through raft"
@@ -116,25 +140,6 @@ impl Desk {
             }
             _ => Err(MemberError::Refused(ApplyError::Internal("a change of members with another answer".into()))),
         }
-    }
-
-    /// Gives leadership to a connected voter; false when none took it.
-    async fn hand_over(&self) -> bool {
-        let node = &self.0.node;
-        let own = node.status().member_id;
-        let connected = self.0.peers.connected();
-        let members = node.shared().members();
-        for to in members.iter().filter(|m| !m.learner && m.id != own && connected.contains(&m.id)) {
-            match node.transfer_leader(to.id).await {
-                Ok(()) => {
-                    tracing::info!(to = format!("{:016x}", to.id), "handed leadership over before leaving the cluster");
-                    return true;
-                }
-                Err(ProposeError::NotLeader | ProposeError::LeaderChanged) => return true,
-                Err(_) => {}
-            }
-        }
-        false
     }
 
     fn judge(&self, change: &MemberChange) -> Result<(), MemberError> {
@@ -154,7 +159,7 @@ impl Desk {
             MemberChangeKind::Update => Ok(()),
         };
         let Err(against) = verdict else { return Ok(()) };
-        let change = change.kind().as_str_name().trim_start_matches("MEMBER_CHANGE_KIND_").to_lowercase();
+        let change = word(change.kind());
         match against {
             Against::NotEnoughStarted => {
                 tracing::warn!(change, "rejecting a change of members; not enough healthy members");

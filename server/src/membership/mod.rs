@@ -11,4 +11,4 @@ pub mod gate;
 pub mod rules;
 pub mod ticket;
 
-pub use desk::{Desk, DeskSettings};
+pub use desk::{Desk, DeskSettings, hand_over};
