@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 use super::{Door, Method, door::Learner, status::Refusal};
 
 /// The auth revision of a store that never had a user, as etcd reports it.
-const FIRST_AUTH_REVISION: u64 = 1;
+pub const FIRST_AUTH_REVISION: u64 = 1;
 
 /// The service.
 pub struct Auth(pub Arc<Door>);

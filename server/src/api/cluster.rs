@@ -59,28 +59,6 @@ impl From<MemberError> for Status {
     }
 }
 
-/// A cluster whose members are those it was formed with: every change is refused as not possible here.
-pub struct StaticMembership;
-
-#[tonic::async_trait]
-impl Membership for StaticMembership {
-    async fn add(&self, _: Vec<String>, _: bool) -> Result<(state::Member, Vec<state::Member>), MemberError> {
-        Err(MemberError::NotCapable)
-    }
-
-    async fn remove(&self, _: u64) -> Result<Vec<state::Member>, MemberError> {
-        Err(MemberError::NotCapable)
-    }
-
-    async fn update(&self, _: u64, _: Vec<String>) -> Result<Vec<state::Member>, MemberError> {
-        Err(MemberError::NotCapable)
-    }
-
-    async fn promote(&self, _: u64) -> Result<Vec<state::Member>, MemberError> {
-        Err(MemberError::NotCapable)
-    }
-}
-
 /// The service.
 pub struct Cluster(pub Arc<Door>);
 

@@ -45,7 +45,7 @@ use tokio::sync::watch as signal;
 use tonic::service::Routes;
 
 pub use self::{
-    cluster::{MemberError, Membership, StaticMembership},
+    cluster::{MemberError, Membership},
     counters::{Counters, Method, MethodCounts},
     door::Door,
     lease::{LeaseDesk, LeaseError, LeaseTimes},

@@ -82,6 +82,32 @@ impl SnapshotSource for Fixed {
     }
 }
 
+/// A cluster whose members are those it was formed with: every change is refused as not possible here.
+struct StaticMembership;
+
+#[tonic::async_trait]
+impl Membership for StaticMembership {
+    async fn add(
+        &self,
+        _: Vec<String>,
+        _: bool,
+    ) -> Result<(quorate_proto::state::Member, Vec<quorate_proto::state::Member>), MemberError> {
+        Err(MemberError::NotCapable)
+    }
+
+    async fn remove(&self, _: u64) -> Result<Vec<quorate_proto::state::Member>, MemberError> {
+        Err(MemberError::NotCapable)
+    }
+
+    async fn update(&self, _: u64, _: Vec<String>) -> Result<Vec<quorate_proto::state::Member>, MemberError> {
+        Err(MemberError::NotCapable)
+    }
+
+    async fn promote(&self, _: u64) -> Result<Vec<quorate_proto::state::Member>, MemberError> {
+        Err(MemberError::NotCapable)
+    }
+}
+
 struct World {
     node: Node,
     hub: Arc<Hub>,

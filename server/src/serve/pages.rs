@@ -155,7 +155,7 @@ pub(super) fn observe(
         m.compact_revision.set(store.compact_revision() as f64);
         m.current_revision.set(store.revision() as f64);
         m.keys.set(store.live_keys() as f64);
-        m.auth_revision.set(1.0);
+        m.auth_revision.set(api::auth::FIRST_AUTH_REVISION as f64);
         m.puts.set(store.stats.puts.load(Relaxed));
         m.put_bytes.set(store.stats.put_bytes.load(Relaxed) as f64);
         m.deletes.set(store.stats.deletes.load(Relaxed));
