@@ -55,7 +55,7 @@ pub(super) type Reconfigure = Box<dyn Fn(ConfChangeV2) -> Option<ConfState> + Se
 pub(super) fn ask_loop(inbox: Sender<Input>) -> Reconfigure {
     Box::new(move |change| {
         let (reply, conf) = crate::queue::bounded(1);
-        let _ = inbox.send(Input::ApplyChange { change: Some(change), reply });
+        let _ = inbox.send(Input::ApplyChange { change, reply });
         conf.recv().ok()
     })
 }

@@ -231,7 +231,7 @@ impl Driver {
         }
         let mut message = Message { from: self.raw.raft.id, ..Default::default() };
         message.set_msg_type(MessageType::MsgPropose);
-        message.set_entries(vec![entry].into());
+        message.set_entries(vec![entry]);
         self.raw.step(message).is_ok()
     }
 
@@ -292,7 +292,7 @@ impl Driver {
         }
     }
 
-    /// Makes a committed change of the configuration effective; an empty one stands for a change that was refused at apply.
+    /// Makes a committed change of the configuration effective.
     pub fn apply_change(&mut self, change: &ConfChangeV2) -> raft::Result<ConfState> {
         let conf = self.raw.apply_conf_change(change)?;
         self.store().set_conf_state(conf.clone());

@@ -124,7 +124,7 @@ impl LogStore {
         self.entries.front().map_or(self.last() + 1, |e| e.index)
     }
 
-    fn from_disk(&self, low: u64, high: u64, max: u64) -> Result<Vec<Entry>> {
+    fn read_disk(&self, low: u64, high: u64, max: u64) -> Result<Vec<Entry>> {
         let Some(reader) = &self.reader else {
             return Err(Error::Store(StorageError::Compacted));
         };
@@ -151,7 +151,7 @@ impl Storage for LogStore {
         }
         let cached = self.cached_first();
         if low < cached {
-            return self.from_disk(low, high.min(cached), max);
+            return self.read_disk(low, high.min(cached), max);
         }
         let mut out = Vec::new();
         let mut bytes = 0u64;
@@ -179,7 +179,7 @@ impl Storage for LogStore {
         if index >= cached {
             return Ok(self.entries[(index - cached) as usize].term);
         }
-        let found = self.from_disk(index, index + 1, u64::MAX)?;
+        let found = self.read_disk(index, index + 1, u64::MAX)?;
         found.first().map(|e| e.term).ok_or(Error::Store(StorageError::Unavailable))
     }
 

@@ -49,7 +49,6 @@ pub(super) fn conf_state(c: Configuration) -> ConfState {
         voters_outgoing: c.voters_outgoing,
         learners_next: c.learners_next,
         auto_leave: c.auto_leave,
-        ..Default::default()
     }
 }
 
@@ -95,9 +94,9 @@ pub(super) enum Input {
     Peer(Vec<Message>),
     Persisted(u64),
     Applied(u64),
-    /// The machine allowed (or, `None`, refused) a committed configuration change; the new state goes back.
+    /// The machine allowed a committed configuration change; the new state goes back.
     ApplyChange {
-        change: Option<ConfChangeV2>,
+        change: ConfChangeV2,
         reply: Sender<ConfState>,
     },
     /// A checkpoint made everything up to this position durable.
@@ -344,7 +343,7 @@ impl Loop {
                 self.release_reads(index);
             }
             Input::ApplyChange { change, reply } => {
-                let _ = reply.send(self.reconfigure(change));
+                let _ = reply.send(self.reconfigure(&change));
             }
             Input::Checkpointed(position) => self.checkpointed(position),
             Input::Unreachable(id) => self.driver.report_unreachable(id),
@@ -353,12 +352,12 @@ impl Loop {
         }
     }
 
-    /// Makes a committed change of the configuration effective and gives the new one; `None` stands for a change that was refused.
-    pub fn reconfigure(&mut self, change: Option<ConfChangeV2>) -> ConfState {
+    /// Makes a committed change of the configuration effective and gives the new one.
+    pub fn reconfigure(&mut self, change: &ConfChangeV2) -> ConfState {
         // A view from before the change does not know the members it brought, and they would refuse it.
         self.driver.store().snapshot_state().ready = None;
         *self.inner.view.lock() = None;
-        match self.driver.apply_change(&change.unwrap_or_default()) {
+        match self.driver.apply_change(change) {
             Ok(conf) => conf,
             Err(e) => {
                 tracing::error!(error = %e, "raft refused a configuration change");
@@ -542,7 +541,7 @@ impl Loop {
         let mut single = ConfChangeSingle { node_id: id, ..Default::default() };
         single.set_change_type(kind);
         let mut v2 = ConfChangeV2 { context: change.encode_to_vec().into(), ..Default::default() };
-        v2.set_changes(vec![single].into());
+        v2.set_changes(vec![single]);
         self.driver.propose_change(&v2)
     }
 
@@ -635,7 +634,6 @@ impl Loop {
         let g = &self.inner.gauges;
         let (leader, leading) = (self.driver.leader(), self.driver.is_leader());
         g.term.store(self.driver.term(), Ordering::Release);
-        g.committed.store(self.driver.committed(), Ordering::Release);
         g.is_learner.store(!self.driver.is_voter(), Ordering::Release);
         let serves = self.driver.lone_voter() && self.driver.may_serve_reads();
         let fresh = self.fresh.at(serves, self.driver.term(), self.driver.committed(), self.inner.shared.applied_index());

@@ -476,7 +476,6 @@ impl Opened {
             vote: hs.vote,
             // What was applied was committed, even if the log had not been told so.
             commit: hs.commit.max(position.index),
-            ..Default::default()
         };
         let entries = replay.entries.into_iter().map(from_log).collect();
         let mut log = LogStore::new(hard_state, conf, (mark.index, mark.term), entries, settings.entry_cache);

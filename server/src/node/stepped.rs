@@ -220,7 +220,7 @@ impl SteppedNode {
             surroundings,
             peers,
             sink,
-            |_| Box::new(move |change| Some(asked.lock().as_ref()?.lock().reconfigure(Some(change)))),
+            |_| Box::new(move |change| Some(asked.lock().as_ref()?.lock().reconfigure(&change))),
             |wal, hooks| {
                 let (stepped, queue) = SteppedWriter::new(wal, hooks, time);
                 writer = Some(stepped);

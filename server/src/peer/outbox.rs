@@ -142,7 +142,7 @@ mod tests {
 
     fn message(index: u64, bytes: usize) -> Message {
         let entry = Entry { data: vec![0; bytes].into(), ..Default::default() };
-        Message { index, entries: vec![entry].into(), ..Default::default() }
+        Message { index, entries: vec![entry], ..Default::default() }
     }
 
     fn taken(outbox: &Outbox, session: u64) -> Option<Vec<u64>> {

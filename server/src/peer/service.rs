@@ -33,11 +33,14 @@ const GREETING: Duration = Duration::from_secs(5);
 /// Keys of a lease told at most: they travel in one message.
 const MAX_LEASE_IDS: usize = 10_000;
 
+/// The newest generation of each peer's streams, by channel.
+type Gates = HashMap<(MemberId, &'static str), Arc<Mutex<Gate>>>;
+
 /// The gRPC service of this member towards its peers.
 #[derive(Clone)]
 pub struct Service {
     inner: Arc<Inner>,
-    newest: Arc<Mutex<HashMap<(MemberId, &'static str), Arc<Mutex<Gate>>>>>,
+    newest: Arc<Mutex<Gates>>,
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
