@@ -105,9 +105,9 @@ pub(crate) fn make_data_dir(dir: &Path) -> Result<(), Failure> {
     make().map_err(|e: std::io::Error| Failure::new(5, format!("the data directory {} cannot be made: {e}", dir.display())))
 }
 
-fn bind(urls: &[config::ListenUrl]) -> Result<Vec<Listener>, Failure> {
+fn bind(urls: &[config::ListenUrl], shared: bool) -> Result<Vec<Listener>, Failure> {
     let parsed: Result<Vec<Address>, _> = urls.iter().map(|url| Address::parse(&url.url().to_string())).collect();
-    parsed.and_then(|addresses| Address::bind_all(&addresses)).map_err(|e| Failure::new(1, e))
+    parsed.and_then(|addresses| Address::bind_all(&addresses, shared)).map_err(|e| Failure::new(1, e))
 }
 
 /// Tells systemd, when it asked to be told.
@@ -188,8 +188,8 @@ pub struct Server {
 pub async fn start(config: &Config) -> Result<Server, Failure> {
     make_data_dir(&config.data_dir)?;
     // Ports first: a second server on the same address must not touch the data.
-    let client_listeners = bind(&config.listen_client_urls)?;
-    let peer_listeners = bind(&config.listen_peer_urls)?;
+    let client_listeners = bind(&config.listen_client_urls, config.socket_reuse_port)?;
+    let peer_listeners = bind(&config.listen_peer_urls, config.socket_reuse_port)?;
     let client_tls = tls::server_tls(config, &config.client_tls, &config.listen_client_urls, "client")?;
     let peer_tls = tls::server_tls(config, &config.peer_tls, &config.listen_peer_urls, "peer")?;
     let dial_tls = match &peer_tls {
@@ -200,8 +200,8 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
         return Err(Failure::new(departure::EXIT_CODE, departure::farewell(&config.data_dir)));
     }
     let metrics = Metrics::new(config.extensive_metrics);
-    let metrics_listeners = bind(&config.listen_metrics_urls)?;
-    let http_listeners = bind(&config.listen_client_http_urls)?;
+    let metrics_listeners = bind(&config.listen_metrics_urls, config.socket_reuse_port)?;
+    let http_listeners = bind(&config.listen_client_http_urls, config.socket_reuse_port)?;
     let net = Arc::new(NetThreads::start("net", net_threads_for(cores())).map_err(|e| Failure::new(5, e))?);
     let dial: Arc<dyn Dial> = Arc::new(tls::PeerDial { tls: dial_tls, from: tls::local_address(config) });
     let settings = budget::node_settings(config, &metrics);
@@ -226,8 +226,13 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
     if opened.machine().shared().is_removed(identity.member) {
         return Err(Failure::new(departure::EXIT_CODE, departure::farewell(&config.data_dir)));
     }
-    let settings =
-        PeerSettings { cluster_id: identity.cluster, member_id: identity.member, election: config.election_timeout, dial };
+    let settings = PeerSettings {
+        cluster_id: identity.cluster,
+        member_id: identity.member,
+        election: config.election_timeout,
+        snapshot_rate: config.snapshot_rate_bytes_per_second,
+        dial,
+    };
     let peers = Peers::start(settings).map_err(|e| Failure::new(5, e))?;
     let sink: Arc<dyn PeerSink> = Arc::new(peers.clone());
     let node = opened.run(sink, Box::new(HubSink(hub.clone())))?;

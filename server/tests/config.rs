@@ -91,7 +91,7 @@ fn no_flags_give_etcd_s_defaults() {
     assert_eq!((c.corrupt_check_interval, c.compact_hash_check_interval), (None, secs(60)));
     assert_eq!((c.downgrade_check_interval, c.warning_unary_request_duration), (Some(secs(5)), Duration::from_millis(300)));
     assert_eq!((c.log.level, c.log.outputs), (LogLevel::Info, vec![LogOutput::Stderr]));
-    assert!(c.features.fast_lease_keep_alive && !c.features.initial_corrupt_check);
+    assert!(!c.features.compact_hash_check && !c.features.initial_corrupt_check);
     assert_eq!((c.memory_limit_bytes, c.snapshot_rate_bytes_per_second), (None, None));
     assert!(warnings.iter().all(|w| w.level == Level::Note), "{warnings:?}");
 }
@@ -120,7 +120,8 @@ fn kubeadm_s_command_line_means_what_it_says() {
         "--watch-progress-notify-interval=5s",
     ];
     let (c, warnings) = run(&args, &[], None);
-    assert_eq!(warnings, []);
+    // The one flag of it that is not needed here says so.
+    assert_eq!(warnings.iter().map(|w| (w.level, w.setting.as_str())).collect::<Vec<_>>(), [(Level::Note, "snapshot-count")]);
     assert_eq!((c.name.as_str(), c.data_dir.to_str()), ("cp-1", Some("/var/lib/etcd")));
     assert_eq!(c.watch_progress_notify_interval, secs(5));
     assert!(c.features.initial_corrupt_check);
@@ -153,9 +154,9 @@ fn flags_are_written_as_go_reads_them() {
     check(&["--heartbeat-interval=0x32"], &[], Holds(|c| c.heartbeat_interval == Duration::from_millis(50)));
     check(&["--listen-peer-urls="], &[], Holds(|c| c.listen_peer_urls[0].to_string() == "http://localhost:2380"));
     check(
-        &["--feature-gates=AllAlpha=true,PriorityRequest=false", "--feature-gates=FastLeaseKeepAlive=0"],
+        &["--feature-gates=AllAlpha=true,CompactHashCheck=true", "--feature-gates=SetMemberLocalAddr=0"],
         &[],
-        Holds(|c| c.features.initial_corrupt_check && !c.features.priority_request && !c.features.fast_lease_keep_alive),
+        Holds(|c| c.features.initial_corrupt_check && !c.features.set_member_local_addr),
     );
     for (args, code, text) in [
         (&["--nmae=a"][..], 2, "did you mean --name?"),

@@ -36,11 +36,11 @@ const LEASES: &str = "lease deadlines are replicated and survive elections witho
 /// etcd 3.7's gates, in alphabetical order.
 pub static GATES: [Gate; 9] = [
     gate("CompactHashCheck", Stage::Alpha, false, None),
-    gate("FastLeaseKeepAlive", Stage::Beta, true, None),
+    gate("FastLeaseKeepAlive", Stage::Beta, true, Some("the leader renews from its own deadlines in either case")),
     gate("InitialCorruptCheck", Stage::Alpha, false, None),
     gate("LeaseCheckpoint", Stage::Alpha, false, Some(LEASES)),
     gate("LeaseCheckpointPersist", Stage::Alpha, false, Some(LEASES)),
-    gate("PriorityRequest", Stage::Alpha, false, None),
+    gate("PriorityRequest", Stage::Alpha, false, Some("every queue is bounded, and none lets one kind of request pass another")),
     gate("SetMemberLocalAddr", Stage::Alpha, false, None),
     gate("StopGRPCServiceOnDefrag", Stage::Alpha, false, Some("defragmentation never blocks requests")),
     gate("TxnModeWriteWithSharedBuffer", Stage::Beta, true, Some("transactions read a consistent view without copying a buffer")),
@@ -56,9 +56,7 @@ pub struct FeatureGates {
     /// Whether each gate of [`GATES`] is on, in that order, those that change nothing included.
     pub on: [bool; GATES.len()],
     pub compact_hash_check: bool,
-    pub fast_lease_keep_alive: bool,
     pub initial_corrupt_check: bool,
-    pub priority_request: bool,
     pub set_member_local_addr: bool,
 }
 
@@ -98,9 +96,7 @@ pub(super) fn settle(text: &str, warnings: &mut Vec<Warning>) -> Result<FeatureG
     Ok(FeatureGates {
         on: std::array::from_fn(|at| on(GATES[at].name)),
         compact_hash_check: on("CompactHashCheck"),
-        fast_lease_keep_alive: on("FastLeaseKeepAlive"),
         initial_corrupt_check: on("InitialCorruptCheck"),
-        priority_request: on("PriorityRequest"),
         set_member_local_addr: on("SetMemberLocalAddr"),
     })
 }

@@ -17,6 +17,9 @@ const NO_GATEWAY_DIAL: Effect = Effect::None("the HTTP gateway calls the server 
 const NO_ROTATION: Effect = Effect::None("log files are appended to and left for the host to rotate");
 const NO_TRACES: Effect = Effect::None("traces are not exported over OTLP");
 const LONG_IGNORED: Effect = Effect::None("etcd has ignored this flag since before 3.0");
+const NO_PING_COUNT: Effect = Effect::None("pings are answered at any rate");
+const PEER_PINGS: Effect = Effect::None("a peer connection is given up after an election time-out without an answer");
+const NO_USERS: Effect = Effect::None("users and roles are not there yet, and authentication cannot be enabled");
 const NO_BATCHES: Effect = Effect::None("writes are durable in the log, and the store is written behind it at its own pace");
 
 // One row a line, whatever its width: the table is read by column.
@@ -25,13 +28,13 @@ pub(super) static FLAGS: &[Flag] = &[
     row("name", Group::Member, Kind::Text, "default", Effect::Honoured, "Name of this member, as used in --initial-cluster"),
     row("data-dir", Group::Member, Kind::Text, "", Effect::Honoured, "Directory that holds all data; empty means <name>.etcd in the working directory"),
     row("wal-dir", Group::Member, Kind::Text, "", Effect::Honoured, "Directory for the raft log, when it has a disk of its own"),
-    row("snapshot-count", Group::Member, Kind::Uint, "10000", Effect::Honoured, "Entries applied between two trims of the raft log; 0 means the default"),
+    row("snapshot-count", Group::Member, Kind::Uint, "10000", Effect::None("the raft log is trimmed whenever the state behind it has been written, which bounds it by bytes"), "Entries applied between two trims of the raft log; 0 means the default"),
     row("snapshot-catchup-entries", Group::Member, Kind::Uint, "5000", Effect::Honoured, "Entries kept behind a trim for slow followers; 0 means the default"),
     row("max-snapshots", Group::Member, Kind::Uint, "5", Effect::None("--max-snapshots is deprecated in 3.6 and will be decommissioned in 3.8, and here snapshots are streamed from the store and none are kept as files"), "Snapshot files to keep"),
     row("max-wals", Group::Member, Kind::Uint, "5", Effect::None("the log recycles its segments and bounds them by bytes"), "Log files to keep"),
     row("heartbeat-interval", Group::Member, Kind::Millis, "100", Effect::Honoured, "Time between two heartbeats of the leader"),
     row("election-timeout", Group::Member, Kind::Millis, "1000", Effect::Honoured, "Time without a heartbeat after which a follower stands for election; at most 50000"),
-    row("initial-election-tick-advance", Group::Member, Kind::Bool, "true", Effect::Honoured, "Shorten the first election wait after a start"),
+    row("initial-election-tick-advance", Group::Member, Kind::Bool, "true", Effect::None("a lone member stands for election at once, and members of a cluster wait their first time-out in full"), "Shorten the first election wait after a start"),
     row("listen-peer-urls", Group::Member, Kind::Urls, "http://localhost:2380", Effect::Honoured, "Where to listen for other members"),
     row("listen-client-urls", Group::Member, Kind::Urls, "http://localhost:2379", Effect::Honoured, "Where to listen for clients, gRPC and HTTP"),
     row("listen-client-http-urls", Group::Member, Kind::Urls, "", Effect::Honoured, "Where to listen for HTTP clients only; HTTP then leaves --listen-client-urls"),
@@ -42,14 +45,14 @@ pub(super) static FLAGS: &[Flag] = &[
     row("max-txn-ops", Group::Member, Kind::Uint, "128", Effect::Honoured, "Operations allowed in one transaction"),
     row("max-request-bytes", Group::Member, Kind::Uint, "1572864", Effect::Honoured, "Largest request accepted from a client, in bytes"),
     row("max-concurrent-streams", Group::Member, Kind::Uint32, "4294967295", Effect::Honoured, "Streams one client connection may have open; 0 means no bound"),
-    row("grpc-keepalive-min-time", Group::Member, Kind::Duration, "5s", Effect::Honoured, "Clients that ping more often than this are cut off; 0 allows any rate"),
+    row("grpc-keepalive-min-time", Group::Member, Kind::Duration, "5s", NO_PING_COUNT, "Clients that ping more often than this are cut off; 0 allows any rate"),
     row("grpc-keepalive-interval", Group::Member, Kind::Duration, "2h", Effect::Honoured, "Time of silence after which the server pings a client; 0 turns pings off"),
     row("grpc-keepalive-timeout", Group::Member, Kind::Duration, "20s", Effect::Honoured, "Time a client has to answer a ping; 0 turns pings off"),
     row("socket-reuse-port", Group::Member, Kind::Bool, "false", Effect::Honoured, "Set SO_REUSEPORT on listeners"),
-    row("socket-reuse-address", Group::Member, Kind::Bool, "false", Effect::Honoured, "Set SO_REUSEADDR on listeners"),
+    row("socket-reuse-address", Group::Member, Kind::Bool, "false", Effect::None("listeners always set SO_REUSEADDR, which lets a restart pass over closed connections and no second server in"), "Set SO_REUSEADDR on listeners"),
     row("enable-grpc-gateway", Group::Member, Kind::Bool, "true", Effect::Honoured, "Serve the JSON gateway under /v3"),
-    row("raft-read-timeout", Group::Member, Kind::Duration, "5s", Effect::Honoured, "Time without data after which a peer connection is dropped; at least 5s"),
-    row("raft-write-timeout", Group::Member, Kind::Duration, "5s", Effect::Honoured, "Time a write to a peer may take; at least 5s"),
+    row("raft-read-timeout", Group::Member, Kind::Duration, "5s", PEER_PINGS, "Time without data after which a peer connection is dropped; at least 5s"),
+    row("raft-write-timeout", Group::Member, Kind::Duration, "5s", PEER_PINGS, "Time a write to a peer may take; at least 5s"),
     row("memory-mlock", Group::Member, Kind::Bool, "false", Effect::None("memory follows set budgets here, and the data is not mapped into memory"), "Lock memory pages"),
     row("feature-gates", Group::Member, Kind::Gates, "", Effect::Honoured, "Features to switch on or off; the gates are listed below"),
     row("config-file", Group::Member, Kind::Text, "", Effect::Honoured, "Read settings from this YAML file and from nowhere else"),
@@ -109,9 +112,9 @@ pub(super) static FLAGS: &[Flag] = &[
     row("tls-max-version", Group::Security, Kind::Text, "", Effect::Honoured, "Highest TLS version: TLS1.2 or TLS1.3; empty means the highest there is"),
     row("cors", Group::Security, Kind::Origins, "*", Effect::Honoured, "Origins allowed to call from a browser; empty or * means all"),
     row("host-whitelist", Group::Security, Kind::List, "*", Effect::Honoured, "Host names accepted in plain HTTP requests; empty or * means all"),
-    row("auth-token", Group::Auth, Kind::Text, "simple", Effect::Honoured, "Kind of token: simple, or jwt with pub-key=, priv-key=, sign-method=, ttl= after commas"),
-    row("bcrypt-cost", Group::Auth, Kind::Uint, "10", Effect::Honoured, "Cost of hashing a password, 4 to 31"),
-    row("auth-token-ttl", Group::Auth, Kind::Uint, "300", Effect::Honoured, "Seconds a simple token lives after its last use; 0 means the default"),
+    row("auth-token", Group::Auth, Kind::Text, "simple", NO_USERS, "Kind of token: simple, or jwt with pub-key=, priv-key=, sign-method=, ttl= after commas"),
+    row("bcrypt-cost", Group::Auth, Kind::Uint, "10", NO_USERS, "Cost of hashing a password, 4 to 31"),
+    row("auth-token-ttl", Group::Auth, Kind::Uint, "300", NO_USERS, "Seconds a simple token lives after its last use; 0 means the default"),
     row("enable-pprof", Group::Monitoring, Kind::Bool, "false", Effect::None("there is no Go runtime to profile"), "Serve Go profiles"),
     row("metrics", Group::Monitoring, Kind::Text, "basic", Effect::Honoured, "Detail of /metrics: basic, or extensive with latency histograms for each RPC"),
     row("listen-metrics-urls", Group::Monitoring, Kind::Urls, "", Effect::Honoured, "Where to listen for /metrics and health checks besides the client URLs"),

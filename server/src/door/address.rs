@@ -1,7 +1,7 @@
 //! Where a listener stands: an address taken from a listen URL, and the socket bound to it.
 //!
 //! In: a listen URL (`http://`, `https://`, `unix://`, `unixs://`). Out: a bound, non-blocking socket whose backlog already fills.
-//! Invariants: one process holds an address at a time (no SO_REUSEPORT; a live unix socket is never taken over), and every failure is one
+//! Invariants: one process holds an address at a time (SO_REUSEPORT only when asked for; a live unix socket is never taken over), and every failure is one
 //! sentence that names the address.
 
 use std::fmt;
@@ -91,9 +91,14 @@ impl Address {
 
     /// Takes the address. A unix socket file nobody answers on is replaced.
     pub fn bind(&self) -> Result<Listener, BindError> {
+        self.bind_with(false)
+    }
+
+    /// As [`Address::bind`]; `shared` lets other processes that say so too listen on the same TCP port.
+    fn bind_with(&self, shared: bool) -> Result<Listener, BindError> {
         let name = self.to_string();
         let (socket, local) = match &self.place {
-            Place::Tcp { host, port } => bind_tcp(host, *port).map(|(l, a)| (Socket::Tcp(l), a.to_string())),
+            Place::Tcp { host, port } => bind_tcp(host, *port, shared).map(|(l, a)| (Socket::Tcp(l), a.to_string())),
             Place::Unix(path) => bind_unix(path).map(|l| (Socket::Unix(l), path.display().to_string())),
         }
         .map_err(|e| {
@@ -103,14 +108,16 @@ impl Address {
     }
 
     /// Takes all addresses. A host and port that is named both with and without TLS becomes one listener that serves either.
-    pub fn bind_all(addresses: &[Address]) -> Result<Vec<Listener>, BindError> {
+    ///
+    /// `shared` sets SO_REUSEPORT, as `--socket-reuse-port` asks: then a second process that does the same is not refused.
+    pub fn bind_all(addresses: &[Address], shared: bool) -> Result<Vec<Listener>, BindError> {
         let twin = |a: &Address| {
             let other = Address { tls: !a.tls, ..a.clone() };
             matches!(a.place, Place::Tcp { port, .. } if port != 0) && addresses.contains(&other)
         };
         let mut listeners = Vec::new();
         for address in addresses.iter().filter(|a| a.tls || !twin(a)) {
-            let mut listener = address.bind()?;
+            let mut listener = address.bind_with(shared)?;
             listener.mixed = twin(address);
             listeners.push(listener);
         }
@@ -167,7 +174,7 @@ impl Drop for Listener {
     }
 }
 
-fn bind_tcp(host: &str, port: u16) -> io::Result<(TcpListener, SocketAddr)> {
+fn bind_tcp(host: &str, port: u16, shared: bool) -> io::Result<(TcpListener, SocketAddr)> {
     let resolved: Vec<SocketAddr> = if host.is_empty() {
         vec![
             SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), port),
@@ -180,7 +187,7 @@ fn bind_tcp(host: &str, port: u16) -> io::Result<(TcpListener, SocketAddr)> {
     // IPv4 first, as a host without IPv6 still lists ::1 under "localhost"; the empty host wants the dual-stack wildcard first.
     let (v4, v6): (Vec<_>, Vec<_>) = resolved.into_iter().partition(|a| a.is_ipv4() != host.is_empty());
     for addr in v4.into_iter().chain(v6) {
-        match bind_addr(addr) {
+        match bind_addr(addr, shared) {
             Ok(bound) => return Ok(bound),
             Err(e) if e.kind() == io::ErrorKind::AddrInUse => return Err(e),
             Err(e) => last = e,
@@ -189,7 +196,7 @@ fn bind_tcp(host: &str, port: u16) -> io::Result<(TcpListener, SocketAddr)> {
     Err(last)
 }
 
-fn bind_addr(addr: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+fn bind_addr(addr: SocketAddr, shared: bool) -> io::Result<(TcpListener, SocketAddr)> {
     use socket2::{Domain, Protocol, Type};
     let socket = socket2::Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     if addr.is_ipv6() {
@@ -198,6 +205,9 @@ fn bind_addr(addr: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
     }
     // SO_REUSEADDR only lets a restart pass over connections in TIME_WAIT; a second live listener is still refused.
     socket.set_reuse_address(true)?;
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
@@ -256,6 +266,16 @@ mod tests {
         let url = format!("http://{}", first.local());
         let error = Address::parse(&url).expect("url").bind().expect_err("second bind").to_string();
         assert_eq!(error, format!("cannot listen on {url}: bind: address already in use (another process holds it)"));
+    }
+
+    /// With SO_REUSEPORT on both sides two listeners share a port; a third without it is refused.
+    #[test]
+    fn a_port_is_shared_only_by_those_who_say_so() {
+        let first = &Address::bind_all(&[Address::parse("http://127.0.0.1:0").expect("url")], true).expect("bind")[0];
+        let address = Address::parse(&format!("http://{}", first.local())).expect("url");
+        let second = Address::bind_all(std::slice::from_ref(&address), true).expect("shared");
+        assert!(matches!(Address::bind_all(&[address], false), Err(BindError::InUse(_))));
+        drop(second);
     }
 
     /// A unix socket: a live one is refused, a stale file is replaced, a plain file is left alone, and a drop takes the file away.

@@ -203,7 +203,7 @@ async fn one_port_with_and_without_tls() {
     let tls = ServerTls::load(p.server.clone()).expect("tls");
     let free = Address::parse("http://127.0.0.1:0").and_then(|a| a.bind()).expect("bind").local().to_owned();
     let urls = ["http", "https"].map(|scheme| Address::parse(&format!("{scheme}://{free}")).expect("url"));
-    let mut listeners = Address::bind_all(&urls).expect("bind");
+    let mut listeners = Address::bind_all(&urls, false).expect("bind");
     assert_eq!(listeners.len(), 1);
     let door = Door::new(Arc::new(NetThreads::start("net", 1).expect("threads")), 100);
     let http = Some(who("http"));

@@ -59,6 +59,8 @@ pub struct PeerSettings {
     pub member_id: MemberId,
     /// The election timeout: a peer that is silent for so long is taken for gone.
     pub election: Duration,
+    /// Bytes a second at which a snapshot goes to a peer, > 0; `None` is no bound.
+    pub snapshot_rate: Option<u64>,
     pub dial: Arc<dyn Dial>,
 }
 
@@ -66,6 +68,7 @@ pub(crate) struct Inner {
     pub cluster_id: u64,
     pub member_id: MemberId,
     pub election: Duration,
+    pub snapshot_rate: Option<u64>,
     pub dial: Arc<dyn Dial>,
     /// Tells this process's streams from those of an earlier life.
     pub boot: u64,
@@ -109,6 +112,7 @@ impl Peers {
             cluster_id: settings.cluster_id,
             member_id: settings.member_id,
             election: settings.election,
+            snapshot_rate: settings.snapshot_rate,
             dial: settings.dial,
             boot: rand::random(),
             node: OnceLock::new(),

@@ -95,6 +95,8 @@ async fn over(
     let mut from = Some(Place { family: place.family, after: place.after });
     let mut end = SnapshotEnd::default();
     let mut waiting = 0;
+    let mut pace = link.inner.snapshot_rate.map(|rate| Pace::new(rate, tokio::time::Instant::now()));
+    let size = pace.as_ref().map_or(CHUNK, Pace::chunk);
     while from.is_some() || waiting > 0 {
         while waiting < UNACKNOWLEDGED
             && let Some(at) = from.take()
@@ -102,7 +104,7 @@ async fn over(
             if !node.status().is_leader {
                 return Err("this member no longer leads".into());
             }
-            let chunk = view.chunk(at, CHUNK).await.map_err(|e| e.to_string())?;
+            let chunk = view.chunk(at, size).await.map_err(|e| e.to_string())?;
             from = chunk.next;
             if chunk.count == 0 {
                 continue;
@@ -110,6 +112,10 @@ async fn over(
             end.rows += chunk.count;
             end.crc32c = crc32c::crc32c_append(end.crc32c, &chunk.rows);
             link.count.sent(chunk.rows.len());
+            if let Some(pace) = &mut pace {
+                tokio::time::sleep_until(pace.due()).await;
+                pace.sent(chunk.rows.len());
+            }
             let crc32c = crc32c::crc32c(&chunk.rows);
             let chunk = SnapshotChunk { family: chunk.family, rows: chunk.rows, crc32c, ..Default::default() };
             // A closed channel says that the call is over; the receipts say why.
@@ -136,5 +142,62 @@ async fn receipt(receipts: &mut Streaming<SnapshotReceipt>, silence: Duration) -
         Ok(Ok(None)) => Err("the peer closed the stream".into()),
         Ok(Err(status)) => Err(refusal(&status)),
         Err(_) => Err("the peer made no progress".into()),
+    }
+}
+
+/// Spreads a snapshot over time: each chunk waits until those before it have had theirs.
+struct Pace {
+    /// Bytes a second, > 0.
+    rate: u64,
+    began: tokio::time::Instant,
+    bytes: u64,
+}
+
+impl Pace {
+    fn new(rate: u64, began: tokio::time::Instant) -> Self {
+        Self { rate, began, bytes: 0 }
+    }
+
+    /// Bytes of one chunk: never more than a second's worth, so that a slow transfer still shows progress to the receiver.
+    fn chunk(&self) -> usize {
+        usize::try_from(self.rate).map_or(CHUNK, |rate| rate.clamp(1, CHUNK))
+    }
+
+    /// When the next chunk may go.
+    fn due(&self) -> tokio::time::Instant {
+        self.began + Duration::from_secs_f64(self.bytes as f64 / self.rate as f64)
+    }
+
+    fn sent(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ten chunks at a bound of four chunks a second: the first goes at once, the last one when nine have had their quarter second.
+    #[test]
+    fn a_snapshot_keeps_to_its_rate() {
+        let began = tokio::time::Instant::now();
+        let mut pace = Pace::new(4 << 20, began);
+        assert_eq!(pace.chunk(), CHUNK);
+        assert_eq!(pace.due(), began);
+        for _ in 0..9 {
+            pace.sent(1 << 20);
+        }
+        assert_eq!(pace.due(), began + Duration::from_millis(2250));
+    }
+
+    /// A rate below one chunk a second makes the chunks small, and no pause longer than a second.
+    #[test]
+    fn a_slow_snapshot_goes_in_small_chunks() {
+        let mut pace = Pace::new(10_000, tokio::time::Instant::now());
+        let chunk = pace.chunk();
+        assert_eq!(chunk, 10_000);
+        let before = pace.due();
+        pace.sent(chunk);
+        assert_eq!(pace.due() - before, Duration::from_secs(1));
     }
 }

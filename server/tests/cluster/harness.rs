@@ -195,6 +195,7 @@ impl Cluster {
             cluster_id: CLUSTER,
             member_id: self.slots[at].id,
             election: Duration::from_millis(500),
+            snapshot_rate: None,
             dial: Arc::new(PlainDial),
         })
         .expect("the peer room starts");
