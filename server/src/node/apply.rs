@@ -12,6 +12,7 @@ use prost::Message as _;
 use quorate_proto::state::{Configuration, MemberChange};
 use raft::eraftpb::{ConfChangeV2, ConfState, Entry, EntryType, Snapshot};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Whoever wants to know what was applied; calls are in order and must not block.
 pub trait EventSink: Send {
@@ -100,7 +101,11 @@ impl ApplyThread {
                         end::process();
                     }
                 }
-                if let Some(index) = last {
+                // The index was moved before; see the loop's side.
+                std::sync::atomic::fence(Ordering::SeqCst);
+                if let Some(index) = last
+                    && self.inner.applied_wanted.load(Ordering::SeqCst)
+                {
                     let _ = self.inner.inbox.send(Input::Applied(index));
                 }
                 self.settle(false);

@@ -136,6 +136,17 @@ impl Driver {
         conf.voters.len() == 1 && conf.voters[0] == self.raw.raft.id && conf.voters_outgoing.is_empty()
     }
 
+    /// True for a lone voter without learners.
+    pub fn alone(&self) -> bool {
+        let prs = self.raw.raft.prs();
+        prs.is_singleton() && prs.iter().len() == 1 && prs.get(self.raw.raft.id).is_some()
+    }
+
+    /// The newest index that raft knows to be applied.
+    pub fn applied_index(&self) -> u64 {
+        self.applied
+    }
+
     pub fn conf_state(&self) -> ConfState {
         self.raw.raft.prs().conf().to_conf_state()
     }

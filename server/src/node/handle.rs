@@ -114,6 +114,8 @@ pub(super) struct Inner {
     pub gauges: Gauges,
     pub store: Arc<Store>,
     pub shared: Arc<Shared>,
+    /// The loop wants word of what is applied; else it looks by itself at its next turn.
+    pub applied_wanted: AtomicBool,
     pub clock: Mutex<LeaseClock>,
     pub time: Clock,
     pub leader_changes: watch::Sender<u64>,

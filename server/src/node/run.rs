@@ -62,6 +62,11 @@ impl PeerSink for () {
 pub(super) trait Log: Send {
     /// False when nothing is written any more.
     fn submit(&self, task: WalTask<Vec<Message>>) -> bool;
+    /// Writes a task at once, on the calling thread, when nothing else is being written: the number it is durable up to, for which no
+    /// [`Input::Persisted`] comes. Otherwise the task comes back.
+    fn write_now(&self, task: WalTask<Vec<Message>>) -> Result<u64, WalTask<Vec<Message>>> {
+        Err(task)
+    }
     /// Gives up what is only needed up to an index; may be passed over, a later purge makes up for it.
     fn purge(&self, index: u64);
     fn close(self: Box<Self>) -> Result<(), WalError>;
@@ -70,6 +75,10 @@ pub(super) trait Log: Send {
 impl Log for WalWriter<Vec<Message>> {
     fn submit(&self, task: WalTask<Vec<Message>>) -> bool {
         WalWriter::submit(self, task).is_ok()
+    }
+
+    fn write_now(&self, task: WalTask<Vec<Message>>) -> Result<u64, WalTask<Vec<Message>>> {
+        WalWriter::write_now(self, task).map(|durable| durable.number)
     }
 
     fn purge(&self, index: u64) {
@@ -209,6 +218,8 @@ pub(super) struct Loop {
     /// When the view for followers was last in use.
     view_used: Duration,
     installing: Option<Installing>,
+    /// The log is durable up to here, by a write of this thread; the driver is to be told.
+    written: Option<u64>,
 }
 
 impl Loop {
@@ -254,6 +265,7 @@ impl Loop {
             view_asked: false,
             view_used,
             installing: None,
+            written: None,
         }
     }
 
@@ -263,7 +275,12 @@ impl Loop {
         let mut next_tick = self.inner.time.now() + self.tick;
         'run: loop {
             self.work();
-            let wait = next_tick.saturating_sub(self.inner.time.now());
+            // Apply looks at the wish after it moved the index, and the index is looked at after the wish was spoken: one sees the other.
+            let waits = self.waits_for_apply();
+            self.inner.applied_wanted.store(waits, Ordering::SeqCst);
+            std::sync::atomic::fence(Ordering::SeqCst);
+            let moved = waits && self.inner.shared.applied_index() > self.driver.applied_index();
+            let wait = if moved { Duration::ZERO } else { next_tick.saturating_sub(self.inner.time.now()) };
             let mut taken = 0;
             // While the log writes all that it may, more proposals would only be put aside: they can wait for it too.
             let busy = self.driver.is_leader() && self.driver.writing() >= MAX_WRITING;
@@ -330,18 +347,11 @@ impl Loop {
                     }
                 }
             }
-            Input::Persisted(number) => {
-                self.driver.persisted(number);
-                self.install(number);
-            }
+            Input::Persisted(number) => self.persisted(number),
             Input::ViewReady(view) => self.view_ready(view),
             Input::Pin(answer) => drop(self.apply.send(ApplyTask::View(ViewFor::Reader(answer)))),
             Input::Snapshot { message, answer } => drop(answer.send(self.take_snapshot(message))),
-            Input::Applied(index) => {
-                self.installed(index);
-                self.driver.applied(index);
-                self.release_reads(index);
-            }
+            Input::Applied(index) => self.applied(index),
             Input::ApplyChange { change, reply } => {
                 let _ = reply.send(self.reconfigure(&change));
             }
@@ -368,6 +378,16 @@ impl Loop {
 
     /// Moves everything that can move.
     pub fn work(&mut self) {
+        self.advance();
+        while let Some(number) = self.written.take() {
+            self.persisted(number);
+            self.advance();
+        }
+        self.publish();
+    }
+
+    fn advance(&mut self) {
+        self.look_at_applied();
         self.propose();
         self.start_round();
         let effects = self.driver.ready();
@@ -376,7 +396,38 @@ impl Loop {
             self.view_asked = true;
             let _ = self.apply.send(ApplyTask::View(ViewFor::Followers));
         }
-        self.publish();
+    }
+
+    fn persisted(&mut self, number: u64) {
+        self.driver.persisted(number);
+        self.install(number);
+    }
+
+    /// Takes note of what was applied since the last turn. Apply sends no word of it while nobody waits for it: see
+    /// [`Loop::waits_for_apply`].
+    fn look_at_applied(&mut self) {
+        if self.installing.is_none() {
+            self.applied(self.inner.shared.applied_index());
+        }
+    }
+
+    fn applied(&mut self, index: u64) {
+        self.installed(index);
+        self.driver.applied(index);
+        self.release_reads(index);
+    }
+
+    /// Whether something is to happen as soon as apply goes on.
+    fn waits_for_apply(&self) -> bool {
+        let g = &self.inner.gauges;
+        let becoming =
+            self.driver.is_leader() && !(self.keeps_time && (g.reads_are_fresh.load(Ordering::Relaxed) || !self.alone()));
+        becoming || !self.answered.is_empty() || self.installing.is_some()
+    }
+
+    /// True when there is nobody to talk to: this member is all there is.
+    fn alone(&self) -> bool {
+        self.driver.alone()
     }
 
     // === snapshots ===
@@ -713,8 +764,20 @@ impl Loop {
     }
 
     fn log(&mut self, group: Group, after: Vec<Message>) {
+        let mut task = WalTask { group, tag: after };
+        // Alone there are no heartbeats to send meanwhile, and the next proposals wait for this write whoever does it: two changes of
+        // threads are spared.
+        if task.tag.is_empty() && self.alone() {
+            match self.wal.write_now(task) {
+                Ok(number) => {
+                    self.written = self.written.max(Some(number));
+                    return;
+                }
+                Err(back) => task = back,
+            }
+        }
         // The log's queue is far longer than the groups we let it write; it is full only while the disk is.
-        if !self.wal.submit(WalTask { group, tag: after }) {
+        if !self.wal.submit(task) {
             tracing::error!("the log's thread is gone; stopping");
             end::process();
         }

@@ -32,6 +32,7 @@ use quorate_proto::state::Member;
 use raft::eraftpb::{ConfState, HardState, Message};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -562,6 +563,7 @@ impl Opened {
             gauges: Gauges::default(),
             store: self.store.clone(),
             shared: self.machine.shared(),
+            applied_wanted: AtomicBool::new(true),
             clock: Mutex::new(LeaseClock::default()),
             time,
             leader_changes: tokio::sync::watch::Sender::new(0),

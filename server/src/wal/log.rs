@@ -392,6 +392,11 @@ impl Wal {
     /// # Errors
     /// As `append`; the log is closed all the same.
     pub fn close(mut self) -> Result<(), WalError> {
+        self.finish()
+    }
+
+    /// As [`Wal::close`], for an owner that cannot give the log away; nothing is written after it.
+    pub(super) fn finish(&mut self) -> Result<(), WalError> {
         self.sync()?;
         if self.end + HEAD_SIZE as u64 > self.active.header.size {
             return Ok(());

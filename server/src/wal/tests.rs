@@ -527,6 +527,53 @@ fn the_writer_answers_in_order_and_batches() {
     assert_eq!(reopen(&files, 65536).expect("a sound log").1.entries.len(), 3000);
 }
 
+/// Writes of the caller's own take turns with the thread's: never while it has something in hand, never out of order, and never on
+/// a full disk, which only the thread waits for.
+#[test]
+fn a_caller_writes_by_itself_only_while_the_thread_has_nothing() {
+    let files = SimFiles::new(1);
+    let wal = create(&files, 65536);
+    let (answers, answered) = crossbeam_channel::unbounded();
+    let (go_on, held) = crossbeam_channel::bounded::<()>(0);
+    let healer = files.clone();
+    let hooks = Hooks {
+        on_durable: Box::new(move |durable: Durable<()>| {
+            answers.send(durable.number).expect("a listener");
+            let _ = held.recv();
+        }),
+        on_fault: Box::new(move |error| {
+            assert!(error.is_no_space(), "{error}");
+            healer.heal();
+            Verdict::Retry(Duration::ZERO)
+        }),
+        on_written: Box::new(|_, _, _| {}),
+    };
+    let writer = WalWriter::spawn(wal, hooks).expect("a thread");
+    let task = |number| WalTask { group: group(number, number, 1, 1, 100), tag: () };
+    assert_eq!(writer.write_now(task(1)).ok().map(|d| d.number), Some(1));
+    // The thread is held up while it answers for 2: what comes is given back, and goes its way.
+    assert!(writer.submit(task(2)).is_ok());
+    assert_eq!(answered.recv(), Ok(2));
+    let back = writer.write_now(task(3)).err().expect("the thread is busy");
+    assert_eq!(back.group.number, 3);
+    assert!(writer.submit(back).is_ok());
+    drop(go_on);
+    assert_eq!(answered.recv(), Ok(3));
+    let mut next = task(4);
+    while let Err(back) = writer.write_now(next) {
+        next = back;
+        std::thread::yield_now();
+    }
+    files.fail_after(0, Fault::NoSpace);
+    let back = writer.write_now(task(5)).err().expect("the disk is full");
+    assert!(writer.submit(back).is_ok());
+    assert_eq!(answered.recv(), Ok(5));
+    writer.close().expect("a close");
+    assert!(answered.is_empty(), "what a caller wrote is not answered a second time");
+    let entries = reopen(&files, 65536).expect("a sound log").1.entries;
+    assert_eq!(entries.iter().map(|e| e.index).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+}
+
 #[test]
 fn the_writer_waits_for_space_and_stops_at_a_broken_disk() {
     let files = SimFiles::new(1);

@@ -1,15 +1,20 @@
-//! Writer: the thread that owns the log and batches what queues up behind each sync.
+//! Writer: the thread that writes the log and batches what queues up behind each sync.
 //!
 //! In: tasks and commands over one bounded channel, in order. Out: one `on_durable` call for each batch, with the tags
 //! of its tasks; faults through `on_fault`. No timers: while one sync runs, the next batch forms. After a fatal fault
 //! nothing is answered any more, and the hook is expected to abort the process.
+//! Who has nothing better to do than to wait for a write may write it himself with [`WalWriter::write_now`], as long as the thread
+//! has nothing in hand: that spares two changes of threads. One thread submits, so order cannot be lost between the two ways.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::queue::{Receiver, Sender, bounded, unbounded};
 use crossbeam_channel::{TryRecvError, TrySendError};
+use parking_lot::Mutex;
 
 use super::record;
 use super::{Group, Wal, WalError};
@@ -59,12 +64,17 @@ pub struct Hooks<T> {
 enum Command<T> {
     Append(WalTask<T>),
     Purge(u64),
+    /// Spares are wanted.
+    Prepare,
     Close,
 }
 
 /// A handle on the writer thread. Dropping it without `close` ends the thread after what is queued.
 pub struct WalWriter<T> {
     queue: Sender<Command<T>>,
+    pen: Arc<Mutex<Pen<T>>>,
+    /// Tasks and commands handed to the thread that it has not done.
+    pending: Arc<AtomicUsize>,
     thread: JoinHandle<Result<(), WalError>>,
 }
 
@@ -75,9 +85,10 @@ impl<T: Send + 'static> WalWriter<T> {
     /// When the system gives no thread.
     pub fn spawn(wal: Wal, hooks: Hooks<T>) -> io::Result<Self> {
         let (queue, commands) = bounded(QUEUE_LIMIT);
-        let body = Body { wal, hooks, commands, time: Clock::system(), held: None, prepare_after: None };
+        let body = Body::new(wal, hooks, commands, Clock::system());
+        let (pen, pending) = (body.pen.clone(), body.pending.clone());
         let thread = thread::Builder::new().name("wal".to_owned()).spawn(move || body.run())?;
-        Ok(WalWriter { queue, thread })
+        Ok(WalWriter { queue, pen, pending, thread })
     }
 
     /// Queues a task; waits while the queue is full.
@@ -85,7 +96,8 @@ impl<T: Send + 'static> WalWriter<T> {
     /// # Errors
     /// Gives the task back when the thread has ended.
     pub fn submit(&self, task: WalTask<T>) -> Result<(), WalTask<T>> {
-        self.queue.send(Command::Append(task)).map_err(|refused| give_back(refused.0))
+        self.pending.fetch_add(1, Ordering::Relaxed);
+        self.queue.send(Command::Append(task)).map_err(|refused| self.give_back(refused.0))
     }
 
     /// Queues a task unless the queue is full.
@@ -93,9 +105,27 @@ impl<T: Send + 'static> WalWriter<T> {
     /// # Errors
     /// Gives the task back when the queue is full or the thread has ended.
     pub fn try_submit(&self, task: WalTask<T>) -> Result<(), WalTask<T>> {
+        self.pending.fetch_add(1, Ordering::Relaxed);
         self.queue.try_send(Command::Append(task)).map_err(|refused| match refused {
-            TrySendError::Full(command) | TrySendError::Disconnected(command) => give_back(command),
+            TrySendError::Full(command) | TrySendError::Disconnected(command) => self.give_back(command),
         })
+    }
+
+    /// Writes a task on the calling thread, and syncs it if it must be; `on_durable` is not called for it.
+    ///
+    /// # Errors
+    /// Gives the task back, unwritten, while the thread has something in hand or the disk is full: it is to be submitted then.
+    pub fn write_now(&self, task: WalTask<T>) -> Result<Durable<T>, WalTask<T>> {
+        if self.pending.load(Ordering::Acquire) != 0 {
+            return Err(task);
+        }
+        let Some(mut pen) = self.pen.try_lock() else { return Err(task) };
+        let durable = pen.write_now(task)?;
+        if pen.wants_spare() {
+            // The thread makes them; if it cannot be told now, the next write tells it.
+            let _ = self.queue.try_send(Command::Prepare);
+        }
+        Ok(durable)
     }
 
     /// Tasks and commands that wait.
@@ -107,7 +137,12 @@ impl<T: Send + 'static> WalWriter<T> {
     /// Asks to purge up to `index`, after what is queued. False when the queue is full or the thread has ended: a later
     /// purge makes up for it.
     pub fn purge(&self, index: u64) -> bool {
-        self.queue.try_send(Command::Purge(index)).is_ok()
+        self.pending.fetch_add(1, Ordering::Relaxed);
+        let queued = self.queue.try_send(Command::Purge(index)).is_ok();
+        if !queued {
+            self.pending.fetch_sub(1, Ordering::Relaxed);
+        }
+        queued
     }
 
     /// Writes what is queued, closes the log and ends the thread.
@@ -120,22 +155,31 @@ impl<T: Send + 'static> WalWriter<T> {
         drop(self.queue);
         self.thread.join().unwrap_or(Err(WalError::Poisoned))
     }
-}
 
-fn give_back<T>(command: Command<T>) -> WalTask<T> {
-    match command {
-        Command::Append(task) => task,
-        Command::Purge(_) | Command::Close => unreachable!("only tasks are sent through submit"),
+    /// Takes a task out of a command that was refused, and off the count.
+    fn give_back(&self, command: Command<T>) -> WalTask<T> {
+        self.pending.fetch_sub(1, Ordering::Relaxed);
+        match command {
+            Command::Append(task) => task,
+            Command::Purge(_) | Command::Prepare | Command::Close => unreachable!("only tasks are sent through submit"),
+        }
     }
 }
 
+/// What the thread does with what comes.
 struct Body<T> {
-    wal: Wal,
-    hooks: Hooks<T>,
+    pen: Arc<Mutex<Pen<T>>>,
+    pending: Arc<AtomicUsize>,
     commands: Receiver<Command<T>>,
-    time: Clock,
     /// A command met while a batch was drained.
     held: Option<Command<T>>,
+}
+
+/// The log and what to do with it; whoever holds it writes.
+struct Pen<T> {
+    wal: Wal,
+    hooks: Hooks<T>,
+    time: Clock,
     /// No spare is attempted before this, after an attempt failed.
     prepare_after: Option<Duration>,
 }
@@ -147,6 +191,17 @@ struct Batch<T> {
 }
 
 impl<T> Batch<T> {
+    fn of(task: WalTask<T>) -> Self {
+        Self { groups: vec![task.group], tags: vec![task.tag] }
+    }
+
+    /// The one task of a batch of one.
+    fn into_task(mut self) -> WalTask<T> {
+        let task = self.groups.pop().zip(self.tags.pop());
+        let (group, tag) = task.expect("a batch of one");
+        WalTask { group, tag }
+    }
+
     fn must_sync(&self) -> bool {
         self.groups.iter().any(|group| group.must_sync)
     }
@@ -174,7 +229,7 @@ impl<T: Send + 'static> SteppedWriter<T> {
     /// A writer whose queue has no bound: who submits is who steps, and must never wait.
     pub fn new(wal: Wal, hooks: Hooks<T>, time: Clock) -> (Self, SteppedQueue<T>) {
         let (queue, commands) = unbounded();
-        let body = Body { wal, hooks, commands, time, held: None, prepare_after: None };
+        let body = Body::new(wal, hooks, commands, time);
         (Self { body, drained: None, written: None, late_sync: false }, SteppedQueue(queue))
     }
 
@@ -193,32 +248,35 @@ impl<T: Send + 'static> SteppedWriter<T> {
     /// # Errors
     /// What the disk said. After `WalError::is_no_space` the same batch is tried again by the next call.
     pub fn step(&mut self) -> Result<bool, WalError> {
+        let body = &mut self.body;
         if std::mem::take(&mut self.late_sync) {
-            self.body.wal.sync()?;
+            body.pen.lock().wal.sync()?;
             return Ok(false);
         }
         if let Some(batch) = self.written.take() {
+            let mut pen = body.pen.lock();
             if batch.must_sync() {
-                self.body.wal.sync()?;
+                pen.wal.sync()?;
             }
-            (self.body.hooks.on_durable)(batch.durable());
-            if self.body.wants_spare() {
-                self.body.prepare();
+            (pen.hooks.on_durable)(batch.durable());
+            if pen.wants_spare() {
+                pen.prepare();
             }
             return Ok(false);
         }
         if self.drained.is_none() {
-            match self.body.held.take().or_else(|| self.body.commands.try_recv().ok()) {
-                Some(Command::Append(task)) => self.drained = Some(self.body.drain(task)),
-                Some(Command::Purge(index)) => drop(self.body.wal.purge(index)?),
-                Some(Command::Close) | None => {}
+            match body.held.take().or_else(|| body.commands.try_recv().ok()) {
+                Some(Command::Append(task)) => self.drained = Some(body.drain(task)),
+                Some(Command::Purge(index)) => drop(body.pen.lock().wal.purge(index)?),
+                Some(Command::Prepare | Command::Close) | None => {}
             }
         }
         let Some(batch) = self.drained.take() else { return Ok(false) };
-        self.body.time_passes();
-        match self.body.wal.write(&batch.groups) {
+        let mut pen = body.pen.lock();
+        pen.time_passes();
+        match pen.wal.write(&batch.groups) {
             Ok(_) if plant::is(Plant::AckBeforeSync) => {
-                (self.body.hooks.on_durable)(batch.durable());
+                (pen.hooks.on_durable)(batch.durable());
                 self.late_sync = true;
             }
             Ok(_) => self.written = Some(batch),
@@ -247,24 +305,33 @@ impl<T> SteppedQueue<T> {
 const PREPARE_PAUSE: Duration = Duration::from_secs(5);
 
 impl<T> Body<T> {
+    fn new(wal: Wal, hooks: Hooks<T>, commands: Receiver<Command<T>>, time: Clock) -> Self {
+        let pen = Pen { wal, hooks, time, prepare_after: None };
+        Self { pen: Arc::new(Mutex::new(pen)), pending: Arc::default(), commands, held: None }
+    }
+
     fn run(mut self) -> Result<(), WalError> {
         loop {
-            let outcome = match self.next() {
-                Some(Command::Append(task)) => self.append(task).map(|()| {
-                    if self.wants_spare() {
-                        self.prepare()
+            let done = match self.next() {
+                Some(Command::Append(task)) => {
+                    let batch = self.drain(task);
+                    let tasks = batch.tags.len();
+                    let mut pen = self.pen.lock();
+                    pen.append(batch)?;
+                    if pen.wants_spare() {
+                        pen.prepare();
                     }
-                }),
-                Some(Command::Purge(index)) => self.retry(|wal| wal.purge(index).map(|_| ())),
-                Some(Command::Close) | None => {
-                    let closed = self.wal.close();
-                    if let Err(error) = &closed {
-                        (self.hooks.on_fault)(error);
-                    }
-                    return closed;
+                    tasks
                 }
+                Some(Command::Purge(index)) => {
+                    self.pen.lock().retry(|wal| wal.purge(index).map(|_| ()))?;
+                    1
+                }
+                Some(Command::Prepare) => 0,
+                Some(Command::Close) | None => return self.pen.lock().close(),
             };
-            outcome?;
+            // After the lock was let go, so that who sees the count at zero finds the pen free.
+            self.pending.fetch_sub(done, Ordering::Release);
         }
     }
 
@@ -277,43 +344,28 @@ impl<T> Body<T> {
             match self.commands.try_recv() {
                 Ok(command) => return Some(command),
                 Err(TryRecvError::Disconnected) => return None,
-                Err(TryRecvError::Empty) if self.wants_spare() => self.prepare(),
-                Err(TryRecvError::Empty) => return self.commands.recv().ok(),
+                Err(TryRecvError::Empty) => {
+                    let mut pen = self.pen.lock();
+                    if !pen.wants_spare() {
+                        drop(pen);
+                        return self.commands.recv().ok();
+                    }
+                    pen.prepare();
+                }
             }
         }
-    }
-
-    /// Drains a batch behind `first`, writes and syncs it, answers it.
-    fn append(&mut self, first: WalTask<T>) -> Result<(), WalError> {
-        let batch = self.drain(first);
-        self.time_passes();
-        let began = Instant::now();
-        let written = self.retry(|wal| wal.write(&batch.groups).map(|appended| appended.bytes))?;
-        let must_sync = batch.must_sync();
-        let wrote = began.elapsed();
-        if must_sync {
-            self.retry(Wal::sync)?;
-        }
-        (self.hooks.on_written)(written, wrote, must_sync.then(|| began.elapsed().saturating_sub(wrote)));
-        (self.hooks.on_durable)(batch.durable());
-        Ok(())
-    }
-
-    fn time_passes(&mut self) {
-        self.wal.clock(self.time.now());
     }
 
     /// Takes what queues up behind `first`, up to a batch.
     fn drain(&mut self, first: WalTask<T>) -> Batch<T> {
         let mut bytes = record::body_size(&first.group);
-        let mut groups = vec![first.group];
-        let mut tags = vec![first.tag];
+        let mut batch = Batch::of(first);
         while bytes < BATCH_BYTES {
             match self.commands.try_recv() {
                 Ok(Command::Append(task)) => {
                     bytes += record::body_size(&task.group);
-                    groups.push(task.group);
-                    tags.push(task.tag);
+                    batch.groups.push(task.group);
+                    batch.tags.push(task.tag);
                 }
                 Ok(other) => {
                     self.held = Some(other);
@@ -322,7 +374,46 @@ impl<T> Body<T> {
                 Err(_) => break,
             }
         }
-        Batch { groups, tags }
+        batch
+    }
+}
+
+impl<T> Pen<T> {
+    /// Writes and syncs a batch, and answers it.
+    fn append(&mut self, batch: Batch<T>) -> Result<(), WalError> {
+        self.time_passes();
+        let began = Instant::now();
+        let written = self.retry(|wal| wal.write(&batch.groups).map(|appended| appended.bytes))?;
+        self.finish(&batch, began, written)?;
+        (self.hooks.on_durable)(batch.durable());
+        Ok(())
+    }
+
+    /// Writes and syncs a task for the caller; gives it back when the disk refuses it.
+    fn write_now(&mut self, task: WalTask<T>) -> Result<Durable<T>, WalTask<T>> {
+        self.time_passes();
+        let began = Instant::now();
+        let batch = Batch::of(task);
+        // A full disk is waited for on the thread, which then says so; so is any other end.
+        match self.wal.write(&batch.groups) {
+            Ok(appended) if self.finish(&batch, began, appended.bytes).is_ok() => Ok(batch.durable()),
+            Ok(_) | Err(_) => Err(batch.into_task()),
+        }
+    }
+
+    /// Syncs what was written, if it asked for that, and measures both.
+    fn finish(&mut self, batch: &Batch<T>, began: Instant, written: u64) -> Result<(), WalError> {
+        let must_sync = batch.must_sync();
+        let wrote = began.elapsed();
+        if must_sync {
+            self.retry(Wal::sync)?;
+        }
+        (self.hooks.on_written)(written, wrote, must_sync.then(|| began.elapsed().saturating_sub(wrote)));
+        Ok(())
+    }
+
+    fn time_passes(&mut self) {
+        self.wal.clock(self.time.now());
     }
 
     /// Calls until it succeeds, the hook gives up on a full disk, or something worse happens.
@@ -350,5 +441,13 @@ impl<T> Body<T> {
             (self.hooks.on_fault)(&error);
             self.prepare_after = Some(self.time.now() + PREPARE_PAUSE);
         }
+    }
+
+    fn close(&mut self) -> Result<(), WalError> {
+        let closed = self.wal.finish();
+        if let Err(error) = &closed {
+            (self.hooks.on_fault)(error);
+        }
+        closed
     }
 }

@@ -30,6 +30,8 @@ const QUEUE_BYTES: usize = 32 * 1024 * 1024;
 const CHUNK_BYTES: usize = 256 * 1024;
 /// Bytes in a batch of jobs that the fan-out thread takes as one: what a busy store publishes meanwhile costs one wake a stream.
 const MERGE_BYTES: usize = 256 * 1024;
+/// Bytes of events that wait for the fan-out thread's next tick while nobody watches: a wake for each batch would serve nobody.
+const UNWATCHED_BYTES: usize = 64 * 1024;
 /// How often the turns of periodic progress are looked at: the shortest interval that may be asked for.
 const TICK: Duration = Duration::from_millis(100);
 /// Pause before history is asked again for a revision that it does not show yet.
@@ -360,8 +362,20 @@ impl Shared {
             queue.bytes += bytes;
             queue.jobs.push_back(job);
         }
+        let wake = queue.bytes >= UNWATCHED_BYTES || self.counters.watchers() > 0;
         drop(queue);
-        self.queue_filled.notify_one();
+        if wake {
+            self.queue_filled.notify_one();
+        }
+    }
+
+    /// Somebody came who wants to be told: what waits for a tick is handed out now. A batch published at the same moment finds the
+    /// watcher, or was found here.
+    pub fn hand_out(&self) {
+        let waits = !self.queue.lock().jobs.is_empty();
+        if waits {
+            self.queue_filled.notify_one();
+        }
     }
 
     /// The next job; batches that wait behind each other come as one.

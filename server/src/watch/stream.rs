@@ -53,6 +53,7 @@ impl StreamHandle {
         let compacted = self.shared.history.compact_revision();
         let now = self.shared.now();
         self.shared.with(self.shard, |core| core.create(self.key, wish, head, compacted, now));
+        self.shared.hand_out();
     }
 
     /// Answered by `Canceled`, after which nothing of the watch follows. An unknown id is met with silence.
