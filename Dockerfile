@@ -18,8 +18,8 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     --mount=type=cache,target=/cache,id=quorate-rocksdb \
     export QUORATE_CACHE=/cache ROCKSDB_STATIC=1 && ROCKSDB_LIB_DIR="$(scripts/rocksdb.sh)" && export ROCKSDB_LIB_DIR \
- && cargo build --release --locked -p quorate-server -p quoratectl -p quorate-operator --bins \
- && scripts/dist.sh target/release /dist
+ && cargo build --profile dist --locked -p quorate-server -p quoratectl -p quorate-operator --bins \
+ && scripts/dist.sh target/dist /dist
 
 # A folder of the caller's takes this stage's place: --build-context dist=FOLDER.
 FROM scratch AS dist

@@ -8,10 +8,11 @@ DATA ?= quorate.data
 SEEDS ?= 1..2000
 ARGS ?=
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
+DIST := $(or $(CARGO_TARGET_DIR),target)/dist
 # Every recipe that links RocksDB finds it built once, for every profile.
 CARGO := ROCKSDB_STATIC=1 ROCKSDB_LIB_DIR="$$(scripts/rocksdb.sh)" cargo
 
-.PHONY: help setup build run test test-full verify fix unit sim sim-plants bench dist image charts e2e robustness
+.PHONY: help setup build ship run test test-full verify fix unit sim sim-plants bench dist image charts e2e robustness
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
@@ -21,6 +22,9 @@ setup: ## packages, and RocksDB once
 
 build: setup ## the programs, optimised
 	$(CARGO) build --release --workspace --bins
+
+ship: setup ## the programs as they are shipped: optimised across crates too
+	$(CARGO) build --profile dist -p quorate-server -p quoratectl -p quorate-operator -p quorate-bench --bins
 
 run: build ## one member on PORT (2379) in the foreground
 	@PORT=$(PORT) DATA=$(DATA) BIN=$(BIN) scripts/run.sh
@@ -47,11 +51,11 @@ test: ## the tier that CI runs
 test-full: ## every suite, whole
 	@scripts/test.sh full
 
-bench: build ## side by side with etcd
-	@bench/run.sh
+bench: ship ## side by side with etcd
+	@BIN=$(DIST) bench/run.sh
 
-dist: build ## the image's root file system, in dist/
-	@scripts/dist.sh $(BIN) dist
+dist: ship ## the image's root file system, in dist/
+	@scripts/dist.sh $(DIST) dist
 
 IMAGE ?= localhost/quorate:dev
 image: dist ## the image, an OCI archive in dist.tar; IMAGE= names it

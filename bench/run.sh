@@ -6,11 +6,11 @@
 # Examples: bench/run.sh --quick; bench/run.sh --only 'one member: put' --pairs 9
 set -euo pipefail
 cd "$(dirname "$0")/.."
-bin=${BIN:-${CARGO_TARGET_DIR:-target}/release}
+bin=${BIN:-${CARGO_TARGET_DIR:-target}/dist}
 etcd=${ETCD:-$(tests/foreign/etcd.sh)}
 data=${DATA:-bench.data}
 page=${PAGE-docs/performance.md}
-[ -x "$bin/quorate-bench" ] || { echo "no $bin/quorate-bench: run make build first" >&2; exit 1; }
+[ -x "$bin/quorate-bench" ] || { echo "no $bin/quorate-bench: run make ship first" >&2; exit 1; }
 # A build that replaces the programs during a run must not change what is measured.
 programs=$data/programs
 mkdir -p "$programs"

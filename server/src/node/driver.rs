@@ -10,6 +10,7 @@
 //! that has none, and the follower then acknowledges entries it does not have; every read round has a context of its own.
 
 use super::log_store::{LogStore, to_log};
+use super::rounds::{Rounds, last_heartbeats};
 use crate::env::plant::{self, Plant};
 use crate::wal::{Group, HardState as LogHardState, SnapshotMark};
 use bytes::Bytes;
@@ -73,6 +74,7 @@ pub(super) struct Driver {
     /// Index of a snapshot that raft accepted and the machine has not taken up. Until then raft cannot read the entries between what
     /// is applied and the snapshot, and an election, which looks at them, would end the process.
     taking_up: Option<u64>,
+    rounds: Rounds,
 }
 
 impl Driver {
@@ -102,6 +104,7 @@ impl Driver {
             applied: settings.applied,
             chance: settings.seed,
             taking_up: None,
+            rounds: Rounds::default(),
         };
         driver.draw_timeout();
         Ok(driver)
@@ -250,6 +253,7 @@ impl Driver {
     pub fn step(&mut self, message: Message) {
         match message.get_msg_type() {
             MessageType::MsgPropose => {}
+            MessageType::MsgReadIndex if self.is_leader() => self.read(message),
             MessageType::MsgTimeoutNow if self.taking_up.is_some() => {
                 tracing::info!("leadership was offered before a snapshot was in place; not taken");
             }
@@ -264,7 +268,37 @@ impl Driver {
 
     /// Starts a read round under `context`, which is never used twice.
     pub fn read_index(&mut self, context: Vec<u8>) {
-        self.raw.read_index(context);
+        if !self.is_leader() {
+            return self.raw.read_index(context);
+        }
+        let mut message = Message::default();
+        message.set_msg_type(MessageType::MsgReadIndex);
+        message.set_entries(vec![Entry { data: context.into(), ..Default::default() }]);
+        self.read(message);
+    }
+
+    /// Takes a leader's read request: it begins a round, or joins the one after that which is under way.
+    fn read(&mut self, request: Message) {
+        let under_way = self.raw.raft.pending_read_count() > 0;
+        if let Some(request) = self.rounds.admit(request, under_way) {
+            self.confirm(request);
+        }
+    }
+
+    fn confirm(&mut self, request: Message) {
+        if let Err(e) = self.raw.raft.step(request) {
+            tracing::debug!(error = %e, "raft refused a read request");
+        }
+    }
+
+    /// Begins the round of those that waited for the one before.
+    fn next_round(&mut self) {
+        if !self.is_leader() {
+            return self.rounds.clear();
+        }
+        for request in self.rounds.next(self.raw.raft.pending_read_count() > 0) {
+            self.confirm(request);
+        }
     }
 
     pub fn transfer(&mut self, to: u64) {
@@ -322,9 +356,12 @@ impl Driver {
     /// Everything there is to do since the last call.
     pub fn ready(&mut self) -> Effects {
         let mut out = Effects::default();
+        self.next_round();
         while self.raw.has_ready() {
             let mut ready = self.raw.ready();
-            out.send.extend(ready.take_messages());
+            let mut messages = ready.take_messages();
+            last_heartbeats(&mut messages);
+            out.send.extend(messages);
             out.reads.extend(ready.take_read_states().into_iter().map(|r| (r.request_ctx, r.index)));
             let mut mark = None;
             if !ready.snapshot().is_empty() {

@@ -13,6 +13,7 @@ mod keeper;
 mod log_store;
 mod meter;
 mod port;
+mod rounds;
 mod run;
 mod start;
 pub mod stepped;
