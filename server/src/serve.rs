@@ -42,6 +42,7 @@ impl From<StartError> for Failure {
 }
 
 mod budget;
+mod compare;
 mod meter;
 pub(crate) use budget::node_settings;
 mod join;
@@ -225,6 +226,9 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
     let identity = opened.identity();
     if opened.machine().shared().is_removed(identity.member) {
         return Err(Failure::new(departure::EXIT_CODE, departure::farewell(&config.data_dir)));
+    }
+    if config.features.initial_corrupt_check && entered.is_none() {
+        compare::compare(&opened, &dial, config.request_timeout()).await?;
     }
     let settings = PeerSettings {
         cluster_id: identity.cluster,

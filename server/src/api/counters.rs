@@ -114,6 +114,15 @@ methods! {
     HealthWatch => "grpc.health.v1.Health", "Watch", "server_stream";
 }
 
+impl Method {
+    /// Whether the answers show what the store holds: a member whose data differ from the others' does not give them.
+    pub fn shows_data(self) -> bool {
+        let (service, ..) = self.labels();
+        let services = ["etcdserverpb.KV", "etcdserverpb.Watch", "etcdserverpb.Lease", "v3lockpb.Lock", "v3electionpb.Election"];
+        self == Method::Snapshot || services.contains(&service)
+    }
+}
+
 /// One method's numbers. A row has its own cache lines, so two busy methods on two net threads do not slow each other.
 #[derive(Default)]
 #[repr(align(64))]

@@ -71,7 +71,7 @@ impl Door {
         let call = self.context.counters.start(method);
         call.received();
         let (metadata, _, message) = request.into_parts();
-        let result = match self.admit(&metadata, learner(&message), Shape::Unary) {
+        let result = match self.admit(method, &metadata, learner(&message), Shape::Unary) {
             Ok(_) => work(message).await,
             Err(refusal) => Err(refusal.into()),
         };
@@ -101,7 +101,7 @@ impl Door {
     {
         let call = Arc::new(self.context.counters.start(method));
         let (metadata, _, message) = request.into_parts();
-        let need_leader = match self.admit(&metadata, learner, Shape::Stream) {
+        let need_leader = match self.admit(method, &metadata, learner, Shape::Stream) {
             Ok(need_leader) => need_leader,
             Err(refusal) => {
                 let refused = Err(refusal.into());
@@ -112,16 +112,14 @@ impl Door {
             }
         };
         let door = self.clone();
+        let shows_data = method.shows_data();
         Ok(Response::new(generate(|yielder| {
             let work = work(door.clone(), message, Outgoing { yielder, call: call.clone() });
             async move {
-                let result = if need_leader {
-                    tokio::select! {
-                        result = work => result,
-                        () = door.leader_lost() => Err(Refusal::NoLeader.into()),
-                    }
-                } else {
-                    work.await
+                let result = tokio::select! {
+                    result = work => result,
+                    () = door.leader_lost(), if need_leader => Err(Refusal::NoLeader.into()),
+                    () = door.fenced(), if shows_data => Err(Refusal::Corrupt.into()),
                 };
                 // The block's half of the call is gone with the block, so this is the last one.
                 if let Some(call) = Arc::into_inner(call) {
@@ -133,7 +131,10 @@ impl Door {
     }
 
     /// The checks before any handler, in etcd's order. Ok says whether the client asked for a leader to be known.
-    fn admit(&self, metadata: &MetadataMap, learner: Learner, shape: Shape) -> Result<bool, Refusal> {
+    fn admit(&self, method: Method, metadata: &MetadataMap, learner: Learner, shape: Shape) -> Result<bool, Refusal> {
+        if method.shows_data() && self.context.node.is_fenced() {
+            return Err(Refusal::Corrupt);
+        }
         if learner == Learner::Refuses && self.context.node.status().is_learner {
             return Err(Refusal::NotSupportedForLearner);
         }
@@ -179,6 +180,13 @@ impl Door {
         }
     }
 
+    /// Completes when this member is set aside because its data differ.
+    async fn fenced(&self) {
+        if self.context.node.fenced().wait_for(|fenced| *fenced).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// The header of an answer at `revision`, with the term this member is in.
     pub fn header(&self, revision: i64) -> ResponseHeader {
         let status = self.context.node.status();
@@ -220,8 +228,21 @@ impl Door {
         result
     }
 
-    /// Runs a read: at once when it is small, else on the blocking pool.
+    /// Runs a read: at once when it is small, else on the blocking pool. What a member that is set aside holds is not shown.
     pub async fn read<T: Send + 'static>(
+        &self,
+        small: bool,
+        work: impl FnOnce(&Store) -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, Status> {
+        let result = self.look(small, work).await;
+        if self.context.node.is_fenced() {
+            return Err(Refusal::Corrupt.into());
+        }
+        result
+    }
+
+    /// As [`Door::read`], whatever the cluster thinks of this member's data.
+    pub async fn look<T: Send + 'static>(
         &self,
         small: bool,
         work: impl FnOnce(&Store) -> Result<T, ReadError> + Send + 'static,

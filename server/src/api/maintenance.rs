@@ -49,7 +49,7 @@ impl pb::maintenance_server::Maintenance for Maintenance {
         self.0
             .unary(Method::Hash, request, refuses, |_| async {
                 let began = Instant::now();
-                let found = self.0.read(false, |store| store.hash_kv(0)).await?;
+                let found = self.0.look(false, |store| store.hash_kv(0)).await?;
                 self.0.context.metrics.hash_seconds.observe_seconds(began.elapsed());
                 Ok(pb::HashResponse { header: Some(self.0.header(found.current_revision)), hash: found.hash })
             })
@@ -161,7 +161,7 @@ fn minor_version(version: &str) -> String {
 /// The checksum of the history up to a revision, to compare members by.
 pub async fn hash_kv(door: &Door, request: pb::HashKvRequest) -> Result<pb::HashKvResponse, Status> {
     let began = Instant::now();
-    let found = door.read(false, move |store| store.hash_kv(request.revision)).await?;
+    let found = door.look(false, move |store| store.hash_kv(request.revision)).await?;
     door.context.metrics.hash_rev_seconds.observe_seconds(began.elapsed());
     Ok(pb::HashKvResponse {
         header: Some(door.header(found.current_revision)),

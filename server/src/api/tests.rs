@@ -135,6 +135,7 @@ impl World {
             entry_cache: 1 << 20,
             sweep: SweepPace { rows: 1000, pause: Duration::from_millis(1) },
             meter: Arc::new(()),
+            checks: Default::default(),
         };
         let member = |n| Member { id: MEMBER + n, peer_urls: vec![format!("http://127.0.0.1:{}", n + 1)], ..Default::default() };
         let founding =

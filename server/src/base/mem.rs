@@ -50,6 +50,23 @@ impl MemBase {
         inner.families = inner.durable.clone();
     }
 
+    /// The rows of a family that are flushed, in order.
+    pub fn durable_rows(&self, family: Family) -> Vec<(Bytes, Bytes)> {
+        self.inner.read().durable[family as usize].iter().map(|(k, v)| (k.clone(), v.clone())).collect()
+    }
+
+    /// A row as it is read.
+    pub fn row(&self, family: Family, key: &[u8]) -> Option<Bytes> {
+        self.inner.read().families[family as usize].get(key).cloned()
+    }
+
+    /// Replaces the value of a row where it lies, as damage does that no checksum sees.
+    pub fn damage(&self, family: Family, key: Bytes, value: Bytes) {
+        let mut inner = self.inner.write();
+        inner.families[family as usize].insert(key.clone(), value.clone());
+        inner.durable[family as usize].insert(key, value);
+    }
+
     /// Batches that a crash could still lose.
     pub fn unflushed(&self) -> usize {
         self.inner.read().unflushed.len()

@@ -47,11 +47,13 @@ pub enum Plant {
     EarlyLeaseClock = 21,
     /// A sweep removes rows before the compaction mark is durable.
     SweepBeforeMark = 22,
+    /// What members say of their state is not compared.
+    DigestNotCompared = 23,
 }
 
 impl Plant {
     /// Every mistake there is.
-    pub const ALL: [Plant; 21] = [
+    pub const ALL: [Plant; 22] = [
         Plant::AckBeforeSync,
         Plant::ApplyTwice,
         Plant::StaleReadIndex,
@@ -73,6 +75,7 @@ impl Plant {
         Plant::BatchedAppend,
         Plant::EarlyLeaseClock,
         Plant::SweepBeforeMark,
+        Plant::DigestNotCompared,
     ];
 
     /// The name by which it is asked for, as `ack-before-sync`.

@@ -89,7 +89,8 @@ impl Rows {
     /// compaction, and must find what was there then.
     pub(crate) fn sweep(&self, sweep: &mut Sweep, max: usize) -> Result<bool, BaseError> {
         let target = sweep.target;
-        if sweep.from.is_empty() {
+        // A sweep that goes on where an earlier one was cut short would hash what that one left.
+        if sweep.from.is_empty() && !self.part_swept.swap(true, Ordering::AcqRel) {
             self.keep_hash(target, self.swept_revision())?;
         }
         let mut batch = Batch::default();
@@ -124,6 +125,7 @@ impl Rows {
             self.forget(batch, &freed)?;
         }
         if ended {
+            self.part_swept.store(false, Ordering::Release);
             *self.swept.lock() = target;
             self.mark(sys::SWEPT, target);
             self.swept_notify.notify_waiters();

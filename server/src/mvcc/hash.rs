@@ -55,6 +55,23 @@ impl Rows {
         Ok(HashKv { hash, hash_revision: upto, compact_revision: compacted, current_revision: current })
     }
 
+    /// Hashes the history up to `revision` as it was when `compacted` was the compaction mark, from the rows and not from memory of an
+    /// earlier hash; `None` when the mark has moved on.
+    pub(super) fn hash_at(&self, revision: i64, compacted: i64) -> Result<Option<u32>, ReadError> {
+        let moved = || self.compact_revision() != compacted;
+        if moved() {
+            return Ok(None);
+        }
+        let hash = self.hash_rows(revision, compacted);
+        // What a sweep took from under the walk is no error.
+        if moved() { Ok(None) } else { hash.map(Some) }
+    }
+
+    /// The newest hash that a compaction left behind.
+    pub(super) fn newest_kept_hash(&self) -> Option<HashKv> {
+        self.hashes.lock().back().copied()
+    }
+
     /// Keeps the hash at a compaction's revision as it is before the compaction removes anything, so that members that have and have
     /// not compacted can be compared; as etcd does. A history larger than [`KEPT_HASH_BYTES`] is not walked for it.
     pub(super) fn keep_hash(&self, target: i64, swept: i64) -> Result<(), BaseError> {
@@ -165,5 +182,50 @@ impl Rows {
             }
             next = log::key(Revision { main: last.main, sub: last.sub + 1 }, false);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::base::{Base, MemBase};
+    use crate::mvcc::{DeltaPolicy, Store};
+    use std::sync::Arc;
+
+    const POLICY: DeltaPolicy = DeltaPolicy { freeze_bytes: 1 << 20, inline: false };
+
+    fn store(base: &Arc<MemBase>) -> Store {
+        Store::open(Arc::new(base.clone()) as Arc<dyn Base>, POLICY).unwrap()
+    }
+
+    fn put(store: &Store, keys: &[&str]) {
+        for key in keys {
+            let mut write = store.write();
+            write.put(key.as_bytes(), b"v", 0).unwrap();
+            write.finish();
+        }
+    }
+
+    fn save(store: &Store) {
+        store.freeze();
+        store.checkpoint(true).unwrap();
+    }
+
+    /// A sweep that was cut short leaves less to hash than there was: the member that sweeps again keeps no hash of that compaction.
+    #[test]
+    fn a_sweep_cut_short_leaves_no_hash_behind() {
+        let base = Arc::<MemBase>::default();
+        let first = store(&base);
+        put(&first, &["a", "a", "b", "b", "c", "c"]);
+        first.compact(6).unwrap();
+        save(&first);
+        let mut sweep = first.next_sweep().unwrap();
+        assert!(!first.sweep(&mut sweep, 1).unwrap());
+        assert_eq!(first.newest_kept_hash().map(|h| h.hash_revision), Some(6), "taken before anything was removed");
+        drop(first);
+
+        let again = store(&base);
+        let mut sweep = again.next_sweep().unwrap();
+        while !again.sweep(&mut sweep, 1).unwrap() {}
+        assert_eq!(again.newest_kept_hash(), None);
     }
 }

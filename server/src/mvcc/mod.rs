@@ -117,6 +117,8 @@ pub(crate) struct Rows {
     /// Physical compaction has reached this revision.
     swept: Mutex<i64>,
     swept_notify: tokio::sync::Notify,
+    /// A sweep has begun and not ended, in this life or in an earlier one: rows beyond `swept` may be gone.
+    part_swept: AtomicBool,
     /// Quota usage of the durable rows, kept beside them.
     base_usage: AtomicI64,
     /// Live keys of the durable rows, kept beside them.
@@ -172,6 +174,7 @@ impl Rows {
             compacted: AtomicI64::new(compacted),
             swept: Mutex::new(swept),
             swept_notify: tokio::sync::Notify::new(),
+            part_swept: AtomicBool::new(compacted > swept),
             base_usage: AtomicI64::new(usage),
             base_live: AtomicI64::new(live),
             frozen_changed: Condvar::new(),

@@ -123,6 +123,16 @@ impl Store {
         self.rows.load_full().hash_kv(rev)
     }
 
+    /// Hashes the history up to `revision` as it was when `compacted` was the compaction mark; `None` when the mark has moved on.
+    pub(crate) fn hash_at(&self, revision: i64, compacted: i64) -> Result<Option<u32>, ReadError> {
+        self.rows.load_full().hash_at(revision, compacted)
+    }
+
+    /// The newest hash that a compaction left behind.
+    pub(crate) fn newest_kept_hash(&self) -> Option<HashKv> {
+        self.rows.load().newest_kept_hash()
+    }
+
     pub(crate) fn get_at(&self, key: &[u8], at: i64) -> Result<Option<Found>, BaseError> {
         self.rows.load().get_at(key, at)
     }

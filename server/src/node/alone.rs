@@ -75,6 +75,6 @@ fn apply(machine: &mut Machine, entry: LogEntry) -> Result<(), BaseError> {
         true => None,
         false => Some(MemberChange::decode(change.context).map_err(corrupt)?),
     };
-    machine.apply_change(entry.index, entry.term, member);
+    machine.apply_change(entry.index, entry.term, member)?;
     Ok(())
 }

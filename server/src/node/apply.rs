@@ -1,6 +1,7 @@
 //! The apply thread: runs the machine over committed entries, answers those who wait, tells the watchers.
 
 use super::handle::{Inner, Reply};
+use super::hasher::Hasher;
 use super::keeper::{KeeperTask, ViewFor};
 use super::run::Input;
 use crate::base::BaseError;
@@ -48,6 +49,7 @@ pub(super) struct ApplyThread {
     pub reconfigure: Reconfigure,
     /// The loop ended while a change of the configuration waited for it: nothing more is applied.
     pub ended: bool,
+    pub hasher: Hasher,
 }
 
 pub(super) type Reconfigure = Box<dyn Fn(ConfChangeV2) -> Option<ConfState> + Send>;
@@ -101,6 +103,7 @@ impl ApplyThread {
                         end::process();
                     }
                 }
+                self.stand();
                 // The index was moved before; see the loop's side.
                 std::sync::atomic::fence(Ordering::SeqCst);
                 if let Some(index) = last
@@ -146,6 +149,8 @@ impl ApplyThread {
             tracing::error!(error = %e, "the rows of a snapshot cannot be read; this member stops");
             end::process();
         }
+        self.inner.standing.rebuilt(self.machine.position());
+        self.stand();
         let found = self.machine.position().index;
         assert!(found == index, "a snapshot at entry {index} holds the rows of entry {found}");
         let revision = self.machine.store().revision();
@@ -172,12 +177,28 @@ impl ApplyThread {
                         let now = self.inner.time.now();
                         self.inner.meter.applied(op, well, now.saturating_sub(std::mem::replace(&mut last, now)));
                     })?;
+                    if let Some(wanted) = applied.hash {
+                        self.hasher.hash(&self.inner, e.index, wanted);
+                    }
                     self.tell(applied);
                 }
                 EntryType::EntryConfChangeV2 | EntryType::EntryConfChange => self.change(e)?,
             }
+            self.inner.standing.mark(self.machine.position());
         }
         Ok(!self.ended)
+    }
+
+    /// Says where this member stands after what it applied, and whether it is set aside.
+    fn stand(&self) {
+        self.inner.standing.moved(self.machine.position());
+        let fenced = self.inner.shared.fenced_at(self.inner.member_id).is_some();
+        let changed = self.inner.fenced.send_if_modified(|was| std::mem::replace(was, fenced) != fenced);
+        match (changed, fenced) {
+            (true, true) => tracing::error!("the cluster found this member's data to differ: it serves nobody until it is rebuilt"),
+            (true, false) => tracing::info!("this member was rebuilt and compared; it serves again"),
+            _ => {}
+        }
     }
 
     fn tell(&self, applied: Applied) {
@@ -208,6 +229,10 @@ impl ApplyThread {
     }
 
     fn answer(&self, results: Vec<EntryResult>) {
+        // What was made from rows that differ is not to be told; whoever waits learns nothing of what happened, which is the truth.
+        if self.inner.shared.fenced_at(self.inner.member_id).is_some() {
+            return;
+        }
         let mine = results.into_iter().filter(|r| r.origin == self.inner.member_id);
         self.inner.ports.answer(mine.map(|r| (r.sequence, Reply::Applied(r.answer))));
     }
@@ -229,7 +254,7 @@ impl ApplyThread {
                 }
             }
         }
-        if let Some(result) = self.machine.apply_change(e.index, e.term, member) {
+        if let Some(result) = self.machine.apply_change(e.index, e.term, member)? {
             self.answer(vec![result]);
         }
         Ok(())

@@ -11,6 +11,7 @@
 
 use super::log_store::{LogStore, to_log};
 use super::rounds::{Rounds, last_heartbeats};
+use super::slow_disk::Owed;
 use crate::env::plant::{self, Plant};
 use crate::wal::{Group, HardState as LogHardState, SnapshotMark};
 use bytes::Bytes;
@@ -61,12 +62,14 @@ const MAX_COMMITTED: u64 = 16 << 20;
 
 pub(super) struct Driver {
     raw: RawNode<LogStore>,
-    /// Numbers of the groups the log is writing, rising.
-    writing: VecDeque<u64>,
+    /// The groups the log is writing: their numbers, rising, and the last entry of each.
+    writing: VecDeque<(u64, u64)>,
     durable: u64,
     handed: u64,
     /// The last ready of which something went to the log; later ones had nothing to write.
     logged: u64,
+    /// The last ready whose hard state had another term or vote than the one before, and that hard state.
+    sworn: (u64, (u64, u64)),
     /// A commit index that is newer than the log's; it rides on the next group.
     unwritten: Option<LogHardState>,
     applied: u64,
@@ -100,6 +103,7 @@ impl Driver {
             durable: 0,
             handed: 0,
             logged: 0,
+            sworn: (0, (0, 0)),
             unwritten: None,
             applied: settings.applied,
             chance: settings.seed,
@@ -171,6 +175,18 @@ impl Driver {
 
     pub fn transferring(&self) -> bool {
         self.raw.raft.lead_transferee.is_some()
+    }
+
+    /// The oldest group that the log has not made durable.
+    pub fn owed(&self) -> Option<Owed> {
+        self.writing.front().map(|(number, index)| Owed { number: *number, index: *index })
+    }
+
+    /// How far the other voters' logs are known to be durable; nothing when this member does not lead.
+    pub fn voters(&self) -> Vec<(u64, u64)> {
+        let own = self.raw.raft.id;
+        let others = self.conf_state().voters.into_iter().filter(|id| *id != own);
+        others.filter_map(|id| Some((id, self.progress(id)?.0))).collect()
     }
 
     /// How many groups the log is still writing.
@@ -301,6 +317,22 @@ impl Driver {
         }
     }
 
+    /// Asks the leader for a snapshot that takes the place of this member's rows, at or after the end of its log. Until it comes, or the
+    /// wish is given up, this member takes no entries; what it has in its log stays, and its vote.
+    pub fn request_snapshot(&mut self) -> bool {
+        self.taking_up.is_none() && self.raw.request_snapshot().is_ok()
+    }
+
+    /// The least index of a snapshot that was asked for; `None` when none is awaited.
+    pub fn requested(&self) -> Option<u64> {
+        Some(self.raw.raft.pending_request_snapshot).filter(|index| *index != raft::INVALID_INDEX)
+    }
+
+    /// Takes entries again instead of waiting for a snapshot.
+    pub fn give_up_request(&mut self) {
+        self.raw.raft.pending_request_snapshot = raft::INVALID_INDEX;
+    }
+
     pub fn transfer(&mut self, to: u64) {
         self.raw.transfer_leader(to);
     }
@@ -319,7 +351,7 @@ impl Driver {
         let number = if number >= self.logged { self.handed } else { number };
         if number > self.durable {
             self.durable = number;
-            while self.writing.front().is_some_and(|first| *first <= number) {
+            while self.writing.front().is_some_and(|(first, _)| *first <= number) {
                 self.writing.pop_front();
             }
             self.raw.on_persist_ready(number);
@@ -331,10 +363,11 @@ impl Driver {
         if index > self.applied {
             self.applied = index;
             self.raw.advance_apply_to(index);
-            self.taking_up = self.taking_up.filter(|snapshot| *snapshot > index);
             let done = index;
             self.store().trim(done);
         }
+        // A snapshot that replaces damaged rows may stand where the machine stands already.
+        self.taking_up = self.taking_up.filter(|snapshot| *snapshot > index);
     }
 
     /// Makes a committed change of the configuration effective.
@@ -380,7 +413,19 @@ impl Driver {
             }
             out.committed.extend(ready.take_committed_entries());
             let hard_state = hard_state.map(|hs| LogHardState { term: hs.term, vote: hs.vote, commit: hs.commit });
-            let after = ready.take_persisted_messages();
+            if let Some(hs) = &hard_state
+                && self.sworn.1 != (hs.term, hs.vote)
+            {
+                self.sworn = (ready.number(), (hs.term, hs.vote));
+            }
+            let mut after = ready.take_persisted_messages();
+            // A heartbeat is answered at once, and a read asked for: all they say is that this member is in that term, which its disk
+            // knows already.
+            if self.sworn.0 <= self.durable {
+                let speaks_of_term =
+                    |m: &mut Message| matches!(m.get_msg_type(), MessageType::MsgHeartbeatResponse | MessageType::MsgReadIndex);
+                out.send.extend(after.extract_if(.., speaks_of_term));
+            }
             let must_sync = ready.must_sync() || mark.is_some();
             self.handed = ready.number();
             // A commit index alone is not worth a write: a member that forgets it learns it again, from its leader or by leading.
@@ -401,7 +446,7 @@ impl Driver {
             };
             out.log.push(LogWrite { group, after });
             self.logged = self.handed;
-            self.writing.push_back(self.handed);
+            self.writing.push_back((self.handed, self.raw.raft.raft_log.last_index()));
             self.raw.advance_append_async(ready);
         }
         out

@@ -3,6 +3,7 @@
 use super::meter::Meter;
 use super::port::{Ports, Ticket};
 use super::run::Input;
+use super::standing::OwnStanding;
 use crate::env::clock::Clock;
 use crate::lease::LeaseClock;
 use crate::mvcc::Store;
@@ -127,6 +128,12 @@ pub(super) struct Inner {
     pub receiver: Receiver,
     pub limits: RequestLimits,
     pub meter: Arc<dyn Meter>,
+    /// What this member says of its state.
+    pub standing: OwnStanding,
+    /// This member is set aside: it serves nobody.
+    pub fenced: watch::Sender<bool>,
+    /// The least index of the snapshot that is to replace this member's rows; 0 when none is awaited.
+    pub rows_wanted: AtomicU64,
 }
 
 /// The desk's front: cheap to clone, usable from any thread.
@@ -320,7 +327,27 @@ impl NodeHandle {
         let _ = self.send(Input::SnapshotStatus { id, ok });
     }
 
+    // === fences ===
+
+    /// Whether this member is set aside because its data differ, each time that changes.
+    pub fn fenced(&self) -> watch::Receiver<bool> {
+        self.0.fenced.subscribe()
+    }
+
+    /// True while this member is set aside: what it holds must reach nobody.
+    pub fn is_fenced(&self) -> bool {
+        self.0.shared.fenced_at(self.0.member_id).is_some()
+    }
+
     // === snapshots ===
+
+    /// True when a snapshot at this index has something for this member: entries it has not applied, or rows in place of damaged ones.
+    pub fn wants_snapshot(&self, index: u64) -> bool {
+        match self.0.rows_wanted.load(Ordering::Acquire) {
+            0 => index > self.0.shared.applied_index(),
+            wanted => index >= wanted,
+        }
+    }
 
     /// The view that was announced to a follower as a snapshot at this index, while it is kept.
     pub(crate) fn announced_view(&self, index: u64) -> Option<Arc<View>> {
@@ -344,13 +371,14 @@ impl NodeHandle {
         &self.0.receiver
     }
 
-    /// Hands raft a snapshot whose rows are complete in their folder; true when it takes it, and the folder with it.
+    /// Hands raft a snapshot; true when it takes it, and the folder of its rows with it. Without `complete` there are no rows: raft is
+    /// only to answer with where this member stands.
     ///
     /// # Errors
     /// When the member stops or is overwhelmed.
-    pub(crate) async fn offer_snapshot(&self, message: raft::eraftpb::Message) -> Result<bool, ProposeError> {
+    pub(crate) async fn offer_snapshot(&self, message: raft::eraftpb::Message, complete: bool) -> Result<bool, ProposeError> {
         let (answer, answered) = oneshot::channel();
-        self.send(Input::Snapshot { message, answer })?;
+        self.send(Input::Snapshot { message, complete, answer })?;
         answered.await.map_err(|_| ProposeError::Stopped)
     }
 

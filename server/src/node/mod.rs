@@ -3,24 +3,31 @@
 //! [`driver`] wraps raft as a plain state machine: inputs and time in, effects out. [`run`] is the loop that feeds it and carries out
 //! the effects in order: log, peers, apply. [`apply`] is the thread that runs the machine and answers; [`keeper`] the thread that
 //! writes checkpoints and sweeps. [`handle`] is what the doors hold. [`start`] opens a member's folder and puts these together;
-//! [`meter`] is how they tell of their work; [`stepped`] puts them together without threads, for simulation.
+//! [`meter`] is how they tell of their work; [`integrity`] finds members whose data or disk cannot be trusted, by what [`standing`] says,
+//! [`compare`] and [`slow_disk`] judge and [`hasher`] computes; [`stepped`] puts them together without threads, for simulation.
 
 mod alone;
 mod apply;
+mod compare;
 mod driver;
 mod handle;
+mod hasher;
+mod integrity;
 mod keeper;
 mod log_store;
 mod meter;
 mod port;
 mod rounds;
 mod run;
+mod slow_disk;
+mod standing;
 mod start;
 pub mod stepped;
 
 pub use alone::stand_alone;
 pub use apply::EventSink;
 pub use handle::{LeaseView, NodeHandle, ProposeError, Status};
+pub use integrity::Checks;
 pub use keeper::SweepPace;
 pub use meter::Meter;
 pub use run::{PeerMessage, PeerSink};

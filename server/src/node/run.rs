@@ -7,6 +7,7 @@
 use super::apply::ApplyTask;
 use super::driver::{Driver, Effects};
 use super::handle::{Inner, ProposeError, Reply};
+use super::integrity::Integrity;
 use super::keeper::ViewFor;
 use crate::env::plant::{self, Plant};
 use crate::env::{end, failpoint};
@@ -119,9 +120,10 @@ pub(super) enum Input {
     ViewReady(Option<Arc<View>>),
     /// Somebody wants a view of their own.
     Pin(oneshot::Sender<Result<Arc<View>, SnapshotError>>),
-    /// A snapshot whose rows are complete; told whether raft takes it.
+    /// A snapshot, its rows complete or none there; told whether raft takes it.
     Snapshot {
         message: Message,
+        complete: bool,
         answer: oneshot::Sender<bool>,
     },
     Stop,
@@ -220,6 +222,7 @@ pub(super) struct Loop {
     installing: Option<Installing>,
     /// The log is durable up to here, by a write of this thread; the driver is to be told.
     written: Option<u64>,
+    integrity: Integrity,
 }
 
 impl Loop {
@@ -236,6 +239,7 @@ impl Loop {
         no_sync: bool,
         last_time_ms: i64,
         life: u32,
+        integrity: Integrity,
     ) -> Self {
         // Contexts of an earlier life may still be answered: those of two lives differ.
         let next_context = u64::from(life) << 32;
@@ -266,6 +270,7 @@ impl Loop {
             view_used,
             installing: None,
             written: None,
+            integrity,
         }
     }
 
@@ -327,6 +332,9 @@ impl Loop {
         self.retry_reads(now);
         self.expire_leases(now);
         self.drop_old_view(now);
+        for op in self.integrity.tick(&mut self.driver, &self.inner, now) {
+            self.propose_own(op);
+        }
     }
 
     pub fn take(&mut self, input: Input) {
@@ -340,7 +348,8 @@ impl Loop {
             Input::Read(sequence) => self.readers.push(sequence),
             Input::Transfer { to, sequence } => self.start_transfer(to, sequence),
             Input::Peer(messages) => {
-                for message in messages {
+                for mut message in messages {
+                    self.integrity.hear(&mut message, &self.inner);
                     // A snapshot counts only with its rows, and those come another way.
                     if message.get_msg_type() != MessageType::MsgSnapshot {
                         self.driver.step(message);
@@ -350,7 +359,7 @@ impl Loop {
             Input::Persisted(number) => self.persisted(number),
             Input::ViewReady(view) => self.view_ready(view),
             Input::Pin(answer) => drop(self.apply.send(ApplyTask::View(ViewFor::Reader(answer)))),
-            Input::Snapshot { message, answer } => drop(answer.send(self.take_snapshot(message))),
+            Input::Snapshot { message, complete, answer } => drop(answer.send(self.take_snapshot(message, complete))),
             Input::Applied(index) => self.applied(index),
             Input::ApplyChange { change, reply } => {
                 let _ = reply.send(self.reconfigure(&change));
@@ -392,7 +401,12 @@ impl Loop {
         self.start_round();
         let effects = self.driver.ready();
         self.carry_out(effects);
-        if !self.view_asked && std::mem::take(&mut self.driver.store().snapshot_state().wanted) {
+        let fenced = self.inner.shared.fenced_at(self.inner.member_id).is_some();
+        if fenced {
+            // Rows that are not to be trusted must not become another member's.
+            self.driver.store().snapshot_state().ready = None;
+        }
+        if !self.view_asked && !fenced && std::mem::take(&mut self.driver.store().snapshot_state().wanted) {
             self.view_asked = true;
             let _ = self.apply.send(ApplyTask::View(ViewFor::Followers));
         }
@@ -459,11 +473,15 @@ impl Loop {
 
     /// Steps a snapshot whose rows are complete; true when raft takes it. A second one while the first is not yet installed would
     /// end the process.
-    fn take_snapshot(&mut self, message: Message) -> bool {
+    fn take_snapshot(&mut self, message: Message, complete: bool) -> bool {
         if self.installing.is_some() {
             return false;
         }
         let index = message.get_snapshot().get_metadata().index;
+        // One that was asked for replaces the log as well: it must have the rows, and reach as far as the log does.
+        if self.driver.requested().is_some_and(|wanted| !complete || index < wanted) {
+            return false;
+        }
         self.driver.step(message);
         let effects = self.driver.ready();
         self.carry_out(effects);
@@ -603,15 +621,20 @@ impl Loop {
     }
 
     fn expire_leases(&mut self, now: Duration) {
-        if !self.driver.is_leader() {
+        if !self.driver.is_leader() || self.inner.shared.fenced_at(self.inner.member_id).is_some() {
             return;
         }
         let ids = self.inner.clock.lock().expired(now, MAX_EXPIRED);
         if !ids.is_empty() {
             self.inner.meter.leases_expired(ids.len());
-            let command = Command { op: Some(Op::LeaseRevoke(entry::LeaseRevoke { ids })) };
-            self.own.push_back(Proposal { command: Some(command), ..Default::default() }.encode_to_vec().into());
+            self.propose_own(Op::LeaseRevoke(entry::LeaseRevoke { ids }));
         }
+    }
+
+    /// Puts a command of this member's own among those to propose, which count only while it leads.
+    fn propose_own(&mut self, op: Op) {
+        let command = Command { op: Some(op) };
+        self.own.push_back(Proposal { command: Some(command), ..Default::default() }.encode_to_vec().into());
     }
 
     // === reads ===
@@ -735,7 +758,7 @@ impl Loop {
 
     // === effects ===
 
-    fn carry_out(&mut self, effects: Effects) {
+    fn carry_out(&mut self, mut effects: Effects) {
         // Known here before a follower can know it.
         self.inner.gauges.committed.store(self.driver.committed(), Ordering::Release);
         if let Some(snapshot) = effects.snapshot {
@@ -743,13 +766,15 @@ impl Loop {
             let number = effects.log.iter().filter(|w| w.group.snapshot.is_some()).map(|w| w.group.number).max().unwrap_or(0);
             self.installing = Some(Installing { number, snapshot: Some(snapshot), index, held: Vec::new() });
         }
-        for mut write in effects.log {
+        for mut write in std::mem::take(&mut effects.log) {
             if self.no_sync {
                 write.group.must_sync = false;
             }
+            self.integrity.tell(&mut write.after, &self.inner);
             self.log(write.group, write.after);
         }
         if !effects.send.is_empty() {
+            self.integrity.tell(&mut effects.send, &self.inner);
             self.peers.send(effects.send);
         }
         if !effects.committed.is_empty() {

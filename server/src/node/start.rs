@@ -6,11 +6,14 @@
 use super::apply::{ApplyThread, EventSink, Reconfigure, ask_loop, configuration};
 use super::driver::{Driver, DriverSettings};
 use super::handle::{Gauges, Inner, NodeHandle, RequestLimits};
+use super::hasher::Hasher;
+use super::integrity::{Checks, Integrity};
 use super::keeper::{Keeper, SweepPace};
 use super::log_store::{LogStore, from_log};
 use super::meter::Meter;
 use super::port::Ports;
 use super::run::{Input, Log, Loop, PeerSink, conf_state};
+use super::standing::OwnStanding;
 use crate::base::{Base, BaseError, RocksBase, RocksOptions};
 use crate::env::clock::Clock;
 use crate::env::end;
@@ -32,7 +35,7 @@ use quorate_proto::state::Member;
 use raft::eraftpb::{ConfState, HardState, Message};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -56,6 +59,7 @@ pub struct NodeSettings {
     pub sweep: SweepPace,
     /// Told of what goes on.
     pub meter: Arc<dyn Meter>,
+    pub checks: Checks,
 }
 
 /// How an empty folder becomes a member. The founding of a cluster is the same on each of its first members.
@@ -512,8 +516,9 @@ impl Opened {
         let member = Paths::of(&self.settings, "member").dir;
         let folders = Arc::new(RocksFolders { member: member.clone(), rocks: self.settings.rocks });
         let time = Clock::system();
+        let hasher = Hasher::Threads(Arc::default());
         let surroundings =
-            Surroundings { first_sequence: time.wall().as_micros() as u64, life: rand::random(), time, folders, member };
+            Surroundings { first_sequence: time.wall().as_micros() as u64, life: rand::random(), time, folders, member, hasher };
         let desk = self.desk(surroundings, peers, sink, ask_loop, |wal, hooks| {
             let writer = WalWriter::spawn(wal, hooks).map_err(io(Path::new("log thread")))?;
             Ok(Box::new(writer) as Box<dyn Log>)
@@ -551,10 +556,13 @@ impl Opened {
         log: impl FnOnce(Wal, Hooks<Vec<Message>>) -> Result<Box<dyn Log>, StartError>,
     ) -> Result<Desk, StartError> {
         let settings = self.settings;
-        let Surroundings { time, folders, member, first_sequence, life } = surroundings;
+        let Surroundings { time, folders, member, first_sequence, life, hasher } = surroundings;
         let (inbox, inputs) = crate::queue::bounded(INBOX);
         let min_lease_ttl = (settings.election.as_millis() as i64 * 3 / 2 + 999) / 1000;
         let limits = RequestLimits { timeout: settings.request_timeout, election: settings.election, min_lease_ttl };
+        let standing = OwnStanding::default();
+        standing.moved(self.machine.position());
+        let is_fenced = self.machine.shared().fenced_at(self.identity.member).is_some();
         let inner = Arc::new(Inner {
             member_id: self.identity.member,
             cluster_id: self.identity.cluster,
@@ -572,6 +580,9 @@ impl Opened {
             receiver: Receiver::new(folders.clone()),
             limits,
             meter: settings.meter.clone(),
+            standing,
+            fenced: tokio::sync::watch::Sender::new(is_fenced),
+            rows_wanted: AtomicU64::new(0),
         });
         let wal = log(self.wal, wal_hooks(inbox.clone(), peers.clone(), settings.meter.clone()))?;
         let (apply, apply_tasks) = crate::queue::unbounded();
@@ -595,7 +606,9 @@ impl Opened {
             sink,
             reconfigure: reconfigure(inbox),
             ended: false,
+            hasher,
         };
+        let integrity = Integrity::new(settings.checks, settings.election, settings.heartbeat, inner.time.now());
         let main = Loop::new(
             self.driver,
             inner.clone(),
@@ -608,6 +621,7 @@ impl Opened {
             settings.no_sync,
             last_time_ms,
             life,
+            integrity,
         );
         Ok(Desk { inner, main, apply: apply_thread, keeper: keeper_thread })
     }
@@ -623,6 +637,7 @@ pub(super) struct Surroundings {
     pub first_sequence: u64,
     /// Differs from life to life.
     pub life: u32,
+    pub hasher: Hasher,
 }
 
 /// The parts of a node, before they run.
@@ -693,6 +708,7 @@ mod tests {
             entry_cache: 1 << 20,
             sweep: SweepPace { rows: 100, pause: Duration::ZERO },
             meter: Arc::new(()),
+            checks: Checks::default(),
         }
     }
 

@@ -7,6 +7,8 @@
 
 use super::apply::{ApplyTask, ApplyThread, EventSink};
 use super::handle::{NodeHandle, ProposeError, Reply};
+use super::hasher::Hasher;
+use super::integrity::Checks;
 use super::keeper::{Keeper, SweepPace};
 use super::port::Ticket;
 use super::run::{Input, Log, Loop, PeerSink};
@@ -55,6 +57,8 @@ pub struct SteppedSettings {
     pub segments: (u64, u64),
     /// Rows looked at in one step of a sweep.
     pub sweep_rows: usize,
+    /// Time between two comparisons of the members' histories.
+    pub check_history: Option<Duration>,
 }
 
 /// What differs between two lives of a member, and must.
@@ -84,6 +88,7 @@ impl SteppedSettings {
             entry_cache: self.entry_cache,
             sweep: SweepPace { rows: self.sweep_rows, pause: Duration::ZERO },
             meter: Arc::new(()),
+            checks: Checks { history: self.check_history, compactions: self.check_history },
         }
     }
 
@@ -212,6 +217,7 @@ impl SteppedNode {
             member: Path::new("").to_path_buf(),
             first_sequence: u64::from(life.number) << 32,
             life: life.number,
+            hasher: Hasher::Here,
         };
         let main: Arc<Mutex<Option<Arc<Mutex<Loop>>>>> = Arc::default();
         let asked = main.clone();
@@ -330,6 +336,11 @@ impl SteppedNode {
         self.apply.machine.position().digest
     }
 
+    /// Flips a bit of the running checksum, as if an entry had done something else here than on the other members.
+    pub fn flip_digest(&mut self, bit: u32) {
+        self.apply.machine.flip_digest(bit);
+    }
+
     // === requests ===
 
     /// Hands a command to the member.
@@ -386,13 +397,13 @@ impl SteppedNode {
         self.handle.receiver()
     }
 
-    /// Hands raft a snapshot whose rows are complete; the answer says whether it takes it.
+    /// Hands raft a snapshot; the answer says whether it takes it. Without `complete` it has no rows, and raft only answers.
     ///
     /// # Errors
     /// When it is refused at once.
-    pub fn offer_snapshot(&self, message: Message) -> Result<Taken, ProposeError> {
+    pub fn offer_snapshot(&self, message: Message, complete: bool) -> Result<Taken, ProposeError> {
         let (answer, answered) = oneshot::channel();
-        self.handle.send(Input::Snapshot { message, answer })?;
+        self.handle.send(Input::Snapshot { message, complete, answer })?;
         Ok(Taken(answered))
     }
 }
@@ -439,6 +450,7 @@ mod tests {
         entry_cache: 4096,
         segments: (16 << 10, 64 << 10),
         sweep_rows: 16,
+        check_history: None,
     };
 
     fn start(disk: &MemDisk, number: u32) -> SteppedNode {

@@ -47,11 +47,11 @@ impl Intake {
         message: Message,
     ) -> Result<(Self, SnapshotReceipt), Status> {
         let index = message.get_snapshot().get_metadata().index;
-        if index <= node.status().applied_index {
+        if !node.wants_snapshot(index) {
             // Raft answers it with where this member stands. Without that answer a leader that believes it further behind than its
             // log reaches would offer the same snapshot for ever.
-            let _ = node.offer_snapshot(message).await;
-            return Err(Status::already_exists(format!("entry {index} is applied here already")));
+            let _ = node.offer_snapshot(message, false).await;
+            return Err(Status::already_exists(format!("a snapshot at entry {index} brings nothing new")));
         }
         let desk = node.clone();
         let (staging, attempt, place) = blocking(move || desk.receiver().begin(view, index)).await?;
@@ -105,7 +105,7 @@ impl Intake {
             }
             return Err(status);
         }
-        match self.node.offer_snapshot(self.message.clone()).await {
+        match self.node.offer_snapshot(self.message.clone(), true).await {
             Ok(true) => {
                 self.node.receiver().settled(&self.staging);
                 Ok(SnapshotReceipt { done: true, ..Default::default() })

@@ -9,13 +9,14 @@
 //! unreachable, never waited for.
 //!
 //! [`Peers`] is the room's door; [`link`] keeps one peer's connections; [`outbox`] holds what waits for them; [`service`] is the
-//! receiving side; [`transfer`] and [`intake`] are the two sides of a snapshot; [`lease`] asks the leader about leases, [`change`] for changes of members; [`dial`] opens connections, encrypted or not; [`vacant`]
+//! receiving side; [`transfer`] and [`intake`] are the two sides of a snapshot; [`lease`] asks the leader about leases, [`change`] for changes of members; [`hash`] asks for hashes; [`dial`] opens connections, encrypted or not; [`vacant`]
 //! answers for a member that has no cluster yet.
 
 mod change;
 mod counts;
 mod dial;
 pub mod gate;
+mod hash;
 mod intake;
 mod lease;
 mod link;
@@ -27,6 +28,7 @@ mod vacant;
 pub use change::{ChangeDesk, Changing, NoAnswer};
 pub use counts::{PeerCount, PeerCounts};
 pub use dial::{Dial, Dialing, PeerStream, PlainDial};
+pub use hash::ask_hash;
 pub use lease::LeaseForwarder;
 pub use service::Service;
 pub use vacant::vacant;

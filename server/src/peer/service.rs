@@ -15,8 +15,9 @@ use parking_lot::Mutex;
 use prost::Message as _;
 use quorate_proto::peer::peer_server::Peer;
 use quorate_proto::peer::{
-    Ack, ChangeRequest, ChangeResponse, Envelope, ForwardRequest, ForwardResponse, LeaseRenewRequest, LeaseRenewResponse,
-    LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, MembersRequest, MembersResponse, SnapshotChunk, SnapshotReceipt,
+    Ack, ChangeRequest, ChangeResponse, Envelope, ForwardRequest, ForwardResponse, HashRequest, HashResponse, LeaseRenewRequest,
+    LeaseRenewResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, MembersRequest, MembersResponse, SnapshotChunk,
+    SnapshotReceipt,
 };
 use raft::eraftpb::{Message, MessageType};
 use std::collections::HashMap;
@@ -278,6 +279,15 @@ impl Peer for Service {
         let desk = self.inner.desk.lock().clone();
         let desk = desk.ok_or_else(|| Status::unavailable("this member is still starting"))?;
         Ok(Response::new(desk.change(change).await))
+    }
+
+    async fn hash(&self, request: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
+        let request = request.into_inner();
+        self.check_caller(request.cluster, request.from)?;
+        let node = self.node()?.clone();
+        let hashed = tokio::task::spawn_blocking(move || node.hash_history(request.revision)).await;
+        let hashed = hashed.map_err(|e| Status::internal(format!("the hash did not finish: {e}")))?;
+        hashed.map(Response::new).map_err(Status::data_loss)
     }
 
     async fn members(&self, request: Request<MembersRequest>) -> Result<Response<MembersResponse>, Status> {

@@ -3,8 +3,9 @@
 
 use quorate_proto::peer::peer_server::{Peer, PeerServer};
 use quorate_proto::peer::{
-    Ack, ChangeRequest, ChangeResponse, Envelope, ForwardRequest, ForwardResponse, LeaseRenewRequest, LeaseRenewResponse,
-    LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, MembersRequest, MembersResponse, SnapshotChunk, SnapshotReceipt,
+    Ack, ChangeRequest, ChangeResponse, Envelope, ForwardRequest, ForwardResponse, HashRequest, HashResponse, LeaseRenewRequest,
+    LeaseRenewResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, MembersRequest, MembersResponse, SnapshotChunk,
+    SnapshotReceipt,
 };
 use tokio_stream::Empty;
 use tonic::{Request, Response, Status, Streaming};
@@ -54,6 +55,10 @@ impl Peer for Vacant {
     }
 
     async fn change(&self, _: Request<ChangeRequest>) -> Result<Response<ChangeResponse>, Status> {
+        Err(later())
+    }
+
+    async fn hash(&self, _: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
         Err(later())
     }
 

@@ -5,7 +5,7 @@ use crate::base::RocksOptions;
 use crate::config::Config;
 use crate::env::failpoint;
 use crate::mvcc::DeltaPolicy;
-use crate::node::{NodeSettings, SweepPace};
+use crate::node::{Checks, NodeSettings, SweepPace};
 use crate::telemetry::Metrics;
 use std::sync::Arc;
 
@@ -41,5 +41,9 @@ pub(crate) fn node_settings(config: &Config, metrics: &Arc<Metrics>) -> NodeSett
         entry_cache: share(64, 4, 32),
         sweep: SweepPace { rows: config.compaction_batch_limit, pause: config.compaction_sleep_interval },
         meter: Listener::new(metrics.clone(), config.warning_apply_duration),
+        checks: Checks {
+            history: config.corrupt_check_interval,
+            compactions: Some(config.compact_hash_check_interval).filter(|_| config.features.compact_hash_check),
+        },
     }
 }

@@ -21,13 +21,13 @@ pub(super) fn allow(list: &config::AllowList) -> gateway::AllowList {
 struct Health(NodeHandle);
 
 impl HealthSource for Health {
+    /// A member that is set aside is ill itself; the others go on, and are well.
     fn alarms(&self) -> Vec<gateway::Alarm> {
-        let kind = |a: &crate::state::AlarmEntry| match a.kind {
-            entry::AlarmKind::Nospace => Some(gateway::Alarm::NoSpace),
-            entry::AlarmKind::Corrupt => Some(gateway::Alarm::Corrupt),
-            entry::AlarmKind::None => None,
-        };
-        self.0.shared().alarms().iter().filter_map(kind).collect()
+        let shared = self.0.shared();
+        let on = |kind| shared.has_alarm(kind);
+        let no_space = on(entry::AlarmKind::Nospace).then_some(gateway::Alarm::NoSpace);
+        let corrupt = (on(entry::AlarmKind::Corrupt) || self.0.is_fenced()).then_some(gateway::Alarm::Corrupt);
+        no_space.into_iter().chain(corrupt).collect()
     }
 
     fn has_leader(&self) -> bool {

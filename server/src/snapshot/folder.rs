@@ -99,8 +99,13 @@ pub fn mark_ready(member: &Path, name: &str, index: u64) -> Result<(), SnapshotE
 
 /// A complete folder with the rows of exactly this index.
 pub fn staged(member: &Path, index: u64) -> Result<Option<String>, SnapshotError> {
+    let in_use = current(member)?;
     for name in names(member)? {
         let Some(folder) = name.strip_suffix(&format!(".{READY}")).filter(|f| is_rows(f)) else { continue };
+        // Damaged rows may be replaced by those of a snapshot at the very same entry.
+        if member.join(folder) == in_use {
+            continue;
+        }
         let path = member.join(&name);
         let text = std::fs::read_to_string(&path).map_err(fail(&path))?;
         if text == format!("{index}\n") && member.join(folder).is_dir() {

@@ -54,7 +54,8 @@ impl MemFolders {
     /// Takes up the complete folder of a snapshot at this index, as a start does after a crash; false when there is none.
     pub fn switch_to(&self, index: u64) -> bool {
         let mut state = self.state.lock();
-        let name = state.folders.iter().find(|(_, f)| f.ready == Some(index)).map(|(name, _)| name.clone());
+        let name =
+            state.folders.iter().find(|(name, f)| f.ready == Some(index) && **name != state.current).map(|(name, _)| name.clone());
         if let Some(name) = name {
             state.current = name;
             return true;

@@ -48,6 +48,11 @@ impl Receiver {
         Self { folders, staging: Mutex::default() }
     }
 
+    /// True while the rows of a snapshot arrive or are handed over.
+    pub fn is_receiving(&self) -> bool {
+        self.staging.lock().is_some()
+    }
+
     /// Begins a transfer of a view at an index, or goes on with it: the rows, the attempt's number and where to go on. Blocks on the
     /// disk.
     ///

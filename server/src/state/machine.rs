@@ -1,5 +1,7 @@
 //! The machine: applies committed entries one after the other.
 
+use super::digest;
+use super::fences::{self, Fence};
 use super::members::Members;
 use super::outcome::{AlarmEntry, Answer, ApplyError, Outcome, op_name};
 use super::shared::Shared;
@@ -13,10 +15,9 @@ use crate::types::{KeyRange, LeaseId};
 use bytes::Bytes;
 use prost::Message;
 use quorate_proto::entry::{self, AlarmAction, AlarmKind, command::Op};
-use quorate_proto::state::{self as rows, Member, MemberChange};
+use quorate_proto::state::{self as rows, Member, MemberChange, MemberChangeKind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use xxhash_rust::xxh3::Xxh3;
 
 /// The largest time to live a lease may have, in seconds; etcd's bound.
 const MAX_LEASE_TTL: i64 = 9_000_000_000;
@@ -55,6 +56,16 @@ pub struct Applied {
     pub leases: Vec<LeaseChange>,
     /// The compaction mark moved here.
     pub compacted: Option<i64>,
+    /// A hash of the history as it is after the entry.
+    pub hash: Option<HashWanted>,
+}
+
+/// What a hash is to cover.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HashWanted {
+    pub revision: i64,
+    /// The compaction mark at that time.
+    pub compacted: i64,
 }
 
 /// A refusal is an outcome; a failing disk or corrupt rows end the member.
@@ -119,6 +130,7 @@ impl Machine {
         if let Some(version) = store.sys_get(&sys::single(sys::CLUSTER_VERSION))? {
             self.shared.cluster_version.store(Arc::new(String::from_utf8_lossy(&version).into_owned()));
         }
+        self.shared.fences.store(Arc::new(fences::load(&store)?));
         self.publish_members();
         self.publish_alarms()?;
         self.shared.applied.store(self.position.index, Ordering::Release);
@@ -135,6 +147,11 @@ impl Machine {
 
     pub fn position(&self) -> Position {
         self.position
+    }
+
+    /// Flips a bit of the digest: what a simulation does to the applied state.
+    pub(crate) fn flip_digest(&mut self, bit: u32) {
+        self.position.digest ^= 1 << (bit % u128::BITS);
     }
 
     /// Gives a fresh machine its founding members, at the log position where the cluster's log begins.
@@ -185,7 +202,7 @@ impl Machine {
             let name = op.as_ref().map_or("", op_name);
             let result = match op {
                 None => Err(ApplyError::Internal("an empty command".into())),
-                Some(op) => match self.run(op, &mut applied) {
+                Some(op) => match self.run(index, op, &mut applied) {
                     Ok(outcome) => Ok(outcome),
                     Err(Refusal::Refused(e)) => Err(e),
                     Err(Refusal::Fatal(e)) => return Err(e),
@@ -199,7 +216,7 @@ impl Machine {
         Ok(applied)
     }
 
-    fn run(&mut self, op: Op, applied: &mut Applied) -> Result<Outcome, Refusal> {
+    fn run(&mut self, index: u64, op: Op, applied: &mut Applied) -> Result<Outcome, Refusal> {
         self.refuse_under_alarm(&op)?;
         match op {
             Op::Put(put) => {
@@ -228,6 +245,7 @@ impl Machine {
             Op::Range(q) => Ok(Outcome::Range(self.store.range(&q)?)),
             Op::Compact(c) => {
                 self.store.compact(c.revision)?;
+                self.position.digest = digest::compacted(self.position.digest, c.revision);
                 applied.compacted = Some(c.revision);
                 Ok(Outcome::Compact)
             }
@@ -242,7 +260,13 @@ impl Machine {
                 }
                 Ok(Outcome::LeaseCheckpoint)
             }
-            Op::Alarm(a) => self.alarm(&a),
+            Op::Alarm(a) => self.alarm(index, &a),
+            Op::Fence(f) => self.fence(index, &f),
+            Op::HashCheck(_) => {
+                let wanted = HashWanted { revision: self.store.revision(), compacted: self.store.compact_revision() };
+                applied.hash = Some(wanted);
+                Ok(Outcome::Done)
+            }
             Op::MemberAttributes(m) => {
                 self.members.set_attributes(&self.store, m.member, m.name, m.client_urls);
                 self.publish_members();
@@ -282,14 +306,7 @@ impl Machine {
         let (events, attachments) = write.finish();
         LeaseTable::attach(&self.store, &attachments);
         if let Some(events) = events {
-            let mut hash = Xxh3::with_seed(self.position.digest as u64);
-            hash.update(&self.position.digest.to_be_bytes());
-            for event in &events.events {
-                hash.update(&event.revision.main.to_be_bytes());
-                hash.update(&event.revision.sub.to_be_bytes());
-                hash.update(&event.kv.0);
-            }
-            self.position.digest = hash.digest128();
+            self.position.digest = digest::events(self.position.digest, &events);
             applied.events.push(events);
         }
     }
@@ -303,6 +320,7 @@ impl Machine {
             return Err(ApplyError::LeaseExists.into());
         }
         leases.put(&self.store, Lease { id: g.id, ttl: g.ttl, remaining: 0, granted_at_ms: self.position.time_ms });
+        self.position.digest = digest::granted(self.position.digest, g.id, g.ttl);
         applied.leases.push(LeaseChange::Granted { id: g.id, ttl: g.ttl });
         Ok(Outcome::LeaseGrant { id: g.id, ttl: g.ttl })
     }
@@ -324,13 +342,35 @@ impl Machine {
             }
             self.finish(write, applied);
             self.shared.leases.write().remove(&self.store, id);
+            self.position.digest = digest::revoked(self.position.digest, id);
             applied.leases.push(LeaseChange::Revoked { id });
             revoked += 1;
         }
         if revoked == 0 { Err(ApplyError::LeaseNotFound.into()) } else { Ok(Outcome::LeaseRevoke) }
     }
 
-    fn alarm(&mut self, a: &entry::Alarm) -> Result<Outcome, Refusal> {
+    /// Sets a member aside or takes it back. One that is no member is passed over.
+    fn fence(&mut self, index: u64, command: &entry::Fence) -> Result<Outcome, Refusal> {
+        let known = self.shared.fences().get(&command.member).copied();
+        let is_member = self.shared.members().iter().any(|m| m.id == command.member);
+        if let Some(fence) = fences::changed(known, command, index).filter(|_| is_member) {
+            self.put_fence(command.member, Some(fence));
+            self.publish_alarms()?;
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn put_fence(&self, member: u64, fence: Option<Fence>) {
+        let mut all = self.shared.fences().as_ref().clone();
+        match fence {
+            Some(fence) => all.insert(member, fence),
+            None => all.remove(&member),
+        };
+        fences::put(&self.store, member, fence);
+        self.shared.fences.store(Arc::new(all));
+    }
+
+    fn alarm(&mut self, index: u64, a: &entry::Alarm) -> Result<Outcome, Refusal> {
         let before = self.shared.alarms();
         let touched: Vec<AlarmEntry> = match a.action() {
             AlarmAction::Raise if a.kind() == AlarmKind::None => Vec::new(),
@@ -345,6 +385,10 @@ impl Machine {
                 let gone: Vec<_> = before.iter().filter(wanted).copied().collect();
                 for e in &gone {
                     self.store.put_sys(sys::alarm(e.kind as i32, e.member), None);
+                    if e.kind == AlarmKind::Corrupt && self.shared.fenced_at(e.member).is_some() {
+                        // Whoever clears it answers for it; when the member still differs, the leader finds it again.
+                        self.put_fence(e.member, Some(Fence { index, lifted: true }));
+                    }
                 }
                 gone
             }
@@ -360,9 +404,12 @@ impl Machine {
             let (kind, member) = sys::alarm_of(&key).ok_or_else(|| BaseError::Corrupt("an alarm row".into()))?;
             alarms.push(AlarmEntry { member, kind: AlarmKind::try_from(kind).unwrap_or(AlarmKind::None) });
         }
-        let on = |kind| alarms.iter().any(|a| a.kind == kind);
+        let on = |kind| alarms.iter().any(|a: &AlarmEntry| a.kind == kind);
         self.shared.no_space.store(on(AlarmKind::Nospace), Ordering::Release);
         self.shared.corrupt.store(on(AlarmKind::Corrupt), Ordering::Release);
+        alarms.extend(fences::alarms(&self.shared.fences()));
+        alarms.sort_unstable_by_key(|a| (a.kind, a.member));
+        alarms.dedup();
         self.shared.alarms.store(Arc::new(alarms));
         Ok(())
     }
@@ -373,16 +420,32 @@ impl Machine {
     }
 
     /// Applies a change of the member list. The caller gives raft the change only when [`Machine::check_change`] allowed it.
-    pub fn apply_change(&mut self, index: u64, term: u64, change: Option<MemberChange>) -> Option<EntryResult> {
+    ///
+    /// # Errors
+    /// When the rows cannot be read.
+    pub fn apply_change(&mut self, index: u64, term: u64, change: Option<MemberChange>) -> Result<Option<EntryResult>, BaseError> {
         self.moved(index, term, 0);
-        let change = change?;
+        let Some(change) = change else { return Ok(None) };
+        let gone = (change.kind() == MemberChangeKind::Remove).then(|| change.member.as_ref().map_or(0, |m| m.id));
         let (origin, sequence) = (change.origin, change.sequence);
         let result = self.members.check(&change).map(|()| {
             self.members.change(&self.store, change);
             self.publish_members();
             Outcome::Members(self.members.list())
         });
-        Some(EntryResult { origin, sequence, answer: Answer { revision: self.store.revision(), term, result } })
+        if let Some(id) = gone.filter(|_| result.is_ok()) {
+            self.forget_fence(id)?;
+        }
+        Ok(Some(EntryResult { origin, sequence, answer: Answer { revision: self.store.revision(), term, result } }))
+    }
+
+    /// A member that is gone has no fence either.
+    fn forget_fence(&self, member: u64) -> Result<(), BaseError> {
+        if self.shared.fences().contains_key(&member) {
+            self.put_fence(member, None);
+            self.publish_alarms()?;
+        }
+        Ok(())
     }
 
     /// Whether a change of the member list may be made.
@@ -393,6 +456,10 @@ impl Machine {
     /// Leaves one member on the list, as a voter, and puts the others among those removed. False when it is not on the list.
     pub fn stand_alone(&mut self, own: u64) -> bool {
         let found = self.members.keep_only(&self.store, own);
+        // Nobody is left to differ from.
+        for member in self.shared.fences().keys() {
+            self.put_fence(*member, None);
+        }
         self.publish_members();
         found
     }

@@ -77,6 +77,8 @@ pub fn op_name(op: &Op) -> &'static str {
         Op::MemberAttributes(_) => "ClusterMemberAttrSet",
         Op::ClusterVersion(_) => "ClusterVersionSet",
         Op::Auth(_) => "Auth",
+        Op::Fence(_) => "Fence",
+        Op::HashCheck(_) => "HashCheck",
     }
 }
 

@@ -1,6 +1,6 @@
 //! What other threads may read of the machine at any time: small snapshots, swapped whole.
 
-use super::AlarmEntry;
+use super::{AlarmEntry, Fences};
 use crate::lease::{Lease, LeaseTable};
 use crate::types::{LeaseId, MemberId};
 use arc_swap::ArcSwap;
@@ -21,7 +21,9 @@ pub struct Shared {
     pub(super) cluster_version: ArcSwap<String>,
     pub(super) applied: AtomicU64,
     pub(super) no_space: AtomicBool,
+    /// Raised without a fence: it concerns the whole cluster.
     pub(super) corrupt: AtomicBool,
+    pub(super) fences: ArcSwap<Fences>,
 }
 
 impl Shared {
@@ -34,10 +36,22 @@ impl Shared {
         self.removed.load().contains(&id)
     }
 
+    /// Every alarm that is on; a fenced member shows as its CORRUPT alarm.
     pub fn alarms(&self) -> Arc<Vec<AlarmEntry>> {
         self.alarms.load_full()
     }
 
+    /// Members that are set aside, and those that were.
+    pub fn fences(&self) -> Arc<Fences> {
+        self.fences.load_full()
+    }
+
+    /// The entry that set a member aside; `None` when none did, or it was taken back.
+    pub fn fenced_at(&self, id: MemberId) -> Option<u64> {
+        self.fences.load().get(&id).filter(|f| !f.lifted).map(|f| f.index)
+    }
+
+    /// An alarm that concerns the whole cluster: a member that is set aside raises none here.
     pub fn has_alarm(&self, kind: AlarmKind) -> bool {
         match kind {
             AlarmKind::Nospace => self.no_space.load(Ordering::Acquire),

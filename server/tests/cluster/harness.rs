@@ -182,6 +182,7 @@ impl Cluster {
             entry_cache: 1 << 20,
             sweep: SweepPace { rows: 1000, pause: Duration::from_millis(1) },
             meter: Arc::new(()),
+            checks: Default::default(),
         }
     }
 

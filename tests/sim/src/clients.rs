@@ -3,6 +3,7 @@
 //! A request that gets no answer in time, or whose connection breaks, has an unknown outcome; its client never asks it again.
 
 use crate::Time;
+use crate::damage::QUIET;
 use crate::member::Asked;
 use crate::ops::{NEVER, Operation, Told, value_of};
 use crate::world::{Event, MS, SECOND, World};
@@ -73,7 +74,11 @@ impl World {
         let seen = self.clients[client].seen;
         let chance = &mut self.chance;
         match chance.below(100) {
-            0..38 => {
+            0..4 => {
+                let k = format!("{QUIET}{}", chance.below(4));
+                Op::Put(Put { key: k.into(), value: value_of(operation).into(), ..Default::default() })
+            }
+            4..38 => {
                 let lease = if chance.chance(50) { self.clients[client].lease } else { 0 };
                 let k = key(chance.below(KEYS));
                 let prev_kv = chance.chance(30);
@@ -124,7 +129,7 @@ impl World {
         let chance = &mut self.chance;
         let (key, range_end) = match chance.below(4) {
             0 => (Bytes::from_static(b"a"), Bytes::from_static(b"b")),
-            1 => (Bytes::from_static(b"\0"), Bytes::from_static(b"\0")),
+            1 => (Bytes::from_static(b"a"), Bytes::from_static(b"\0")),
             _ => (key(chance.below(KEYS)), Bytes::new()),
         };
         let limit = if chance.chance(20) { chance.between(1, 4) as i64 } else { 0 };
@@ -176,6 +181,9 @@ impl World {
         if self.members[at].running.is_none() {
             return self.answer(operation, Told::Refused("connection refused".into()));
         }
+        if self.is_set_aside(at) {
+            return self.answer(operation, Told::Refused("corrupt cluster".into()));
+        }
         let life = self.members[at].life;
         let op = self.operations[operation].op.clone();
         match &op {
@@ -210,10 +218,18 @@ impl World {
 
     /// Reads from a member's store as it is.
     pub fn read_now(&mut self, at: usize, operation: usize) {
+        if self.is_set_aside(at) {
+            return self.answer(operation, Told::Refused("corrupt cluster".into()));
+        }
         let Op::Range(range) = &self.operations[operation].op else { return };
         let Some(running) = &self.members[at].running else { return };
         let result = running.node.handle().store().range(range);
         self.answer(operation, Told::Read(result));
+    }
+
+    /// A member whose data differ answers nobody.
+    fn is_set_aside(&self, at: usize) -> bool {
+        self.members[at].running.as_ref().is_some_and(|r| r.node.handle().is_fenced())
     }
 
     /// An answer reaches its client.

@@ -65,7 +65,11 @@ impl World {
             if status.leader == 0 {
                 return Some(format!("member {at} knows no leader"));
             }
-            let leases = running.node.handle().shared().leases();
+            let shared = running.node.handle().shared();
+            if !shared.alarms().is_empty() {
+                return Some(format!("member {at} knows of alarms: {:?}", shared.alarms()));
+            }
+            let leases = shared.leases();
             if !leases.is_empty() {
                 return Some(format!("member {at} has leases, {stands:?}: {leases:?}"));
             }

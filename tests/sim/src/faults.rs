@@ -37,7 +37,7 @@ impl World {
         let away = self.members.iter().filter(|m| m.down || m.paused_until.is_some()).count();
         let may_lose = away < (self.members.len() - 1) / 2;
         // Each seed loses its leader at once, and then anything.
-        let kind = if self.faults.is_empty() { 1 } else { self.chance.below(18) };
+        let kind = if self.faults.is_empty() { 1 } else { self.chance.below(20) };
         let at = self.anyone();
         let lasts = self.chance.between(SECOND, 6 * SECOND);
         let leader = self.leader().unwrap_or(at);
@@ -138,6 +138,8 @@ impl World {
                     self.after(delay, Event::Mend { at });
                 }
             }
+            18 if self.damage_row(target) => self.tell(format!("a bit flips in a row of member {target}, unseen by checksums")),
+            19 if self.damage_digest(target) => self.tell(format!("a bit flips in what member {target} has applied")),
             _ => {
                 let jump = self.chance.below(7200 * SECOND) as i64 - (3600 * SECOND) as i64;
                 self.tell(format!("the time of day of member {target} jumps by {} s", jump / SECOND as i64));

@@ -3,7 +3,7 @@
 //!
 //! [`run`] is the whole of it: a seed in, a [`Report`] out. [`world`] has the queue of events; [`turns`] the members' steps;
 //! [`member`] a member's disk, clock and process; [`net`] the channels between members and [`wire`] what passes over them; [`transfer`] snapshots on their way; [`faults`] what goes
-//! wrong; [`clients`], [`leases`] and [`watchers`] who uses the cluster; [`agreed`] what the members agreed on; [`check`] and [`following`] whether what
+//! wrong and [`damage`] what no checksum sees; [`clients`], [`leases`] and [`watchers`] who uses the cluster; [`agreed`] what the members agreed on; [`check`] and [`following`] whether what
 //! the clients and the watchers saw follows from it, which the tests on real processes ask too; [`ends`] how it all ended.
 //!
 //! What is left out: gRPC and TLS, RocksDB (its in-memory twin crashes as it does: to a prefix of the batches written), the watch
@@ -12,6 +12,7 @@
 pub mod agreed;
 pub mod check;
 pub mod clients;
+pub mod damage;
 pub mod ends;
 pub mod faults;
 pub mod following;
@@ -59,6 +60,8 @@ pub struct Report {
     pub bookmarks: u64,
     pub renewals: u64,
     pub snapshots: u32,
+    /// Members that were set aside and got other rows.
+    pub rebuilt: u32,
     /// Virtual time.
     pub time: Time,
 }
@@ -110,6 +113,7 @@ impl World {
             bookmarks: self.watchers.iter().map(|w| w.bookmarks).sum(),
             renewals: self.leases.renewed,
             snapshots: self.snapshots,
+            rebuilt: self.rebuilt,
             time: self.now,
         }
     }

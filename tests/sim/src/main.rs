@@ -111,6 +111,7 @@ struct Totals {
     bookmarks: u64,
     renewals: u64,
     snapshots: u32,
+    rebuilt: u32,
     /// Seeds that are smaller than a seed has to be.
     small: usize,
     virtual_seconds: u64,
@@ -128,6 +129,7 @@ impl Totals {
         self.bookmarks += r.bookmarks;
         self.renewals += r.renewals;
         self.snapshots += r.snapshots;
+        self.rebuilt += r.rebuilt;
         self.virtual_seconds += r.time / sim::world::SECOND;
         let small = r.operations < 500 || r.faults < 5 || r.leader_changes < 1;
         self.small += usize::from(small && r.violations.is_empty());
@@ -144,8 +146,17 @@ fn main() -> ExitCode {
     let began = Instant::now();
     let (bad, t) = run_all(&arguments, false);
     println!(
-        "{} operations ({} answered), {} revisions, {} faults, {} leader changes, {} snapshots, {} events watched, {} bookmarks, {} renewals",
-        t.operations, t.answered, t.revisions, t.faults, t.leader_changes, t.snapshots, t.watched, t.bookmarks, t.renewals
+        "{} operations ({} answered), {} revisions, {} faults, {} leader changes, {} snapshots, {} members rebuilt, {} events watched, {} bookmarks, {} renewals",
+        t.operations,
+        t.answered,
+        t.revisions,
+        t.faults,
+        t.leader_changes,
+        t.snapshots,
+        t.rebuilt,
+        t.watched,
+        t.bookmarks,
+        t.renewals
     );
     if t.small > 0 {
         println!("{} seeds had fewer than 500 operations, 5 faults or 1 leader change", t.small);

@@ -112,6 +112,8 @@ pub struct Member {
     pub slow_disk: u64,
     /// A bit that was flipped and must be flipped back before the member can start.
     pub flipped: Option<(std::path::PathBuf, u64, u8)>,
+    /// A row that was damaged: its key, and its value since.
+    pub damaged: Option<(Bytes, Bytes)>,
     /// It stays down until someone starts it.
     pub down: bool,
     seed: u64,
@@ -131,6 +133,7 @@ pub fn settings() -> SteppedSettings {
         entry_cache: 4 << 10,
         segments: (8 << 10, 32 << 10),
         sweep_rows: 8,
+        check_history: Some(Duration::from_millis(2500)),
     }
 }
 
@@ -166,6 +169,7 @@ impl Member {
             deferred: Vec::new(),
             slow_disk: 1,
             flipped: None,
+            damaged: None,
             down: false,
             seed,
         }

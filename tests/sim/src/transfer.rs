@@ -55,7 +55,9 @@ impl World {
             self.net.sending[pair] = false;
             return;
         }
-        let connected = alive(self, to, lives.1) && !self.net.is_cut(from, to) && !self.net.is_cut(to, from);
+        // A damaged member that is not found out in time would hand its damage on, and a majority decides what is damage.
+        let connected =
+            !self.is_damaged(from) && alive(self, to, lives.1) && !self.net.is_cut(from, to) && !self.net.is_cut(to, from);
         let next = match connected {
             true => self.guarded(to, |world| world.advance(id, stage)),
             false => Some(Err("the connection broke".to_string())),
@@ -64,6 +66,8 @@ impl World {
             None => self.transferred(id, false),
             Some(Ok(Stage::Over)) => {
                 self.snapshots += 1;
+                let fenced = self.members[to].running.as_ref().is_some_and(|r| r.node.handle().is_fenced());
+                self.rebuilt += u32::from(fenced);
                 self.note(&format!("a snapshot from {from} to {to} is taken"));
                 self.transferred(id, true);
             }
@@ -97,10 +101,10 @@ impl World {
         match stage {
             Stage::Offer => {
                 let view = sender.node.announced_view(index).ok_or("its rows are no longer kept")?;
-                if index <= receiver.node.handle().status().applied_index {
+                if !receiver.node.handle().wants_snapshot(index) {
                     // As the real intake does: raft answers with where the member stands.
-                    let _ = receiver.node.offer_snapshot(message.clone());
-                    return Err(format!("entry {index} is applied already"));
+                    let _ = receiver.node.offer_snapshot(message.clone(), false);
+                    return Err(format!("a snapshot at entry {index} brings nothing new"));
                 }
                 let (staging, attempt, place) = receiver.node.receiver().begin(view.id, index).map_err(failed)?;
                 Ok(Stage::Rows { view, staging, attempt, from: Some(place), rows: 0, checksum: 0 })
@@ -119,7 +123,7 @@ impl World {
             }
             Stage::Rows { staging, attempt, from: None, rows, checksum, .. } => {
                 let taken = staging.finish(attempt, rows, checksum).map_err(failed);
-                let offered = taken.and_then(|()| receiver.node.offer_snapshot(message.clone()).map_err(|e| e.to_string()));
+                let offered = taken.and_then(|()| receiver.node.offer_snapshot(message.clone(), true).map_err(|e| e.to_string()));
                 match offered {
                     Ok(answer) => Ok(Stage::Handed { staging, answer }),
                     Err(e) => {

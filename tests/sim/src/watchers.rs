@@ -40,7 +40,7 @@ impl World {
     pub fn add_watchers(&mut self, count: usize) {
         for watcher in 0..count {
             let range = match watcher % 4 {
-                0 => KeyRange::all(),
+                0 => prefix("a", "\0"),
                 1 => prefix("a", "b"),
                 2 => prefix("b", "c"),
                 _ => prefix("a2", "b5"),

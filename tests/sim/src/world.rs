@@ -177,6 +177,7 @@ pub struct World {
     pub calm: bool,
     pub heals: u32,
     pub snapshots: u32,
+    pub rebuilt: u32,
 }
 
 impl World {
@@ -213,6 +214,7 @@ impl World {
             calm: false,
             heals: 0,
             snapshots: 0,
+            rebuilt: 0,
             settings,
         }
     }

@@ -16,6 +16,7 @@ pub const REMOVED_MEMBER: u8 = 0x21;
 pub const CONFIGURATION: u8 = 0x22;
 pub const CLUSTER_VERSION: u8 = 0x23;
 pub const ALARM: u8 = 0x30;
+pub const FENCE: u8 = 0x31;
 pub const AUTH: u8 = 0x40;
 
 fn tagged(tag: u8, parts: &[&[u8]]) -> Bytes {
@@ -71,6 +72,10 @@ pub fn removed_member(id: MemberId) -> Bytes {
 
 pub fn alarm(kind: i32, member: MemberId) -> Bytes {
     tagged(ALARM, &[&kind.to_be_bytes(), &member.to_be_bytes()])
+}
+
+pub fn fence(member: MemberId) -> Bytes {
+    tagged(FENCE, &[&member.to_be_bytes()])
 }
 
 /// A row of the auth rooms: `kind` then its name.
