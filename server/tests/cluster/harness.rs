@@ -196,6 +196,7 @@ impl Cluster {
             member_id: self.slots[at].id,
             election: Duration::from_millis(500),
             dial: Arc::new(PlainDial),
+            speaks: Default::default(),
         })
         .expect("the peer room starts");
         let node = opened.run(Arc::new(peers.clone()), Box::new(Recorder(told.clone()))).expect("the node starts");
