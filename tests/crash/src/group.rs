@@ -22,6 +22,8 @@ pub struct Place {
     pub dir: PathBuf,
     pub client: String,
     pub peer: String,
+    /// Peer URLs to tell, where they are not those it listens on.
+    pub peer_advertised: Option<String>,
     /// The program it runs as; the one under test unless said otherwise.
     pub program: PathBuf,
     child: Option<Child>,
@@ -61,6 +63,7 @@ impl Group {
             dir: scratch.path().join(format!("m{n}")),
             client: free_url(),
             peer: free_url(),
+            peer_advertised: None,
             program: program(),
             child: None,
             log: scratch.path().join(format!("m{n}.log")),
@@ -79,10 +82,11 @@ impl Group {
     pub fn spawn(&mut self, at: usize, flags: &[&str], failpoint: Option<&str>) {
         let place = &mut self.places[at];
         let mut command = Command::new(&place.program);
+        let advertised = place.peer_advertised.as_ref().unwrap_or(&place.peer);
         command
             .args(["--name", &place.name, "--data-dir", place.dir.to_str().expect("a readable path")])
             .args(["--listen-client-urls", &place.client, "--advertise-client-urls", &place.client])
-            .args(["--listen-peer-urls", &place.peer, "--initial-advertise-peer-urls", &place.peer])
+            .args(["--listen-peer-urls", &place.peer, "--initial-advertise-peer-urls", advertised])
             .args(["--log-format", "console", "--heartbeat-interval", "50", "--election-timeout", "500"])
             .args(flags)
             .env_remove("QUORATE_FAILPOINT")
