@@ -12,7 +12,7 @@ DIST := $(or $(CARGO_TARGET_DIR),target)/dist
 # Every recipe that links RocksDB finds it built once, for every profile.
 CARGO := ROCKSDB_STATIC=1 ROCKSDB_LIB_DIR="$$(scripts/rocksdb.sh)" cargo
 
-.PHONY: help setup build ship run test test-full verify fix unit sim sim-plants bench dist image charts e2e robustness
+.PHONY: help setup build ship run test test-full verify fix unit sim sim-plants bench dist image charts e2e robustness upgrade
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
@@ -67,6 +67,9 @@ charts: setup ## the charts: schema, lint, golden renderings
 e2e: build ## the operator in a Kubernetes on this machine, step by step (root)
 	@tests/setup.sh
 	@BIN=$(BIN) tests/e2e/run.sh
+
+upgrade: build ## three real members from an older build (OLDER=commit) to this one and back, under load (root)
+	@older=$$(scripts/older.sh $(OLDER)) && $(BIN)/robustness --server $(BIN)/quorate --older "$$older" --seed $(SEED) --out $(dir $(BIN))upgrade
 
 MINUTES ?= 30
 SEED ?= 1

@@ -52,6 +52,14 @@ elif ! command -v nft >/dev/null || ! command -v mkfs.ext4 >/dev/null; then
 else
   minutes=3
   [ "$tier" = full ] && minutes=30
+  if [ "$tier" = full ]; then
+    # The server of before the newest feature level, from the history; the clone may be too shallow for it.
+    if older=$(scripts/older.sh 2>"$logs/older.log"); then
+      stage upgrade "$target/release/robustness" --server "$server" --older "$older" --out "$logs/upgrade"
+    else
+      skip upgrade "no older build: $(tail -n 1 "$logs/older.log")"
+    fi
+  fi
   stage robustness "$target/release/robustness" --server "$server" --minutes "$minutes" --seed "${ROBUSTNESS_SEED:-1}" --out "$logs/robustness"
 fi
 

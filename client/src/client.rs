@@ -48,6 +48,7 @@ pub struct Client {
     chosen: Arc<[usize]>,
     timeout: Option<Duration>,
     require_leader: bool,
+    repeatable: bool,
 }
 
 struct Shared {
@@ -110,13 +111,20 @@ impl Client {
             signing_in: tokio::sync::Mutex::new(()),
             limits,
         };
-        Ok(Self { shared: Arc::new(shared), chosen, timeout: config.timeout, require_leader: false })
+        Ok(Self { shared: Arc::new(shared), chosen, timeout: config.timeout, require_leader: false, repeatable: false })
     }
 
     /// The same client with another time limit for its unary calls; `None` waits for ever.
     #[must_use]
     pub fn timeout(&self, timeout: Option<Duration>) -> Self {
         Self { timeout, ..self.clone() }
+    }
+
+    /// The same client, whose changes of members may be repetitions: an add of addresses that were added and not started yet, and a
+    /// removal of who was removed, are answered as the first time. Quorate knows this; to etcd they stay conflicts.
+    #[must_use]
+    pub fn repeatable(&self) -> Self {
+        Self { repeatable: true, ..self.clone() }
     }
 
     /// The same client, whose calls fail at once, and whose streams end, when the member it talks to knows no leader.
@@ -172,6 +180,9 @@ impl Client {
         let metadata = request.metadata_mut();
         if let Some(token) = self.shared.token.lock().clone() {
             metadata.insert("token", token);
+        }
+        if self.repeatable {
+            metadata.insert("quorate-repeatable", MetadataValue::from_static("true"));
         }
         if self.require_leader {
             metadata.insert("hasleader", MetadataValue::from_static("true"));

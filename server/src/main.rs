@@ -8,33 +8,47 @@ use std::process::ExitCode;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// Writes to standard output. Whoever reads it may have enough and close it, as `head` does; that is no failure.
+fn print(text: &str) -> ExitCode {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            eprintln!("quorate: standard output: {e}");
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
 fn main() -> ExitCode {
-    if std::env::args_os().nth(1).is_some_and(|word| word == "snapshot") {
-        return match quorate::offline::snapshot(std::env::args_os().skip(2).collect()) {
-            Ok(text) => {
-                println!("{text}");
-                ExitCode::SUCCESS
-            }
+    if let Err(e) = failpoint::arm_from_env() {
+        eprintln!("quorate: {e}");
+        return ExitCode::FAILURE;
+    }
+    let rest = || std::env::args_os().skip(2).collect();
+    let offline = match std::env::args_os().nth(1).as_ref().and_then(|word| word.to_str()) {
+        Some("snapshot") => Some(quorate::offline::snapshot(rest())),
+        Some("recover") => Some(quorate::offline::recover::run(rest())),
+        _ => None,
+    };
+    if let Some(done) = offline {
+        return match done {
+            Ok(text) => print(text.trim_end()),
             Err(failure) => {
                 eprintln!("quorate: {}", failure.text);
                 ExitCode::from(failure.code as u8)
             }
         };
     }
-    if let Err(e) = failpoint::arm_from_env() {
-        eprintln!("quorate: {e}");
-        return ExitCode::FAILURE;
-    }
     let parsed = Config::from_env_and_args(std::env::args_os().skip(1), std::env::vars_os(), |path| std::fs::read_to_string(path));
     let (config, warnings) = match parsed {
         Ok(Parsed::Run(config, warnings)) => (config, warnings),
         Ok(Parsed::ShowVersion) => {
-            println!("{}", config::version_text());
-            return ExitCode::SUCCESS;
+            return print(&config::version_text());
         }
         Ok(Parsed::ShowHelp) => {
-            println!("{}", config::help_text());
-            return ExitCode::SUCCESS;
+            return print(&config::help_text());
         }
         Err(e) => {
             eprintln!("quorate: {e}");

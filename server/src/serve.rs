@@ -5,10 +5,10 @@ use crate::config::{self, Config};
 use crate::door::{Address, ClientTls, Door, Entrance, Http2, Listener, NetThreads, net_threads_for};
 use crate::env::files::RealFiles;
 use crate::gateway::{self, Access, JsonCalls};
-use crate::membership::{self, Desk, DeskSettings, departure};
+use crate::membership::{self, Desk, DeskSettings, departure, versions};
 use crate::mvcc::RevisionEvents;
 use crate::node::{EventSink, Node, NodeHandle, Opened, PeerSink, ProposeError, StartError, stand_alone};
-use crate::peer::{Dial, LeaseForwarder, PeerSettings, Peers};
+use crate::peer::{Dial, LeaseForwarder, PeerSettings, Peers, Speaks};
 use crate::state::Shared;
 use crate::telemetry::Metrics;
 use crate::watch::{Hub, HubOptions};
@@ -35,8 +35,7 @@ impl Failure {
 impl From<StartError> for Failure {
     fn from(e: StartError) -> Self {
         let rebuild = "; the other members are not affected: remove this member from the cluster and add it again with an empty data directory";
-        let foreign = matches!(e, StartError::Foreign { .. });
-        let hint = if e.exit_code() == 4 && !foreign && !e.to_string().contains("add it again") { rebuild } else { "" };
+        let hint = if e.wants_rebuild() && !e.to_string().contains("add it again") { rebuild } else { "" };
         Self::new(e.exit_code(), format!("{e}{hint}"))
     }
 }
@@ -146,34 +145,6 @@ async fn publish(node: NodeHandle, name: String, client_urls: Vec<String>) {
     }
 }
 
-/// The leader writes down the version all members speak.
-async fn settle_version(node: NodeHandle) {
-    let mut leader = node.leader_changes();
-    let version = cluster_version();
-    loop {
-        if node.shared().cluster_version().as_str() == version {
-            return;
-        }
-        if node.status().is_leader {
-            let set = entry::ClusterVersion { version: version.clone() };
-            match node.propose(Command { op: Some(Op::ClusterVersion(set)) }).await {
-                Ok(_) => tracing::info!(cluster_version = version, "updated cluster version"),
-                Err(ProposeError::Stopped) => return,
-                Err(_) => {}
-            }
-        }
-        tokio::select! {
-            changed = leader.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(Duration::from_millis(500)) => {}
-        }
-    }
-}
-
-fn cluster_version() -> String {
-    let mut parts = config::ETCD_VERSION.split('.');
-    format!("{}.{}.0", parts.next().unwrap_or("3"), parts.next().unwrap_or("7"))
-}
-
 /// A server that runs.
 pub struct Server {
     node: Node,
@@ -230,12 +201,15 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
     if config.features.initial_corrupt_check && entered.is_none() {
         compare::compare(&opened, &dial, config.request_timeout()).await?;
     }
+    let speaks =
+        Speaks { feature_level: crate::state::FEATURE_LEVEL, version: config::ETCD_VERSION.into(), build: config::VERSION.into() };
     let settings = PeerSettings {
         cluster_id: identity.cluster,
         member_id: identity.member,
         election: config.election_timeout,
         snapshot_rate: config.snapshot_rate_bytes_per_second,
-        dial,
+        dial: dial.clone(),
+        speaks: speaks.clone(),
     };
     let peers = Peers::start(settings).map_err(|e| Failure::new(5, e))?;
     let sink: Arc<dyn PeerSink> = Arc::new(peers.clone());
@@ -350,7 +324,7 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
 
     let urls = config.advertise_client_urls.iter().map(|u| u.to_string()).collect();
     tokio::spawn(publish(handle.clone(), config.name.clone(), urls));
-    tokio::spawn(settle_version(handle.clone()));
+    tokio::spawn(versions::run(handle.clone(), dial, speaks, config.downgrade_check_interval));
     tokio::spawn(crate::compactor::run(handle.clone(), config.auto_compaction));
     tokio::spawn(crate::space::run(handle.clone(), config.quota_bytes));
     tracing::info!("ready to serve client requests");

@@ -59,6 +59,58 @@ impl From<MemberError> for Status {
     }
 }
 
+/// Metadata, with the value `true`, of a caller that may be asking again for what was done already: it counts members and has lost
+/// an answer. Whoever does not say so gets etcd's answers, by which a repetition is a conflict.
+pub const REPEATABLE: &str = "quorate-repeatable";
+
+fn is_repeatable<M>(request: &Request<M>) -> bool {
+    request.metadata().get(REPEATABLE).is_some_and(|v| v == "true")
+}
+
+/// A member that an add as this one made before, and that has not started yet. One that started is another matter: its addresses are
+/// taken.
+async fn added_before(door: &Door, urls: &[String], learner: bool) -> Result<Option<(state::Member, Vec<state::Member>)>, Status> {
+    door.barrier().await?;
+    let members = door.context.shared.members();
+    let same = |m: &&state::Member| m.name.is_empty() && m.learner == learner && m.peer_urls == urls;
+    Ok(members.iter().find(same).map(|m| (m.clone(), members.to_vec())))
+}
+
+/// Adds a member, or finds the one that the same request added before.
+async fn add_once(door: &Door, urls: Vec<String>, learner: bool) -> Result<(state::Member, Vec<state::Member>), Status> {
+    // Asked first: the rules that judge a change would count the member that is not started against itself.
+    if let Some(found) = added_before(door, &urls, learner).await? {
+        return Ok(found);
+    }
+    match door.context.membership.add(urls.clone(), learner).await {
+        // Two that ask at once.
+        Err(MemberError::Refused(ApplyError::PeerUrlExists)) => {
+            let found = added_before(door, &urls, learner).await?;
+            found.ok_or_else(|| MemberError::Refused(ApplyError::PeerUrlExists).into())
+        }
+        added => added.map_err(Status::from),
+    }
+}
+
+/// Removes a member, or finds that it was removed.
+async fn remove_once(door: &Door, id: u64) -> Result<Vec<state::Member>, Status> {
+    door.barrier().await?;
+    let shared = &door.context.shared;
+    if shared.is_removed(id) {
+        return Ok(shared.members().to_vec());
+    }
+    match door.context.membership.remove(id).await {
+        Err(MemberError::Refused(ApplyError::MemberNotFound)) => {
+            door.barrier().await?;
+            match shared.is_removed(id) {
+                true => Ok(shared.members().to_vec()),
+                false => Err(MemberError::Refused(ApplyError::MemberNotFound).into()),
+            }
+        }
+        removed => removed.map_err(Status::from),
+    }
+}
+
 /// The service.
 pub struct Cluster(pub Arc<Door>);
 
@@ -69,10 +121,14 @@ fn refuses<M>(_: &M) -> Learner {
 #[tonic::async_trait]
 impl pb::cluster_server::Cluster for Cluster {
     async fn member_add(&self, request: Request<pb::MemberAddRequest>) -> Result<Response<pb::MemberAddResponse>, Status> {
+        let repeatable = is_repeatable(&request);
         self.0
             .unary(Method::MemberAdd, request, refuses, |request| async move {
                 let urls = peer_urls(request.peer_urls)?;
-                let (member, members) = self.0.context.membership.add(urls, request.is_learner).await?;
+                let (member, members) = match repeatable {
+                    true => add_once(&self.0, urls, request.is_learner).await?,
+                    false => self.0.context.membership.add(urls, request.is_learner).await?,
+                };
                 Ok(pb::MemberAddResponse {
                     header: Some(self.0.header_bare()),
                     member: Some(member_response(member)),
@@ -83,9 +139,13 @@ impl pb::cluster_server::Cluster for Cluster {
     }
 
     async fn member_remove(&self, request: Request<pb::MemberRemoveRequest>) -> Result<Response<pb::MemberRemoveResponse>, Status> {
+        let repeatable = is_repeatable(&request);
         self.0
             .unary(Method::MemberRemove, request, refuses, |request| async move {
-                let members = self.0.context.membership.remove(request.id).await?;
+                let members = match repeatable {
+                    true => remove_once(&self.0, request.id).await?,
+                    false => self.0.context.membership.remove(request.id).await?,
+                };
                 Ok(pb::MemberRemoveResponse { header: Some(self.0.header_bare()), members: member_list(members) })
             })
             .await

@@ -1,8 +1,8 @@
 //! `etcdserverpb.Maintenance`: alarms, status, hashes, snapshots, leadership.
 //!
 //! In: client messages. Out: entries for the node, questions for the rooms behind.
-//! `Defragment` answers at once: the store compacts in the background, so there is nothing to defragment. `Downgrade` refuses every target:
-//! no older server could read this store.
+//! `Defragment` answers at once: the store compacts in the background, so there is nothing to defragment. `Downgrade` is
+//! etcd's dance of versions: the cluster shows the version before until it is cancelled, or until every member's program is of it.
 
 use std::{sync::Arc, time::Instant};
 
@@ -143,8 +143,8 @@ pub fn status(door: &Door) -> pb::StatusResponse {
         raft_applied_index: node.applied_index,
         errors,
         is_learner: node.is_learner,
-        storage_version: minor_version(&door.limits.etcd_version) + ".0",
-        downgrade_info: Some(pb::DowngradeInfo { enabled: false, target_version: String::new() }),
+        storage_version: storage_version(door),
+        downgrade_info: Some(downgrade_info(door)),
     }
 }
 
@@ -213,22 +213,71 @@ pub async fn move_leader(door: &Door, request: pb::MoveLeaderRequest) -> Result<
     Ok(pb::MoveLeaderResponse { header: None })
 }
 
-/// Answers what etcd does when no downgrade is possible: a target is checked for its form and then refused, and cancelling changes nothing.
+/// The agreed version, `major.minor`; the door's own before one is agreed on.
+fn cluster_version(door: &Door) -> Option<String> {
+    Some(door.context.shared.cluster_version()).filter(|v| !v.is_empty()).map(|v| minor_version(&v))
+}
+
+fn storage_version(door: &Door) -> String {
+    cluster_version(door).unwrap_or_else(|| minor_version(&door.limits.etcd_version)) + ".0"
+}
+
+fn downgrade_info(door: &Door) -> pb::DowngradeInfo {
+    let target = door.context.shared.downgrade();
+    pb::DowngradeInfo { enabled: target.is_some(), target_version: target.as_ref().clone().unwrap_or_default() }
+}
+
+/// Checks, starts and cancels a downgrade as etcd does: one minor version down, one at a time. Cancelling where none is under way
+/// changes nothing and is no error.
 pub async fn downgrade(door: &Door, request: pb::DowngradeRequest) -> Result<pb::DowngradeResponse, Status> {
     use pb::downgrade_request::DowngradeAction;
-    match DowngradeAction::try_from(request.action) {
-        Ok(DowngradeAction::Validate | DowngradeAction::Enable) => {
+    let action = DowngradeAction::try_from(request.action).map_err(|_| Refusal::UnknownMethod)?;
+    let agreed = cluster_version(door).ok_or(Refusal::ClusterVersionUnavailable);
+    let target = match action {
+        DowngradeAction::Validate | DowngradeAction::Enable => {
             if !is_version(&request.version) {
                 return Err(Refusal::DowngradeVersionFormat.into());
             }
+            let agreed = agreed.clone()?;
             door.barrier().await?;
-            Err(Refusal::DowngradeTargetInvalid.into())
+            let target = minor_version(&request.version);
+            if Some(&target) != version_before(&agreed).as_ref() {
+                return Err(Refusal::DowngradeTargetInvalid.into());
+            }
+            if door.context.shared.downgrade().is_some() {
+                return Err(Refusal::DowngradeInProcess.into());
+            }
+            target + ".0"
         }
-        Ok(DowngradeAction::Cancel) => {
-            Ok(pb::DowngradeResponse { header: Some(door.header_now()), version: minor_version(&door.limits.etcd_version) })
+        DowngradeAction::Cancel => {
+            door.barrier().await?;
+            String::new()
         }
-        Err(_) => Err(Refusal::UnknownMethod.into()),
+    };
+    let changes = match action {
+        DowngradeAction::Validate => false,
+        DowngradeAction::Enable => true,
+        DowngradeAction::Cancel => door.context.shared.downgrade().is_some(),
+    };
+    if changes {
+        // Members of an older program would not know what this is.
+        if door.context.shared.feature_level() < DOWNGRADE_LEVEL {
+            return Err(Refusal::NotCapable.into());
+        }
+        door.propose(entry::command::Op::Downgrade(entry::Downgrade { target })).await?;
     }
+    let version = agreed.unwrap_or_else(|_| minor_version(&door.limits.etcd_version));
+    Ok(pb::DowngradeResponse { header: Some(door.header_now()), version })
+}
+
+/// The feature level from which a downgrade can be written down.
+const DOWNGRADE_LEVEL: u32 = 2;
+
+/// The minor version before one, within the same major one.
+fn version_before(version: &str) -> Option<String> {
+    let (major, minor) = version.split_once('.')?;
+    let before = minor.parse::<u64>().ok()?.checked_sub(1)?;
+    Some(format!("{major}.{before}"))
 }
 
 /// `major.minor`, or a semantic version.
@@ -259,5 +308,7 @@ mod tests {
             assert_eq!(is_version(version), good, "{version}");
         }
         assert_eq!(minor_version("3.7.3"), "3.7");
+        assert_eq!(version_before("3.7").as_deref(), Some("3.6"));
+        assert_eq!(version_before("4.0"), None);
     }
 }

@@ -5,12 +5,13 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use quorate_proto::{
+    entry,
     etcdserverpb::{
         self as pb, auth_client::AuthClient, cluster_client::ClusterClient, kv_client::KvClient, lease_client::LeaseClient,
         maintenance_client::MaintenanceClient, watch_client::WatchClient,
     },
     health,
-    state::Member,
+    state::{self, Member},
     v3electionpb, v3lockpb,
 };
 use sha2::{Digest, Sha256};
@@ -454,15 +455,57 @@ async fn operators_calls() {
     let downgrade = |action, version: &str| pb::DowngradeRequest { action, version: version.into() };
     let format = maintenance.downgrade(downgrade(0, "x")).await;
     refused(format, Code::InvalidArgument, "etcdserver: wrong downgrade target version format");
-    refused(
-        maintenance.downgrade(downgrade(1, "3.6")).await,
-        Code::InvalidArgument,
-        "etcdserver: invalid downgrade target version",
-    );
+    let unknown = maintenance.downgrade(downgrade(1, "3.6")).await;
+    refused(unknown, Code::FailedPrecondition, "etcdserver: cluster version not found during downgrade");
     assert_eq!(maintenance.downgrade(downgrade(2, "")).await.unwrap().into_inner().version, "3.7");
+    let agreed = || {
+        let version = entry::ClusterVersion { version: "3.7.0".into() };
+        world.node.handle().propose(entry::Command { op: Some(entry::command::Op::ClusterVersion(version)) })
+    };
+    agreed().await.unwrap();
+    let far = maintenance.downgrade(downgrade(0, "3.5")).await;
+    refused(far, Code::InvalidArgument, "etcdserver: invalid downgrade target version");
+    assert_eq!(maintenance.downgrade(downgrade(0, "3.6.0")).await.unwrap().into_inner().version, "3.7");
+    refused(maintenance.downgrade(downgrade(1, "3.6")).await, Code::FailedPrecondition, "etcdserver: not capable");
+    world.node.handle().raise_level(2);
+    agreed().await.unwrap();
+    assert_eq!(maintenance.downgrade(downgrade(1, "3.6")).await.unwrap().into_inner().version, "3.7");
+    let twice = maintenance.downgrade(downgrade(1, "3.6")).await;
+    refused(twice, Code::FailedPrecondition, "etcdserver: cluster has a downgrade job in progress");
+    let status = maintenance.status(pb::StatusRequest {}).await.unwrap().into_inner();
+    let info = status.downgrade_info.unwrap();
+    assert!(info.enabled && info.target_version == "3.6.0");
+    assert!(maintenance.downgrade(downgrade(2, "")).await.is_ok());
+    assert!(!maintenance.status(pb::StatusRequest {}).await.unwrap().into_inner().downgrade_info.unwrap().enabled);
     let mut cluster = ClusterClient::new(world.channel.clone());
     let members = cluster.member_list(pb::MemberListRequest { linearizable: true }).await.unwrap().into_inner();
     assert_eq!((members.members.len(), members.header.unwrap().revision), (1, 0));
+    // A change that may be asked for again finds what the first one did; without the word it is a change like any other.
+    let url = "http://127.0.0.1:99".to_string();
+    let learner = |id| state::Member { id, peer_urls: vec![url.clone()], learner: true, ..Default::default() };
+    let change = |kind: state::MemberChangeKind| {
+        let change = state::MemberChange { kind: kind.into(), member: Some(learner(77)), ..Default::default() };
+        world.node.handle().change_members(change)
+    };
+    fn again<M>(message: M) -> Request<M> {
+        let mut request = Request::new(message);
+        request.metadata_mut().insert(cluster::REPEATABLE, "true".parse().unwrap());
+        request
+    }
+    change(state::MemberChangeKind::AddLearner).await.unwrap().result.unwrap();
+    let add = |is_learner| pb::MemberAddRequest { peer_urls: vec![url.clone()], is_learner };
+    assert_eq!(cluster.member_add(again(add(true))).await.unwrap().into_inner().member.unwrap().id, 77);
+    refused(cluster.member_add(again(add(false))).await, Code::FailedPrecondition, "etcdserver: not capable");
+    refused(cluster.member_add(add(true)).await, Code::FailedPrecondition, "etcdserver: not capable");
+    refused(
+        cluster.member_remove(again(pb::MemberRemoveRequest { id: 77 })).await,
+        Code::FailedPrecondition,
+        "etcdserver: not capable",
+    );
+    change(state::MemberChangeKind::Remove).await.unwrap().result.unwrap();
+    assert_eq!(cluster.member_remove(again(pb::MemberRemoveRequest { id: 77 })).await.unwrap().into_inner().members.len(), 1);
+    refused(cluster.member_remove(pb::MemberRemoveRequest { id: 77 }).await, Code::FailedPrecondition, "etcdserver: not capable");
+
     let mut auth = AuthClient::new(world.channel.clone());
     assert!(!auth.auth_status(pb::AuthStatusRequest {}).await.unwrap().into_inner().enabled);
     let sign_in = auth.authenticate(pb::AuthenticateRequest::default()).await;

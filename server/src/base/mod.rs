@@ -55,6 +55,9 @@ pub enum BaseError {
     /// Another process holds the folder.
     #[error("{0}")]
     Locked(String),
+    /// The data are of a newer program than this one. They are sound: that program must go on with them.
+    #[error("{0}")]
+    Newer(String),
 }
 
 /// Rows to write at once.

@@ -181,6 +181,20 @@ impl RocksBase {
         Ok(Self { db, folder: Folder { path: dir.to_path_buf(), retired: AtomicBool::new(false) } })
     }
 
+    /// Opens the folder to read it: nothing can be written, and another process may have it open.
+    ///
+    /// # Errors
+    /// `Corrupt` when it is damaged or no folder of rows.
+    pub fn open_read_only(dir: &Path, o: RocksOptions) -> Result<Self, BaseError> {
+        let mut options = Options::default();
+        options.set_max_open_files(512);
+        options.set_paranoid_checks(true);
+        let cache = Cache::new_lru_cache(o.block_cache);
+        let families = Family::ALL.iter().map(|f| ColumnFamilyDescriptor::new(f.name(), family_options(*f, &o, &cache)));
+        let db = DB::open_cf_descriptors_read_only(&options, dir, families, false).map_err(fail)?;
+        Ok(Self { db, folder: Folder { path: dir.to_path_buf(), retired: AtomicBool::new(false) } })
+    }
+
     fn cf(&self, family: Family) -> &ColumnFamily {
         self.db.cf_handle(family.name()).expect("every family was opened")
     }

@@ -33,7 +33,10 @@ pub fn help_text() -> String {
         "Usage: quorate [flags]\n\n\
          Starts a server that speaks etcd's v3 API. Each flag may also be given as a variable: ETCD_DATA_DIR for --data-dir,\n\
          QUORATE_ for flags that etcd does not have. The command line wins over the environment. With --config-file all\n\
-         settings come from that file. Durations are written 100ms, 5m or 1h30m.\n",
+         settings come from that file. Durations are written 100ms, 5m or 1h30m.\n\n\
+         Commands on data that no server uses (each says its flags when it is given none):\n\
+         \x20 quorate snapshot status|restore    what a saved snapshot holds; a member out of it\n\
+         \x20 quorate recover                    a cluster whose quorum is lost for good goes on from its best disk\n",
     );
     for group in Group::ALL {
         if group == Group::Legacy {

@@ -75,6 +75,14 @@ places! {
     FoundBeforeRename = "found-before-rename",
     /// A founding member has its name, which is not durable.
     FoundAfterRename = "found-after-rename",
+    /// A recovered member's rows stand alone; its log and identity are the lost cluster's.
+    RecoverRows = "recover-rows",
+    /// Its new log is ready beside the old one.
+    RecoverLog = "recover-log",
+    /// Its identity names the new cluster; the old log is still in place.
+    RecoverIdentity = "recover-identity",
+    /// The old log is gone, the new one is not in its place.
+    RecoverSwap = "recover-swap",
     /// The log is replayed and settled, the rows are not open.
     OpenedLog = "opened-log",
     /// Everything is open, nothing runs.

@@ -24,6 +24,8 @@ pub struct Plan {
     /// This member's own peer URLs, by which a cluster lists it.
     pub own_urls: Vec<String>,
     pub stamp: Stamp,
+    /// The recovery that a cluster must have behind it to be joined: one without is what was left behind.
+    pub recovery: Option<String>,
 }
 
 /// What one listed member answered.
@@ -34,7 +36,7 @@ pub enum Heard {
     /// It has no cluster either.
     Empty,
     /// It serves a cluster.
-    Cluster { url: String, cluster: u64, members: Vec<Member>, applied: u64 },
+    Cluster { url: String, cluster: u64, members: Vec<Member>, applied: u64, recoveries: Vec<String> },
 }
 
 /// What follows from the answers.
@@ -52,10 +54,15 @@ fn lists<'a>(members: &'a [Member], own: &[String]) -> Option<&'a Member> {
 
 /// Decides from one round of answers.
 pub fn decide(plan: &Plan, heard: &[Heard]) -> Verdict {
+    let mut left_behind = None;
     let mut clusters: Vec<_> = heard
         .iter()
         .filter_map(|h| match h {
-            Heard::Cluster { url, cluster, members, applied } => Some((*applied, url, *cluster, members)),
+            Heard::Cluster { url, recoveries, .. } if plan.recovery.as_ref().is_some_and(|id| !recoveries.contains(id)) => {
+                left_behind = Some(url);
+                None
+            }
+            Heard::Cluster { url, cluster, members, applied, .. } => Some((*applied, url, *cluster, members)),
             _ => None,
         })
         .collect();
@@ -96,6 +103,9 @@ pub fn decide(plan: &Plan, heard: &[Heard]) -> Verdict {
             _ => None,
         })
         .collect();
+    if let (Some(url), Some(id)) = (left_behind, &plan.recovery) {
+        return Verdict::Wait(format!("{url} serves the cluster of before the recovery {id}, which is not joined any more"));
+    }
     let Some(form) = &plan.form else {
         return Verdict::Wait(format!("no listed member serves a cluster to join ({})", reasons(&silent)));
     };
@@ -152,7 +162,7 @@ pub fn plan_of_flags(config: &Config) -> Result<Plan, config::ConfigError> {
     own_urls.extend(texts(&config.advertise_peer_urls));
     own_urls.sort();
     own_urls.dedup();
-    Ok(Plan { form, others: others(&members, &config.name), own_urls, stamp })
+    Ok(Plan { form, others: others(&members, &config.name), own_urls, stamp, recovery: None })
 }
 
 /// What a ticket says to a member of a name and URLs.
@@ -160,10 +170,12 @@ pub fn plan_of_flags(config: &Config) -> Result<Plan, config::ConfigError> {
 /// # Errors
 /// Why this member cannot do what it says, in one sentence.
 pub fn plan_of_ticket(ticket: &Ticket, config: &Config) -> Result<Plan, String> {
-    let stamp = Stamp { name: Some(config.name.clone()), owner: Some(ticket.owner.clone()) };
+    let recovery = ticket.recover.as_ref().map(|r| r.id.clone());
+    let stamp =
+        Stamp { name: Some(config.name.clone()), owner: Some(ticket.owner.clone()), recovered: recovery.iter().cloned().collect() };
     let mut own_urls = texts(&config.advertise_peer_urls);
     own_urls.sort();
-    let form = match ticket.members.get(&config.name).filter(|_| ticket.form) {
+    let form = match ticket.members.get(&config.name).filter(|_| ticket.form && recovery.is_none()) {
         None => None,
         Some(urls) if texts(urls) == own_urls => {
             let bootstrap = config::form(&config.name, ticket.members.clone(), &ticket.owner).map_err(|e| e.to_string())?;
@@ -177,7 +189,7 @@ pub fn plan_of_ticket(ticket: &Ticket, config: &Config) -> Result<Plan, String> 
             ));
         }
     };
-    Ok(Plan { form, others: others(&ticket.members, &config.name), own_urls, stamp })
+    Ok(Plan { form, others: others(&ticket.members, &config.name), own_urls, stamp, recovery })
 }
 
 // === asking ===
@@ -205,6 +217,7 @@ async fn ask(dial: &Arc<dyn Dial>, name: &str, urls: &[String], boot: u64) -> He
                     cluster: answer.cluster,
                     members: answer.members,
                     applied: answer.applied,
+                    recoveries: answer.recoveries,
                 };
             }
             Ok(_) => reason = format!("{name} at {url} does not say to which cluster it belongs"),
@@ -279,6 +292,7 @@ mod tests {
             others: vec![("m2".into(), vec!["http://m2:2380".into()]), ("m3".into(), vec!["http://m3:2380".into()])],
             own_urls: vec!["http://m1:2380".into()],
             stamp: Stamp::default(),
+            recovery: None,
         }
     }
 
@@ -287,7 +301,7 @@ mod tests {
     }
 
     fn cluster(id: u64, members: Vec<Member>, applied: u64) -> Heard {
-        Heard::Cluster { url: "http://m2:2380".into(), cluster: id, members, applied }
+        Heard::Cluster { url: "http://m2:2380".into(), cluster: id, members, applied, recoveries: Vec::new() }
     }
 
     fn waits(verdict: Verdict, why: &str) {
@@ -323,6 +337,20 @@ mod tests {
         assert!(matches!(decide(&plan(false), &[lost]), Verdict::Refuse(_)));
         let formed = cluster(0xc1, vec![member(1, ""), member(2, "m2")], 9);
         assert_eq!(becomes(decide(&plan(true), &[formed, silent()])), (0xc1, 1, false), "the last founder comes late");
+    }
+
+    /// After a recovery only the cluster that has it behind it is joined, whatever is left of the one before.
+    #[test]
+    fn joining_after_a_recovery() {
+        let plan = Plan { recovery: Some("r1".into()), ..plan(false) };
+        let listed = |id, member_id, recoveries: &[&str]| match cluster(id, vec![Member { id: member_id, ..member(1, "") }], 9) {
+            Heard::Cluster { url, cluster, members, applied, .. } => {
+                Heard::Cluster { url, cluster, members, applied, recoveries: recoveries.iter().map(ToString::to_string).collect() }
+            }
+            other => other,
+        };
+        waits(decide(&plan, &[listed(0xc1, 7, &[]), silent()]), "before the recovery r1");
+        assert_eq!(becomes(decide(&plan, &[listed(0xc1, 7, &[]), listed(0xc2, 8, &["r0", "r1"])])), (0xc2, 8, true));
     }
 
     /// A cluster that lists this member is joined under the id it gave.

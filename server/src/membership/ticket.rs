@@ -2,8 +2,12 @@
 //! waits, so that it may come late or change.
 //!
 //! ```json
-//! {"cluster": "8f0c...", "form": true, "members": {"kv-0": "https://kv-0.kv.ns.svc:2380"}}
+//! {"cluster": "8f0c...", "form": true, "members": {"kv-0": "https://kv-0.kv.ns.svc:2380"},
+//!  "recover": {"slot": "kv-0", "id": "5d1e..."}}
 //! ```
+//!
+//! `recover` is there once a cluster was lost for good: the member of that name goes on alone, once, and the others join it with
+//! empty disks. A ticket that names a recovery never lets a cluster be formed: there is one to join.
 
 use crate::config::{InitialCluster, Url};
 use std::path::Path;
@@ -17,6 +21,34 @@ pub struct Ticket {
     pub form: bool,
     /// Peer URLs by name; each list sorted.
     pub members: InitialCluster,
+    /// The newest recovery of the cluster, if there ever was one.
+    pub recover: Option<TicketRecovery>,
+}
+
+/// Who goes on alone, and the name of that event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TicketRecovery {
+    /// The name of the member whose data counts.
+    pub slot: String,
+    /// Never given twice: what carries this id already is not recovered again.
+    pub id: String,
+}
+
+/// Longest id of a recovery, in bytes; it is written into every member's identity.
+const MAX_RECOVERY_ID: usize = 256;
+
+/// Reads the field `recover`, absent or null in most tickets.
+fn recovery(page: &serde_json::Value) -> Result<Option<TicketRecovery>, String> {
+    if page.is_null() {
+        return Ok(None);
+    }
+    let text = |key: &str| page[key].as_str().filter(|s| !s.is_empty()).map(str::to_string);
+    let wrong = "\"recover\" must hold \"slot\", a member's name, and \"id\", a text, both not empty";
+    let (Some(slot), Some(id)) = (text("slot"), text("id")) else { return Err(wrong.into()) };
+    if id.len() > MAX_RECOVERY_ID {
+        return Err(format!("\"recover\": an id of {} bytes is longer than {MAX_RECOVERY_ID}", id.len()));
+    }
+    Ok(Some(TicketRecovery { slot, id }))
 }
 
 /// Largest file that is read, in bytes.
@@ -62,7 +94,7 @@ impl Ticket {
             }
             members.insert(name.clone(), urls);
         }
-        Ok(Self { owner: owner.to_string(), form, members })
+        Ok(Self { owner: owner.to_string(), form, members, recover: recovery(&page["recover"])? })
     }
 }
 
@@ -75,7 +107,12 @@ mod tests {
         let ticket = Ticket::parse(r#"{"cluster":"u1","form":true,"members":{"kv-1":"http://b:1","kv-0":"http://a:1"}}"#).unwrap();
         assert_eq!((ticket.owner.as_str(), ticket.form), ("u1", true));
         assert_eq!(ticket.members.keys().collect::<Vec<_>>(), ["kv-0", "kv-1"]);
+        assert_eq!(ticket.recover, None);
+        let lost = r#"{"cluster":"u1","form":false,"members":{"a":"http://a:1"},"recover":{"slot":"a","id":"r1"}}"#;
+        assert_eq!(Ticket::parse(lost).unwrap().recover, Some(TicketRecovery { slot: "a".into(), id: "r1".into() }));
         for (bad, why) in [
+            (r#"{"cluster":"u","form":false,"members":{"a":"http://a:1"},"recover":{"slot":"a"}}"#, "recover"),
+            (r#"{"cluster":"u","form":false,"members":{"a":"http://a:1"},"recover":"a"}"#, "recover"),
             ("", "not JSON"),
             (r#"{"form":true,"members":{"a":"http://a:1"}}"#, "cluster"),
             (r#"{"cluster":"u","members":{"a":"http://a:1"}}"#, "form"),

@@ -56,7 +56,9 @@ impl From<BaseError> for ReadError {
     fn from(e: BaseError) -> Self {
         match e {
             BaseError::Corrupt(text) => ReadError::Corrupt(text),
-            BaseError::Io(text) | BaseError::NoSpace(text) | BaseError::Locked(text) => ReadError::Io(text),
+            BaseError::Io(text) | BaseError::NoSpace(text) | BaseError::Locked(text) | BaseError::Newer(text) => {
+                ReadError::Io(text)
+            }
         }
     }
 }

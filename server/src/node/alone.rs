@@ -64,7 +64,7 @@ pub fn stand_alone(settings: &NodeSettings, files: &Arc<dyn Files>) -> Result<Po
 }
 
 /// Applies an entry as the apply thread would, but for raft's part in a change of members.
-fn apply(machine: &mut Machine, entry: LogEntry) -> Result<(), BaseError> {
+pub(super) fn apply(machine: &mut Machine, entry: LogEntry) -> Result<(), BaseError> {
     let entry = from_log(entry);
     if entry.get_entry_type() == EntryType::EntryNormal {
         return machine.apply(entry.index, entry.term, entry.data, |_, _| {}).map(|_| ());

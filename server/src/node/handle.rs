@@ -19,7 +19,7 @@ use prost::Message;
 use quorate_proto::entry::{Command, Proposal, command::Op};
 use quorate_proto::state::MemberChange;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
@@ -91,6 +91,8 @@ pub(super) struct Gauges {
     pub is_learner: AtomicBool,
     /// A lone voter that leads and has committed in its term: what is published is linearizable as it is.
     pub reads_are_fresh: AtomicBool,
+    /// The feature level that entries made here carry, where it is above the cluster's.
+    pub raise_level: AtomicU32,
     /// Bytes of proposals between the door and their application.
     pub pending_bytes: AtomicI64,
     pub pending: AtomicI64,
@@ -136,6 +138,13 @@ pub(super) struct Inner {
     pub rows_wanted: AtomicU64,
 }
 
+impl Inner {
+    /// The feature level that an entry made here carries.
+    pub fn entry_level(&self) -> u32 {
+        self.shared.feature_level().max(self.gauges.raise_level.load(Ordering::Acquire))
+    }
+}
+
 /// The desk's front: cheap to clone, usable from any thread.
 #[derive(Clone)]
 pub struct NodeHandle(pub(super) Arc<Inner>);
@@ -145,6 +154,12 @@ const MAX_APPLY_GAP: u64 = 5000;
 /// Bytes of proposals that may wait; beyond it new ones are refused at once.
 const MAX_PENDING_BYTES: i64 = 256 << 20;
 impl NodeHandle {
+    /// Lets the entries this member makes as leader carry a feature level above the cluster's, which raises that; 0 takes it back.
+    /// Only who knows that every member's program knows the level may call this.
+    pub fn raise_level(&self, level: u32) {
+        self.0.gauges.raise_level.store(level, Ordering::Release);
+    }
+
     /// Gives the calling thread an answer port of its own; spawn the returned task on this thread's runtime.
     pub fn attach_thread(&self) -> impl Future<Output = ()> + Send + use<> {
         self.0.ports.attach()

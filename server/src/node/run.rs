@@ -561,7 +561,7 @@ impl Loop {
         }
         let time = self.inner.time.wall().as_millis() as i64;
         self.last_time_ms = self.last_time_ms.max(time);
-        let head = entry::Batch { version: crate::state::ENTRY_VERSION, time_ms: self.last_time_ms, proposals: Vec::new() };
+        let head = entry::Batch { version: self.inner.entry_level(), time_ms: self.last_time_ms, proposals: Vec::new() };
         let mut out = BytesMut::with_capacity(size + 24);
         head.encode(&mut out).expect("the buffer grows");
         for p in self.own.iter().chain(&self.waiting).take(count) {

@@ -26,7 +26,8 @@ use crate::snapshot::folder::{Folders, RocksFolders};
 use crate::snapshot::{Receiver, RestoreOptions, SnapshotError, folder};
 use crate::state::Machine;
 use crate::wal::{
-    Durable, Group, HardState as LogHardState, Hooks, Identity, Replay, SnapshotMark, Verdict, Wal, WalError, WalWriter, take_lock,
+    Durable, Group, HardState as LogHardState, Hooks, Identity, Replay, SnapshotMark, Verdict, Wal, WalError, WalWriter, renew,
+    take_lock,
 };
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -81,6 +82,8 @@ pub struct Stamp {
     pub name: Option<String>,
     /// The id of what the cluster was made for.
     pub owner: Option<String>,
+    /// Ids of the recoveries that this member's data went through, or that it joined after.
+    pub recovered: Vec<String>,
 }
 
 /// Why a member does not start. Nothing on disk was changed.
@@ -94,6 +97,10 @@ pub enum StartError {
     Io { path: PathBuf, error: std::io::Error },
     #[error("{path} is not a member's identity: {why}; a foreign folder is never touched")]
     BadIdentity { path: PathBuf, why: String },
+    #[error(
+        "{path} was written by a newer build than this one, which knows no later format than {known}: start the member with that build"
+    )]
+    NewerIdentity { path: PathBuf, known: u32 },
     #[error("the data directory {} holds {name}, which is not this program's; it is left untouched: name an empty directory", path.display())]
     Foreign { path: PathBuf, name: String },
     #[error(
@@ -101,6 +108,11 @@ pub enum StartError {
          cluster's promises and does not start: remove it from the cluster and add it again, with an empty data directory"
     )]
     LostData { applied: u64, last: u64 },
+    #[error(
+        "the recovery {id} of {} was cut short: carry it out again (quorate recover --data-dir {} --id {id}), it goes on where it ended",
+        path.display(), path.display()
+    )]
+    HalfRecovered { id: String, path: PathBuf },
     #[error("{0}")]
     Snapshot(#[from] SnapshotError),
     #[error("{0}")]
@@ -113,12 +125,27 @@ impl StartError {
         match self {
             StartError::Wal(WalError::Locked { .. }) | StartError::Base(BaseError::Locked(_)) => 3,
             StartError::Wal(WalError::Corrupt { .. } | WalError::Foreign { .. } | WalError::Version { .. }) => 4,
-            StartError::Base(BaseError::Corrupt(_))
+            StartError::Base(BaseError::Corrupt(_) | BaseError::Newer(_))
             | StartError::BadIdentity { .. }
             | StartError::Foreign { .. }
+            | StartError::HalfRecovered { .. }
+            | StartError::NewerIdentity { .. }
             | StartError::LostData { .. } => 4,
             _ => 5,
         }
+    }
+
+    /// Whether the member's data are of no more use, so that it is to be removed from its cluster and added again empty.
+    pub fn wants_rebuild(&self) -> bool {
+        let sound = matches!(
+            self,
+            StartError::Foreign { .. }
+                | StartError::HalfRecovered { .. }
+                | StartError::NewerIdentity { .. }
+                | StartError::Base(BaseError::Newer(_))
+                | StartError::Wal(WalError::Version { .. })
+        );
+        self.exit_code() == 4 && !sound
     }
 }
 
@@ -158,15 +185,26 @@ fn io(path: &Path) -> impl FnOnce(std::io::Error) -> StartError {
 /// First lines of the identity file: without a stamp, and with one.
 const IDENTITY_HEAD: &str = "quorate member 1";
 const STAMPED_HEAD: &str = "quorate member 2";
+/// With a recovery: an older build, which knows nothing of it, must not take the member up.
+const RECOVERED_HEAD: &str = "quorate member 3";
+/// The newest format of the identity file that this build knows.
+const IDENTITY_VERSION: u32 = 3;
 
 /// The file's text. A stamp's words are JSON strings: nothing in them can break a line.
 fn identity_text(id: Identity, stamp: &Stamp) -> String {
-    let head = if *stamp == Stamp::default() { IDENTITY_HEAD } else { STAMPED_HEAD };
+    let head = match stamp {
+        stamp if !stamp.recovered.is_empty() => RECOVERED_HEAD,
+        stamp if *stamp == Stamp::default() => IDENTITY_HEAD,
+        _ => STAMPED_HEAD,
+    };
     let mut body = format!("{head}\ncluster {:016x}\nmember {:016x}\n", id.cluster, id.member);
     for (key, value) in [("name", &stamp.name), ("owner", &stamp.owner)] {
         if let Some(value) = value {
             body += &format!("{key} {}\n", serde_json::Value::from(value.as_str()));
         }
+    }
+    for id in &stamp.recovered {
+        body += &format!("recovered {}\n", serde_json::Value::from(id.as_str()));
     }
     let sum = crc32c::crc32c(body.as_bytes());
     format!("{body}crc32c {sum:08x}\n")
@@ -186,13 +224,33 @@ fn parse_identity(text: &str) -> Option<(Identity, Stamp)> {
         match key {
             "cluster" => cluster = Some(u64::from_str_radix(value, 16).ok()?),
             "member" => member = Some(u64::from_str_radix(value, 16).ok()?),
-            "name" if head == STAMPED_HEAD => stamp.name = serde_json::from_str(value).ok()?,
-            "owner" if head == STAMPED_HEAD => stamp.owner = serde_json::from_str(value).ok()?,
+            "name" if head != IDENTITY_HEAD => stamp.name = serde_json::from_str(value).ok()?,
+            "owner" if head != IDENTITY_HEAD => stamp.owner = serde_json::from_str(value).ok()?,
+            "recovered" if head == RECOVERED_HEAD => stamp.recovered.push(serde_json::from_str(value).ok()?),
             _ => return None,
         }
     }
-    let known = [IDENTITY_HEAD, STAMPED_HEAD].contains(&head);
+    let known = [IDENTITY_HEAD, STAMPED_HEAD, RECOVERED_HEAD].contains(&head);
     known.then_some((Identity { cluster: cluster?, member: member? }, stamp))
+}
+
+/// Whether a text is an identity file of a format that this build does not know yet, whole and unchanged.
+fn is_newer(text: &str) -> bool {
+    let sound = text
+        .strip_suffix('\n')
+        .and_then(|t| t.rsplit_once("\ncrc32c "))
+        .is_some_and(|(body, sum)| format!("{:08x}", crc32c::crc32c(format!("{body}\n").as_bytes())) == sum);
+    let version = text.lines().next().and_then(|head| head.strip_prefix("quorate member "));
+    sound && version.and_then(|v| v.parse::<u32>().ok()).is_some_and(|v| v > IDENTITY_VERSION)
+}
+
+/// Replaces the identity file in one step; durable on return.
+pub(super) fn write_identity(member: &Path, id: Identity, stamp: &Stamp) -> Result<(), StartError> {
+    let (new, real) = (member.join("identity.new"), member.join("identity"));
+    std::fs::write(&new, identity_text(id, stamp)).map_err(io(&new))?;
+    std::fs::File::open(&new).and_then(|f| f.sync_all()).map_err(io(&new))?;
+    std::fs::rename(&new, &real).map_err(io(&real))?;
+    std::fs::File::open(member).and_then(|f| f.sync_all()).map_err(io(member))
 }
 
 /// The identity in a data folder; `None` when no member lives there.
@@ -209,6 +267,7 @@ pub fn read_stamped(data_dir: &Path) -> Result<Option<(Identity, Stamp)>, StartE
     match std::fs::read_to_string(&path) {
         Ok(text) => match parse_identity(&text) {
             Some(stamped) => Ok(Some(stamped)),
+            None if is_newer(&text) => Err(StartError::NewerIdentity { path, known: IDENTITY_VERSION }),
             None => Err(StartError::BadIdentity { path, why: "its lines or checksum are wrong".into() }),
         },
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
@@ -411,7 +470,7 @@ pub(super) fn open_state(paths: &Paths, settings: &NodeSettings, replay: &Replay
 }
 
 /// Refuses rows and a log that together have lost something.
-fn refuse_lost(machine: &Machine, replay: &Replay) -> Result<(), StartError> {
+pub(super) fn refuse_lost(machine: &Machine, replay: &Replay) -> Result<(), StartError> {
     let mark = replay.snapshot.as_ref().map_or(0, |s| s.index);
     let applied = machine.position().index;
     let last = replay.entries.last().map_or(mark, |e| e.index);
@@ -450,12 +509,16 @@ impl Opened {
         // here it only tells a folder in use from a damaged one.
         drop(take_lock(&paths.wal, files.as_ref())?);
         RocksBase::verify(&folder::current(&paths.dir)?, settings.rocks)?;
+        renew::settle(&paths.wal, identity, &files)?;
         let (wal, replay) = Wal::open(&paths.wal, identity, files)?;
         if let Some(torn) = &replay.torn {
             tracing::warn!(file = %torn.file.display(), offset = torn.offset, reason = %torn.reason, "cut an unfinished write off the log");
         }
         failpoint::visit(Place::OpenedLog);
         let (store, machine) = open_state(&paths, &settings, &replay)?;
+        if let Some(cut) = machine.shared().recoveries().iter().find(|r| r.former == identity.cluster) {
+            return Err(StartError::HalfRecovered { id: cut.id.clone(), path: settings.data_dir.clone() });
+        }
         let opened = Self::assemble(settings, identity, (wal, replay), store, machine, None)?;
         failpoint::visit(Place::Opened);
         Ok(opened)
@@ -775,13 +838,18 @@ mod tests {
         let plain = identity_text(id, &Stamp::default());
         assert!(plain.starts_with("quorate member 1\ncluster 00000000000000c1\nmember 0000000000000007\ncrc32c "));
         assert_eq!(parse_identity(&plain), Some((id, Stamp::default())));
-        let stamp = Stamp { name: Some("kv-0".into()), owner: Some("8f0c-11".into()) };
+        let stamp = Stamp { name: Some("kv-0".into()), owner: Some("8f0c-11".into()), ..Stamp::default() };
         let text = identity_text(id, &stamp);
         assert!(text.starts_with("quorate member 2\n"));
         assert_eq!(parse_identity(&text), Some((id, stamp)));
         assert_eq!(parse_identity(&text.replace("kv-0", "kv-1")), None);
         assert_eq!(parse_identity(&plain.replace("member 1", "member 2")), None);
-        let broken = Stamp { name: Some("a\ncluster 0".into()), owner: None };
+        let recovered = Stamp { recovered: vec!["r-1".into(), "r 2".into()], ..Stamp::default() };
+        let text = identity_text(id, &recovered);
+        assert!(text.starts_with("quorate member 3\n"));
+        assert_eq!(parse_identity(&text), Some((id, recovered)));
+        assert!(!is_newer(&text));
+        let broken = Stamp { name: Some("a\ncluster 0".into()), ..Stamp::default() };
         assert_eq!(parse_identity(&identity_text(id, &broken)), Some((id, broken)));
     }
 }

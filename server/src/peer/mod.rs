@@ -64,6 +64,19 @@ pub struct PeerSettings {
     /// Bytes a second at which a snapshot goes to a peer, > 0; `None` is no bound.
     pub snapshot_rate: Option<u64>,
     pub dial: Arc<dyn Dial>,
+    /// What this member tells the others of its program.
+    pub speaks: Speaks,
+}
+
+/// What a member says of its program.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Speaks {
+    /// The highest feature level it knows; 0 of a program that does not say, which knows level 1.
+    pub feature_level: u32,
+    /// The version it shows to clients.
+    pub version: String,
+    /// Its own version.
+    pub build: String,
 }
 
 pub(crate) struct Inner {
@@ -83,15 +96,24 @@ pub(crate) struct Inner {
     pub desk: Mutex<Option<Arc<dyn ChangeDesk>>>,
     /// Cancelled when another member said that this one was removed.
     pub removed: CancellationToken,
+    /// What it said.
+    pub farewell: OnceLock<String>,
+    pub speaks: Speaks,
 }
 
 /// What a removed member is told by those that stayed; etcd's words.
 pub const REMOVED: &str = "the member has been permanently removed from the cluster";
 
+/// What a member of a lost cluster is told by the cluster that a recovery made of it; the recovery's name follows.
+pub const LEFT_BEHIND: &str = "the cluster was lost and recovered without this member";
+
 impl Inner {
-    /// Looks whether a refusal says that this member was removed: only members of its own cluster say so.
+    /// Looks whether a refusal says that this member was removed: only members of its own cluster, or of what became of it, say so.
     fn heed(&self, status: &tonic::Status) {
-        if status.code() == tonic::Code::PermissionDenied && status.message() == REMOVED {
+        let text = status.message();
+        if status.code() == tonic::Code::PermissionDenied && (text == REMOVED || text.starts_with(LEFT_BEHIND)) {
+            // The first to say so is believed; all say the same.
+            let _ = self.farewell.set(text.to_string());
             self.removed.cancel();
         }
     }
@@ -124,6 +146,8 @@ impl Peers {
             stop: CancellationToken::new(),
             desk: Mutex::new(None),
             removed: CancellationToken::new(),
+            farewell: OnceLock::new(),
+            speaks: settings.speaks,
         });
         let stop = inner.stop.clone();
         std::thread::Builder::new().name("peer".into()).spawn(move || runtime.block_on(stop.cancelled()))?;
@@ -153,6 +177,11 @@ impl Peers {
     /// Cancelled once another member has said that this one was removed from the cluster.
     pub fn removed(&self) -> CancellationToken {
         self.inner.removed.clone()
+    }
+
+    /// What the member that said so gave as the reason.
+    pub fn farewell(&self) -> Option<String> {
+        self.inner.farewell.get().cloned()
     }
 
     /// Members that have been connected without a break for at least `least`.

@@ -7,7 +7,7 @@ use super::counts::PeerCount;
 use super::gate::Gate;
 use super::intake::Intake;
 use super::link::Kind;
-use super::{Inner, REMOVED};
+use super::{Inner, LEFT_BEHIND, REMOVED, Speaks};
 use crate::node::{NodeHandle, ProposeError};
 use crate::types::MemberId;
 use bytes::Bytes;
@@ -60,6 +60,10 @@ impl Service {
             return Ok(());
         }
         let own = self.inner.cluster_id;
+        let recoveries = self.node()?.shared().recoveries();
+        if let Some(recovery) = recoveries.iter().find(|r| r.former == cluster) {
+            return Err(Status::permission_denied(format!("{LEFT_BEHIND} (recovery {}, cluster {own:016x})", recovery.id)));
+        }
         Err(Status::failed_precondition(format!("this member belongs to cluster {own:016x}, not to cluster {cluster:016x}")))
     }
 
@@ -298,6 +302,18 @@ impl Peer for Service {
         let node = self.node()?;
         let members = node.shared().members().as_ref().clone();
         let applied = node.status().applied_index;
-        Ok(Response::new(MembersResponse { cluster: self.inner.cluster_id, members, applied, ..Default::default() }))
+        let recoveries = node.shared().recoveries().iter().map(|r| r.id.clone()).collect();
+        let Speaks { feature_level, version, build } = self.inner.speaks.clone();
+        let cluster = self.inner.cluster_id;
+        Ok(Response::new(MembersResponse {
+            cluster,
+            members,
+            applied,
+            recoveries,
+            feature_level,
+            version,
+            build,
+            ..Default::default()
+        }))
     }
 }

@@ -4,10 +4,11 @@
 use super::{Failure, max_connections};
 use crate::config::{self, Config};
 use crate::door::{Door, Entrance, Http2, Listener, NetThreads, ServerTls};
+use crate::env::files::RealFiles;
 use crate::gateway::{self, Versions};
 use crate::membership::gate::{self, Plan};
 use crate::membership::ticket::Ticket;
-use crate::node::{Founding, NodeSettings, Stamp, read_stamped, refuse_foreign};
+use crate::node::{Founding, NodeSettings, Recovering, Stamp, read_stamped, recover, refuse_foreign, survey};
 use crate::peer::{Dial, vacant};
 use std::path::Path;
 use std::sync::Arc;
@@ -57,6 +58,7 @@ pub(super) async fn founding(
 ) -> Result<Option<Entered>, Failure> {
     if let Some((_, stamp)) = read_stamped(&config.data_dir)? {
         check_stamp(config, &stamp)?;
+        take_recovery(config, settings, &stamp)?;
         return Ok(None);
     }
     refuse_foreign(settings)?;
@@ -160,6 +162,55 @@ fn check_stamp(config: &Config, stamp: &Stamp) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+/// What the ticket says of a recovery, for a member with data: the one it names goes on alone, once; another one with data from before
+/// is left behind.
+fn take_recovery(config: &Config, settings: &NodeSettings, stamp: &Stamp) -> Result<(), Failure> {
+    let ticket = config.boot_ticket.as_deref().and_then(|path| Ticket::read(path).ok());
+    let Some(asked) = ticket.and_then(|t| t.recover) else { return Ok(()) };
+    if stamp.recovered.contains(&asked.id) {
+        return Ok(());
+    }
+    let files = RealFiles::shared();
+    // Who joined the recovered cluster without hearing of the recovery knows it from the cluster's own rows; so does a member of it
+    // that is named now, whose cluster must not be taken apart a second time.
+    let (is_behind, begun, cluster) = {
+        let survey = survey(settings, &files)?;
+        let behind = survey.recoveries.iter().any(|r| r.id == asked.id && r.cluster == survey.identity.cluster);
+        (behind, survey.begun, survey.identity.cluster)
+    };
+    if is_behind {
+        return Ok(());
+    }
+    if asked.slot != config.name {
+        let dir = config.data_dir.display();
+        return Err(Failure::new(
+            WRONG_DATA,
+            format!(
+                "the cluster was lost and recovered without this member (recovery {:?} from member {:?}): the data directory {dir} is from                  before that, in cluster {cluster:016x}; to join the recovered cluster this member needs an empty volume",
+                asked.id, asked.slot
+            ),
+        ));
+    }
+    tracing::warn!(
+        recovery = asked.id,
+        begun = begun.is_some(),
+        former_cluster_id = format!("{cluster:016x}"),
+        "recovering the lost cluster from this member alone, as the boot ticket says"
+    );
+    let peer_urls = config.advertise_peer_urls.iter().map(ToString::to_string).collect();
+    let recovering = Recovering { id: asked.id.clone(), name: Some(config.name.clone()), peer_urls };
+    let (position, identity) = recover(settings, &recovering, &files)?;
+    let position = position.unwrap_or_default();
+    tracing::warn!(
+        recovery = asked.id,
+        cluster_id = format!("{:016x}", identity.cluster),
+        index = position.index,
+        term = position.term,
+        "made a cluster of this member alone, under a new cluster id; the others are left behind"
+    );
+    Ok(())
 }
 
 fn owner_of(path: &Path) -> Result<String, String> {

@@ -72,6 +72,8 @@ pub(super) fn pages(node: &NodeHandle, metrics: &Arc<Metrics>) -> Pages {
                 "quota_usage_bytes": sizes.quota_usage,
                 "leases": node.shared().leases().len(),
                 "members": node.shared().members().len(),
+                "feature_level": node.shared().feature_level(),
+                "recoveries": node.shared().recoveries().iter().map(|r| r.id.clone()).collect::<Vec<_>>(),
                 "pending_proposals": node.proposals().0,
             })
         }

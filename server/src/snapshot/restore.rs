@@ -90,6 +90,7 @@ pub(crate) fn write_rows(path: &Path, folder: &Path, rocks: RocksOptions, option
 }
 
 fn is_kept(key: &[u8]) -> bool {
-    let gone = [sys::APPLIED, sys::MEMBER, sys::REMOVED_MEMBER, sys::CONFIGURATION, sys::CLUSTER_VERSION];
+    let gone =
+        [sys::APPLIED, sys::MEMBER, sys::REMOVED_MEMBER, sys::CONFIGURATION, sys::CLUSTER_VERSION, sys::RECOVERY, sys::DOWNGRADE];
     key.first().is_some_and(|tag| !gone.contains(tag))
 }

@@ -5,7 +5,7 @@ use super::fences::{self, Fence};
 use super::members::Members;
 use super::outcome::{AlarmEntry, Answer, ApplyError, Outcome, op_name};
 use super::shared::Shared;
-use super::{ENTRY_VERSION, txn};
+use super::{FEATURE_LEVEL, ROWS_FORMAT, txn};
 use crate::base::BaseError;
 use crate::base::kind::sys;
 use crate::env::plant::{self, Plant};
@@ -15,7 +15,7 @@ use crate::types::{KeyRange, LeaseId};
 use bytes::Bytes;
 use prost::Message;
 use quorate_proto::entry::{self, AlarmAction, AlarmKind, command::Op};
-use quorate_proto::state::{self as rows, Member, MemberChange, MemberChangeKind};
+use quorate_proto::state::{self as rows, Member, MemberChange, MemberChangeKind, Recovery};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -120,6 +120,13 @@ impl Machine {
         self.position = match store.sys_get(&sys::single(sys::APPLIED))? {
             Some(row) => {
                 let row = rows::Applied::decode(row).map_err(|e| BaseError::Corrupt(format!("applied position: {e}")))?;
+                if row.format > ROWS_FORMAT {
+                    let found = row.format;
+                    let why = format!(
+                        "the rows have format {found}, this build knows {ROWS_FORMAT}: start the member with a newer build"
+                    );
+                    return Err(BaseError::Newer(why));
+                }
                 let digest = row.digest.as_ref().try_into().map(u128::from_be_bytes).unwrap_or_default();
                 Position { index: row.index, term: row.term, time_ms: row.time_ms, digest }
             }
@@ -131,6 +138,21 @@ impl Machine {
             self.shared.cluster_version.store(Arc::new(String::from_utf8_lossy(&version).into_owned()));
         }
         self.shared.fences.store(Arc::new(fences::load(&store)?));
+        let level = match store.sys_get(&sys::single(sys::FEATURE_LEVEL))? {
+            Some(row) => {
+                row.as_ref().try_into().map(u32::from_be_bytes).map_err(|_| BaseError::Corrupt("the feature level's row".into()))?
+            }
+            None => 1,
+        };
+        if level > FEATURE_LEVEL {
+            let why = format!(
+                "the cluster is at feature level {level}, this build knows {FEATURE_LEVEL}: start the member with a newer build"
+            );
+            return Err(BaseError::Newer(why));
+        }
+        self.shared.feature_level.store(level, Ordering::Release);
+        let downgrade = store.sys_get(&sys::single(sys::DOWNGRADE))?.map(|v| String::from_utf8_lossy(&v).into_owned());
+        self.shared.downgrade.store(Arc::new(downgrade));
         self.publish_members();
         self.publish_alarms()?;
         self.shared.applied.store(self.position.index, Ordering::Release);
@@ -186,11 +208,16 @@ impl Machine {
             return Ok(applied);
         }
         let batch = entry::Batch::decode(data).map_err(|e| BaseError::Corrupt(format!("entry {index}: {e}")))?;
-        if batch.version > ENTRY_VERSION {
-            let (index, found) = (index, batch.version);
-            return Err(BaseError::Corrupt(format!(
-                "entry {index} has version {found}, this build knows {ENTRY_VERSION}: upgrade it"
-            )));
+        if batch.version > FEATURE_LEVEL {
+            let found = batch.version;
+            let why = format!(
+                "entry {index} is of feature level {found}, this build knows {FEATURE_LEVEL}: start the member with a newer build"
+            );
+            return Err(BaseError::Newer(why));
+        }
+        if batch.version > self.shared.feature_level() {
+            self.store.put_sys(sys::single(sys::FEATURE_LEVEL), Some(Bytes::copy_from_slice(&batch.version.to_be_bytes())));
+            self.shared.feature_level.store(batch.version, Ordering::Release);
         }
         self.position.time_ms = self.position.time_ms.max(batch.time_ms);
         let mut proposals = batch.proposals;
@@ -201,7 +228,12 @@ impl Machine {
             let op = proposal.command.and_then(|c| c.op);
             let name = op.as_ref().map_or("", op_name);
             let result = match op {
-                None => Err(ApplyError::Internal("an empty command".into())),
+                // Passed over it would be done on the members that know it and not on this one.
+                None => {
+                    let why =
+                        format!("entry {index} holds a command that this build does not know: start the member with a newer build");
+                    return Err(BaseError::Newer(why));
+                }
                 Some(op) => match self.run(index, op, &mut applied) {
                     Ok(outcome) => Ok(outcome),
                     Err(Refusal::Refused(e)) => Err(e),
@@ -275,6 +307,12 @@ impl Machine {
             Op::ClusterVersion(v) => {
                 self.store.put_sys(sys::single(sys::CLUSTER_VERSION), Some(v.version.clone().into()));
                 self.shared.cluster_version.store(Arc::new(v.version));
+                Ok(Outcome::Done)
+            }
+            Op::Downgrade(d) => {
+                let target = Some(d.target).filter(|t| !t.is_empty());
+                self.store.put_sys(sys::single(sys::DOWNGRADE), target.clone().map(Into::into));
+                self.shared.downgrade.store(Arc::new(target));
                 Ok(Outcome::Done)
             }
             Op::Auth(_) => Err(ApplyError::AuthNotEnabled.into()),
@@ -416,6 +454,7 @@ impl Machine {
 
     fn publish_members(&self) {
         self.shared.removed.store(Arc::new(self.members.removed().clone()));
+        self.shared.recoveries.store(Arc::new(self.members.recoveries().to_vec()));
         self.shared.members.store(Arc::new(self.members.list()));
     }
 
@@ -464,6 +503,25 @@ impl Machine {
         found
     }
 
+    /// Leaves the member of a recovery alone, as [`Machine::stand_alone`], under the name and addresses given where they are, and
+    /// writes the recovery down. False when the member is not on the list.
+    pub fn recover(&mut self, recovery: Recovery, name: Option<&str>, peer_urls: &[String]) -> bool {
+        let own = recovery.member;
+        let Some(mut member) = self.members.list().into_iter().find(|m| m.id == own) else { return false };
+        self.members.keep_only(&self.store, own);
+        member.learner = false;
+        if let Some(name) = name {
+            member.name = name.to_string();
+        }
+        if !peer_urls.is_empty() {
+            member.peer_urls = peer_urls.to_vec();
+        }
+        self.members.put(&self.store, member);
+        self.members.put_recovery(&self.store, recovery);
+        self.publish_members();
+        true
+    }
+
     /// Keeps raft's configuration beside the members.
     pub fn put_configuration(&self, configuration: &rows::Configuration) {
         self.store.put_sys(sys::single(sys::CONFIGURATION), Some(configuration.encode_to_vec().into()));
@@ -486,7 +544,7 @@ impl Machine {
             term: p.term,
             revision: self.store.revision(),
             digest: Bytes::copy_from_slice(&p.digest.to_be_bytes()),
-            format: 1,
+            format: ROWS_FORMAT,
             time_ms: p.time_ms,
         };
         self.store.put_sys(sys::single(sys::APPLIED), Some(row.encode_to_vec().into()));

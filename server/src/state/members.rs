@@ -7,7 +7,7 @@ use crate::mvcc::Store;
 use crate::types::MemberId;
 use bytes::Bytes;
 use prost::Message;
-use quorate_proto::state::{Member, MemberChange, MemberChangeKind};
+use quorate_proto::state::{Member, MemberChange, MemberChangeKind, Recovery};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A refused change of the member list.
@@ -18,6 +18,7 @@ pub type MemberRefusal = ApplyError;
 pub(super) struct Members {
     members: BTreeMap<MemberId, Member>,
     removed: BTreeSet<MemberId>,
+    recoveries: Vec<Recovery>,
 }
 
 impl Members {
@@ -31,6 +32,10 @@ impl Members {
         let (lower, upper) = sys::tag_range(sys::REMOVED_MEMBER);
         for (key, _) in store.sys_scan(&lower, &upper, usize::MAX)? {
             out.removed.insert(sys::id_of(&key).ok_or_else(|| BaseError::Corrupt("a removed member's row".into()))?);
+        }
+        let (lower, upper) = sys::tag_range(sys::RECOVERY);
+        for (_, row) in store.sys_scan(&lower, &upper, usize::MAX)? {
+            out.recoveries.push(Recovery::decode(row).map_err(|e| BaseError::Corrupt(format!("a recovery's row: {e}")))?);
         }
         Ok(out)
     }
@@ -48,6 +53,18 @@ impl Members {
     /// Ids that were removed; none ever comes back.
     pub fn removed(&self) -> &BTreeSet<MemberId> {
         &self.removed
+    }
+
+    /// The recoveries that the cluster has behind it.
+    pub fn recoveries(&self) -> &[Recovery] {
+        &self.recoveries
+    }
+
+    /// Writes down that the cluster went on under another id; told again it is the same one.
+    pub fn put_recovery(&mut self, store: &Store, recovery: Recovery) {
+        store.put_sys(sys::recovery(recovery.former), Some(recovery.encode_to_vec().into()));
+        self.recoveries.retain(|r| r.former != recovery.former);
+        self.recoveries.push(recovery);
     }
 
     /// A member tells its name and where clients find it; unknown members are ignored (they may have been removed meanwhile).
@@ -159,6 +176,7 @@ mod tests {
         Members {
             members: list.iter().map(|(id, learner)| (*id, member(*id, *learner))).collect(),
             removed: removed.iter().copied().collect(),
+            recoveries: Vec::new(),
         }
     }
 

@@ -21,5 +21,13 @@ pub use outcome::{AlarmEntry, Answer, ApplyError, Outcome, TxnOpOutcome, TxnOutc
 pub use shared::Shared;
 pub use txn::read_txn;
 
-/// Version of the entries this build writes; an entry of a higher one stops the member.
-pub const ENTRY_VERSION: u32 = 1;
+/// The highest feature level this build knows: what entries may hold, and rows. An entry or rows of a higher one stop the member.
+///
+/// 1: the first. 2: downgrades of the API's version, fences and comparisons of hashes.
+/// A cluster's level is that of its newest entries; the leader raises it once every member knows a higher one. Nothing of a level is
+/// written before the cluster has it, so that an older program never skips what it does not know.
+pub const FEATURE_LEVEL: u32 = 2;
+/// The level from which members may be fenced, and asked for a hash of their history, by an entry.
+pub const FENCE_LEVEL: u32 = 2;
+/// Version of the durable rows' format that this build writes; it reads no other.
+pub(crate) const ROWS_FORMAT: u32 = 1;

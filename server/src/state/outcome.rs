@@ -76,6 +76,7 @@ pub fn op_name(op: &Op) -> &'static str {
         Op::Alarm(_) => "Alarm",
         Op::MemberAttributes(_) => "ClusterMemberAttrSet",
         Op::ClusterVersion(_) => "ClusterVersionSet",
+        Op::Downgrade(_) => "DowngradeInfoSet",
         Op::Auth(_) => "Auth",
         Op::Fence(_) => "Fence",
         Op::HashCheck(_) => "HashCheck",

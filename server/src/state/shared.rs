@@ -6,19 +6,22 @@ use crate::types::{LeaseId, MemberId};
 use arc_swap::ArcSwap;
 use parking_lot::RwLock;
 use quorate_proto::entry::AlarmKind;
-use quorate_proto::state::Member;
+use quorate_proto::state::{Member, Recovery};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// The machine as others see it.
 #[derive(Default)]
 pub struct Shared {
     pub(super) members: ArcSwap<Vec<Member>>,
     pub(super) removed: ArcSwap<BTreeSet<MemberId>>,
+    pub(super) recoveries: ArcSwap<Vec<Recovery>>,
     pub(super) alarms: ArcSwap<Vec<AlarmEntry>>,
     pub(super) leases: RwLock<LeaseTable>,
     pub(super) cluster_version: ArcSwap<String>,
+    pub(super) feature_level: AtomicU32,
+    pub(super) downgrade: ArcSwap<Option<String>>,
     pub(super) applied: AtomicU64,
     pub(super) no_space: AtomicBool,
     /// Raised without a fence: it concerns the whole cluster.
@@ -34,6 +37,11 @@ impl Shared {
     /// True for a member that once belonged to the cluster and was removed.
     pub fn is_removed(&self, id: MemberId) -> bool {
         self.removed.load().contains(&id)
+    }
+
+    /// The recoveries that this cluster has behind it.
+    pub fn recoveries(&self) -> Arc<Vec<Recovery>> {
+        self.recoveries.load_full()
     }
 
     /// Every alarm that is on; a fenced member shows as its CORRUPT alarm.
@@ -72,6 +80,16 @@ impl Shared {
     /// The agreed version of the cluster, `major.minor.patch`; empty before there is one.
     pub fn cluster_version(&self) -> Arc<String> {
         self.cluster_version.load_full()
+    }
+
+    /// The feature level that the cluster is at: what may be written.
+    pub fn feature_level(&self) -> u32 {
+        self.feature_level.load(Ordering::Acquire)
+    }
+
+    /// The version that a downgrade is under way to.
+    pub fn downgrade(&self) -> Arc<Option<String>> {
+        self.downgrade.load_full()
     }
 
     /// Index of the newest applied entry.

@@ -138,7 +138,7 @@ fn caller(metadata: &Metadata<'_>) -> String {
 }
 
 /// RFC 3339 in UTC with microseconds.
-fn timestamp(at: SystemTime) -> String {
+pub fn timestamp(at: SystemTime) -> String {
     let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
     let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
     let (year, month, day) = civil(days as i64);

@@ -18,6 +18,7 @@ mod pool;
 pub mod reader;
 pub mod record;
 mod recover;
+pub mod renew;
 mod scan;
 pub mod segment;
 mod shape;

@@ -121,6 +121,13 @@ fn open_segments(dir: &Path, names: &[String], identity: Identity, files: &dyn F
     Ok(segments)
 }
 
+/// Whose log a segment belongs to.
+pub fn identity_of(path: &Path, files: &dyn Files) -> Result<Identity, WalError> {
+    let file =
+        files.open(path, OpenMode::Read).map_err(|source| WalError::Read { action: "open", file: path.to_path_buf(), source })?;
+    read_header(path, file.as_ref()).map(|header| header.identity)
+}
+
 fn read_header(path: &Path, file: &dyn DataFile) -> Result<Header, WalError> {
     let mut block = vec![0; HEADER_SIZE];
     match file.read_exact_at(&mut block, 0) {

@@ -198,6 +198,7 @@ impl Cluster {
             election: Duration::from_millis(500),
             snapshot_rate: None,
             dial: Arc::new(PlainDial),
+            speaks: Default::default(),
         })
         .expect("the peer room starts");
         let node = opened.run(Arc::new(peers.clone()), Box::new(Recorder(told.clone()))).expect("the node starts");

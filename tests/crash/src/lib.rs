@@ -2,7 +2,7 @@
 //!
 //! `server` starts and ends the program; `load` writes to it from several clients and keeps a record of every answer; `check` holds
 //! a restarted server against that record; `image` builds the disk that a power cut may leave, from the journal of the preloaded
-//! `shim/shim.c`; `tree` compares folders byte by byte; `case` runs rounds of all this from one seed.
+//! `shim/shim.c`; `group` runs clusters of processes; `describe` asks a server for all it holds; `tree` compares folders byte by byte; `case` runs rounds of all this from one seed.
 //!
 //! In: `QUORATE_BIN`, the server program (default: `quorate` in the folder that cargo built the tests in); `CRASH_ROUNDS`, how many
 //! seeds are run for each one of the short run; `CRASH_SEED`, the one seed to run, printed by each failure. Everything written lies
@@ -10,6 +10,8 @@
 
 pub mod case;
 pub mod check;
+pub mod describe;
+pub mod group;
 pub mod image;
 pub mod load;
 pub mod server;

@@ -5,6 +5,7 @@ use crate::member::{Members, endpoint, leader, status};
 use crate::traffic::Shared;
 use quorate_client::Client;
 use quorate_proto::etcdserverpb as pb;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
@@ -17,6 +18,14 @@ pub struct Cluster {
     pub ground: Ground,
     pub members: Members,
     pub shared: Arc<Shared>,
+    /// The build under test, and the older one of a rolling upgrade.
+    pub builds: Builds,
+}
+
+/// Programs to run.
+pub struct Builds {
+    pub newer: PathBuf,
+    pub older: Option<PathBuf>,
 }
 
 impl Cluster {

@@ -20,6 +20,9 @@ const FLOOD: u64 = 220;
 /// Longest that it may take until a member that is away again and again is given a snapshot.
 const AWAY: Duration = Duration::from_secs(100);
 
+/// Longest that it may take until the feature level follows the last member's upgrade.
+const RAISED: Duration = Duration::from_secs(30);
+
 fn seconds(chance: &mut Rng, low: u64, high: u64) -> Duration {
     Duration::from_millis(chance.between(low * 1000, high * 1000))
 }
@@ -104,6 +107,71 @@ impl Cluster {
                 self.away(at).await
             }
             Fault::LeaderMoved => self.move_leader(chance).await,
+            Fault::OneUpgraded => self.bring_to(1).await,
+            Fault::TwoUpgraded => self.bring_to(2).await,
+            Fault::WayBack => self.bring_to(0).await,
+            Fault::AllUpgraded => {
+                self.bring_to(MEMBERS).await?;
+                self.level_raised().await
+            }
+            Fault::TooOld => self.too_old(self.follower(chance).await).await,
+        }
+    }
+
+    fn older(&self) -> Result<std::path::PathBuf, String> {
+        self.builds.older.clone().ok_or_else(|| "there is no older build".to_string())
+    }
+
+    /// Restarts members, one at a time, until `count` of them run the newer build.
+    async fn bring_to(&mut self, count: usize) -> Result<(), String> {
+        let (older, newer) = (self.older()?, self.builds.newer.clone());
+        for at in 0..MEMBERS {
+            let program = if at < count { &newer } else { &older };
+            if self.members.runs(at, program) {
+                continue;
+            }
+            self.members.set_program(at, program);
+            self.members.signal(at, Signal::Term)?;
+            let end = self.members.wait(at)?;
+            if !end.success() {
+                return Err(format!("member {} was told to stop and ended with {end}", at + 1));
+            }
+            self.members.start(&self.ground, at, true)?;
+            self.settle().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until a leader has raised the level; one restarted meanwhile may leave it to the next.
+    async fn level_raised(&self) -> Result<(), String> {
+        let began = Instant::now();
+        while !(0..MEMBERS).any(|at| self.members.said(at, 0).contains("raised the feature level")) {
+            if began.elapsed() > RAISED {
+                return Err("the feature level was not raised although every member knows it".into());
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+        Ok(())
+    }
+
+    /// A member's older build must not take up what it does not know: it ends, and says that a newer one is needed.
+    async fn too_old(&mut self, at: usize) -> Result<(), String> {
+        let (older, newer) = (self.older()?, self.builds.newer.clone());
+        self.members.signal(at, Signal::Term)?;
+        self.members.wait(at)?;
+        let from = std::fs::metadata(self.members.log(at)).map_or(0, |m| m.len() as usize);
+        self.members.set_program(at, &older);
+        self.members.start(&self.ground, at, true)?;
+        let end = self.members.wait(at);
+        self.members.set_program(at, &newer);
+        self.members.start(&self.ground, at, true)?;
+        let said = self.members.said(at, from);
+        match end? {
+            end if end.success() => Err(format!("the older build of member {} ended as if nothing was wrong", at + 1)),
+            _ if !said.contains("this build knows") => {
+                Err(format!("the older build of member {} does not say why it ended: {said}", at + 1))
+            }
+            _ => Ok(()),
         }
     }
 

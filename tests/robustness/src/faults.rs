@@ -25,6 +25,12 @@ pub enum Fault {
     Snapshot,
     TwoSnapshots,
     LeaderMoved,
+    /// The ones from here on are those of a rolling upgrade, in its order.
+    OneUpgraded,
+    TwoUpgraded,
+    WayBack,
+    AllUpgraded,
+    TooOld,
 }
 
 impl Fault {
@@ -74,9 +80,30 @@ impl Fault {
             Fault::Snapshot => "a member away until it needs a snapshot",
             Fault::TwoSnapshots => "two snapshots for one member shortly after each other",
             Fault::LeaderMoved => "leadership handed over (MoveLeader)",
+            Fault::OneUpgraded => "one member restarted with the newer build",
+            Fault::TwoUpgraded => "two members run the newer build",
+            Fault::WayBack => "all members back on the older build",
+            Fault::AllUpgraded => "all members run the newer build, and use what it brings",
+            Fault::TooOld => "a member started with the older build, which must refuse",
         }
     }
 }
+
+/// A rolling upgrade: up by one and by two members, with a snapshot and a change of leader between builds each way, back down while
+/// the level was not raised, and up for good.
+pub const UPGRADE: [Fault; 11] = [
+    Fault::OneUpgraded,
+    Fault::Snapshot,
+    Fault::LeaderMoved,
+    Fault::TwoUpgraded,
+    Fault::KillLeader,
+    Fault::Snapshot,
+    Fault::WayBack,
+    Fault::TwoUpgraded,
+    Fault::AllUpgraded,
+    Fault::TooOld,
+    Fault::KillAll,
+];
 
 /// The order of a run's faults: all of them, in an order that the seed draws, again and again.
 pub fn schedule(chance: &mut Rng) -> Vec<Fault> {

@@ -21,8 +21,8 @@ mod watching;
 
 use book::Book;
 use clap::Parser;
-use cluster::Cluster;
-use faults::{Fault, schedule};
+use cluster::{Builds, Cluster};
+use faults::{Fault, UPGRADE, schedule};
 use ground::{Ground, MEMBERS};
 use member::Members;
 use report::Table;
@@ -45,6 +45,9 @@ struct Arguments {
     /// The server to run.
     #[arg(long, env = "QUORATE_BIN")]
     server: PathBuf,
+    /// An older build: instead of faults, the members are brought from it to the server and back, one at a time.
+    #[arg(long)]
+    older: Option<PathBuf>,
     /// For how long faults happen.
     #[arg(long, default_value_t = 3)]
     minutes: u64,
@@ -91,7 +94,7 @@ fn main() -> ExitCode {
     if let Err(e) = std::fs::create_dir_all(&arguments.out) {
         return fail(format!("{}: {e}", arguments.out.display()));
     }
-    for path in [&mut arguments.out, &mut arguments.server] {
+    for path in [&mut arguments.out, &mut arguments.server].into_iter().chain(&mut arguments.older) {
         match path.canonicalize() {
             Ok(whole) => *path = whole,
             Err(e) => return fail(format!("{}: {e}", path.display())),
@@ -135,7 +138,8 @@ fn users(arguments: &Arguments, shared: &Arc<Shared>) -> Users {
 
 async fn run(arguments: &Arguments) -> Result<bool, String> {
     let ground = Ground::lay(&arguments.out.join("disks"))?;
-    let mut members = Members::new(&arguments.server, &arguments.out);
+    let first = arguments.older.as_ref().unwrap_or(&arguments.server);
+    let mut members = Members::new(first, &arguments.out);
     for at in 0..MEMBERS {
         let _ = std::fs::remove_file(members.log(at));
         members.start(&ground, at, false)?;
@@ -147,7 +151,8 @@ async fn run(arguments: &Arguments) -> Result<bool, String> {
         stop: AtomicBool::new(false),
         over: AtomicBool::new(false),
     });
-    let mut cluster = Cluster { ground, members, shared: shared.clone() };
+    let builds = Builds { newer: arguments.server.clone(), older: arguments.older.clone() };
+    let mut cluster = Cluster { ground, members, shared: shared.clone(), builds };
     let went = drive(arguments, &mut cluster).await;
     cluster.members.end();
     went
@@ -163,7 +168,14 @@ async fn drive(arguments: &Arguments, cluster: &mut Cluster) -> Result<bool, Str
     let began = Instant::now();
     let (mut count, mut passed) = (0, 0);
     let mut windows = Vec::new();
-    while began.elapsed() < Duration::from_secs(arguments.minutes * 60) {
+    for fault in UPGRADE.into_iter().filter(|_| arguments.older.is_some()) {
+        let from = shared.book.now();
+        let good = one(cluster, fault, &mut chance, &mut table).await;
+        windows.push((fault, from, shared.book.now()));
+        count += 1;
+        passed += u32::from(good);
+    }
+    while arguments.older.is_none() && began.elapsed() < Duration::from_secs(arguments.minutes * 60) {
         for fault in schedule(&mut chance) {
             let wanted = arguments.only.as_ref().is_none_or(|text| fault.name().contains(text.as_str()));
             if !wanted || began.elapsed() >= Duration::from_secs(arguments.minutes * 60) {

@@ -16,7 +16,8 @@ const MEMORY: &str = "268435456";
 const STOPS: Duration = Duration::from_secs(30);
 
 pub struct Members {
-    program: PathBuf,
+    /// Each member's program.
+    programs: Vec<PathBuf>,
     logs: PathBuf,
     children: Vec<Option<Child>>,
 }
@@ -50,7 +51,23 @@ pub fn client(limit: Duration) -> Result<Client, String> {
 
 impl Members {
     pub fn new(program: &Path, logs: &Path) -> Self {
-        Self { program: program.to_path_buf(), logs: logs.to_path_buf(), children: (0..MEMBERS).map(|_| None).collect() }
+        let programs = vec![program.to_path_buf(); MEMBERS];
+        Self { programs, logs: logs.to_path_buf(), children: (0..MEMBERS).map(|_| None).collect() }
+    }
+
+    /// What a member runs from its next start on.
+    pub fn set_program(&mut self, at: usize, program: &Path) {
+        self.programs[at] = program.to_path_buf();
+    }
+
+    pub fn runs(&self, at: usize, program: &Path) -> bool {
+        self.programs[at] == program
+    }
+
+    /// What a member said after the first `from` bytes of its log.
+    pub fn said(&self, at: usize, from: usize) -> String {
+        let text = std::fs::read(self.log(at)).unwrap_or_default();
+        String::from_utf8_lossy(text.get(from..).unwrap_or_default()).into_owned()
     }
 
     pub fn log(&self, at: usize) -> PathBuf {
@@ -62,7 +79,7 @@ impl Members {
         let log = OpenOptions::new().create(true).append(true).open(self.log(at)).map_err(|e| format!("log: {e}"))?;
         let all: Vec<_> = (0..MEMBERS).map(|m| format!("m{}={}", m + 1, peer(m))).collect();
         let errors = log.try_clone().map_err(|e| format!("log: {e}"))?;
-        let program = self.program.display().to_string();
+        let program = self.programs[at].display().to_string();
         let child = inside(at, &program)
             .args(["--name", &format!("m{}", at + 1), "--data-dir", &ground.disk(at).join("data").display().to_string()])
             .args(["--listen-client-urls", &endpoint(at), "--advertise-client-urls", &endpoint(at)])

@@ -15,6 +15,12 @@ pub const MEMBER: u8 = 0x20;
 pub const REMOVED_MEMBER: u8 = 0x21;
 pub const CONFIGURATION: u8 = 0x22;
 pub const CLUSTER_VERSION: u8 = 0x23;
+/// That the cluster went on from one member's data, by the cluster id it had before.
+pub const RECOVERY: u8 = 0x24;
+/// The cluster's feature level, four bytes; absent: 1.
+pub const FEATURE_LEVEL: u8 = 0x25;
+/// The version that a downgrade is under way to; absent: none is.
+pub const DOWNGRADE: u8 = 0x26;
 pub const ALARM: u8 = 0x30;
 pub const FENCE: u8 = 0x31;
 pub const AUTH: u8 = 0x40;
@@ -68,6 +74,11 @@ pub fn member(id: MemberId) -> Bytes {
 
 pub fn removed_member(id: MemberId) -> Bytes {
     tagged(REMOVED_MEMBER, &[&id.to_be_bytes()])
+}
+
+/// The recovery that ended the cluster of an id.
+pub fn recovery(former: u64) -> Bytes {
+    tagged(RECOVERY, &[&former.to_be_bytes()])
 }
 
 pub fn alarm(kind: i32, member: MemberId) -> Bytes {

@@ -1,4 +1,4 @@
-//! Offline commands on snapshot files: `quorate snapshot status FILE` and `quorate snapshot restore FILE ...`.
+//! Offline commands: `quorate snapshot status FILE`, `quorate snapshot restore FILE ...`, and [`recover`].
 //!
 //! Restore takes the server's own flags for where and as whom the member is made (`--data-dir`, `--name`, `--initial-cluster`,
 //! `--initial-cluster-token`, `--initial-advertise-peer-urls`), and etcdutl's `--bump-revision`, `--mark-compacted`,
@@ -13,6 +13,9 @@ use crate::snapshot::{self, RestoreOptions};
 use crate::telemetry::Metrics;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+
+pub mod recover;
+mod say;
 
 const USAGE: &str = "usage: quorate snapshot status FILE\n       quorate snapshot restore FILE --data-dir DIR [--name NAME] [--initial-cluster LIST] \
                      [--initial-cluster-token TOKEN] [--initial-advertise-peer-urls URLS] [--bump-revision N --mark-compacted] [--skip-hash-check]";
