@@ -41,7 +41,7 @@ impl From<StartError> for Failure {
 }
 
 mod budget;
-mod compare;
+pub mod compare;
 mod meter;
 pub(crate) use budget::node_settings;
 mod join;

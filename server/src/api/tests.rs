@@ -405,6 +405,39 @@ async fn leases() {
     world.stop().await;
 }
 
+/// A member that the cluster set aside shows nobody what it holds, ends its watches, says so in its alarms and hashes on; a disarm
+/// takes it back.
+#[tokio::test]
+async fn a_fenced_member_serves_nobody() {
+    let world = World::alone().await;
+    let mut kv = world.kv();
+    kv.put(pb::PutRequest { key: "k".into(), value: "v".into(), ..Default::default() }).await.unwrap();
+    let create = pb::WatchCreateRequest { key: "k".into(), ..Default::default() };
+    let create = pb::WatchRequest { request_union: Some(pb::watch_request::RequestUnion::CreateRequest(create)) };
+    let asked = tokio_stream::iter([create]).chain(tokio_stream::pending());
+    let mut watch = WatchClient::new(world.channel.clone()).watch(asked).await.unwrap().into_inner();
+    assert!(watch.message().await.unwrap().unwrap().created);
+
+    let fence = entry::Fence { member: MEMBER, ..Default::default() };
+    let node = world.node.handle().clone();
+    // It answers nothing that it applies from then on, this included.
+    tokio::spawn(async move { node.propose(entry::Command { op: Some(entry::command::Op::Fence(fence)) }).await });
+    let ended = watch.message().await.unwrap_err();
+    assert_eq!((ended.code(), ended.message()), (Code::DataLoss, "etcdserver: corrupt cluster"));
+    let refused = |status: Status| assert_eq!((status.code(), status.message()), (Code::DataLoss, "etcdserver: corrupt cluster"));
+    for serializable in [false, true] {
+        refused(kv.range(pb::RangeRequest { key: "k".into(), serializable, ..Default::default() }).await.unwrap_err());
+    }
+    refused(kv.put(pb::PutRequest { key: "k".into(), ..Default::default() }).await.unwrap_err());
+    let mut maintenance = MaintenanceClient::new(world.channel.clone());
+    assert!(maintenance.hash_kv(pb::HashKvRequest::default()).await.is_ok());
+    let alarm = |action| pb::AlarmRequest { action, member_id: MEMBER, alarm: 2 };
+    assert_eq!(maintenance.alarm(alarm(0)).await.unwrap().into_inner().alarms.len(), 1);
+    assert_eq!(maintenance.alarm(alarm(2)).await.unwrap().into_inner().alarms.len(), 1);
+    assert!(maintenance.alarm(alarm(0)).await.unwrap().into_inner().alarms.is_empty());
+    assert_eq!(kv.range(pb::RangeRequest { key: "k".into(), ..Default::default() }).await.unwrap().into_inner().count, 1);
+}
+
 /// A write over the quota is refused and raises the alarm; disarming it lets smaller writes through.
 #[tokio::test]
 async fn quota_and_alarms() {

@@ -14,7 +14,7 @@ use std::time::Duration;
 ///
 /// # Errors
 /// When a peer's history differs, or this member's cannot be read. Nothing on disk was changed.
-pub(super) async fn compare(opened: &Opened, dial: &Arc<dyn Dial>, timeout: Duration) -> Result<(), Failure> {
+pub async fn compare(opened: &Opened, dial: &Arc<dyn Dial>, timeout: Duration) -> Result<(), Failure> {
     let identity = opened.identity();
     let own = format!("{:x}", identity.member);
     let shared = opened.machine().shared();

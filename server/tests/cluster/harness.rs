@@ -5,7 +5,7 @@ use quorate::base::RocksOptions;
 use quorate::env::files::RealFiles;
 use quorate::membership::{Desk, DeskSettings};
 use quorate::mvcc::{DeltaPolicy, RevisionEvents};
-use quorate::node::{EventSink, Founding, Node, NodeHandle, NodeSettings, Opened, SweepPace};
+use quorate::node::{Checks, EventSink, Founding, Node, NodeHandle, NodeSettings, Opened, SweepPace};
 use quorate::peer::{PeerSettings, Peers, PlainDial};
 use quorate::state::ApplyError;
 use quorate_proto::entry::{self, Command, command::Op};
@@ -25,11 +25,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Tuning {
     pub catch_up_entries: u64,
     pub freeze_bytes: usize,
+    pub checks: Checks,
 }
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { catch_up_entries: 100_000, freeze_bytes: 4 << 20 }
+        Self { catch_up_entries: 100_000, freeze_bytes: 4 << 20, checks: Checks::default() }
     }
 }
 
@@ -182,7 +183,7 @@ impl Cluster {
             entry_cache: 1 << 20,
             sweep: SweepPace { rows: 1000, pause: Duration::from_millis(1) },
             meter: Arc::new(()),
-            checks: Default::default(),
+            checks: self.tuning.checks,
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod files;
 mod harness;
+mod integrity;
 mod members;
 mod replication;
 mod snapshots;

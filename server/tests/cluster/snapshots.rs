@@ -6,7 +6,7 @@ use quorate_proto::entry::{self, Command, command::Op};
 
 /// The log keeps next to nothing, and every few writes are checkpointed.
 fn forgetful() -> Tuning {
-    Tuning { catch_up_entries: 5, freeze_bytes: 64 << 10 }
+    Tuning { catch_up_entries: 5, freeze_bytes: 64 << 10, ..Default::default() }
 }
 
 async fn write_many(handle: &NodeHandle, from: usize, to: usize) {
