@@ -13,6 +13,7 @@ use super::handle::Inner;
 use super::slow_disk::SlowDisk;
 use super::standing::{HistoryHash, Standing};
 use crate::env::plant::{self, Plant};
+use crate::state::FENCE_LEVEL;
 use crate::types::MemberId;
 use quorate_proto::entry::command::Op;
 use quorate_proto::entry::{self, AlarmAction, AlarmKind, FenceAction};

@@ -204,6 +204,7 @@ impl Cluster {
         .expect("the peer room starts");
         let node = opened.run(Arc::new(peers.clone()), Box::new(Recorder(told.clone()))).expect("the node starts");
         peers.attach(node.handle().clone());
+        node.handle().raise_level(quorate::state::FEATURE_LEVEL);
         let desk_settings = DeskSettings { strict: false, max_learners: 1, token: "t".into(), timeout: Duration::from_secs(10) };
         let desk = Desk::new(node.handle().clone(), peers.clone(), desk_settings);
         peers.attach_desk(Arc::new(desk.clone()));

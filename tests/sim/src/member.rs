@@ -211,6 +211,8 @@ impl Member {
             outgoing.clone(),
             sink,
         )?;
+        // All members run this very build.
+        node.handle().raise_level(quorate::state::FEATURE_LEVEL);
         let hub = hub.expect("the sink is made with the node");
         self.running = Some(Running { node, hub, outgoing, published, busy: [false; 5], asked: Vec::new() });
         self.down = false;
