@@ -121,6 +121,7 @@ impl Machine {
         }
         self.publish_members();
         self.publish_alarms()?;
+        self.shared.time_ms.store(self.position.time_ms, Ordering::Release);
         self.shared.applied.store(self.position.index, Ordering::Release);
         Ok(())
     }
@@ -176,6 +177,8 @@ impl Machine {
             )));
         }
         self.position.time_ms = self.position.time_ms.max(batch.time_ms);
+        // Before the first change shows, so that nothing shows which is newer than the clock.
+        self.shared.time_ms.store(self.position.time_ms, Ordering::Release);
         let mut proposals = batch.proposals;
         if plant::is(Plant::ApplyTwice) && index.is_multiple_of(61) {
             proposals.extend(proposals.clone());

@@ -9,7 +9,7 @@ use quorate_proto::entry::AlarmKind;
 use quorate_proto::state::Member;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 /// The machine as others see it.
 #[derive(Default)]
@@ -20,6 +20,7 @@ pub struct Shared {
     pub(super) leases: RwLock<LeaseTable>,
     pub(super) cluster_version: ArcSwap<String>,
     pub(super) applied: AtomicU64,
+    pub(super) time_ms: AtomicI64,
     pub(super) no_space: AtomicBool,
     pub(super) corrupt: AtomicBool,
 }
@@ -58,6 +59,11 @@ impl Shared {
     /// The agreed version of the cluster, `major.minor.patch`; empty before there is one.
     pub fn cluster_version(&self) -> Arc<String> {
         self.cluster_version.load_full()
+    }
+
+    /// The entry clock, milliseconds since 1970: no change that can be read happened later than what is read here after it.
+    pub fn time_ms(&self) -> i64 {
+        self.time_ms.load(Ordering::Acquire)
     }
 
     /// Index of the newest applied entry.
