@@ -23,6 +23,7 @@ const FILES: &[&str] = &[
     "quorate/entry.proto",
     "quorate/state.proto",
     "quorate/peer.proto",
+    "quorate/backup.proto",
 ];
 
 /// Field names that the snake case rule would spell `peer_ur_ls`; Rust gets the right-hand name, the descriptors keep the left.

@@ -3,6 +3,7 @@
 //! In and out are the protocol's own messages. Each line of the tables below names the RPC, its messages, and whether it may be
 //! sent again ([`Retry`]).
 
+use quorate_proto::backup::{self, backup_client::BackupClient};
 use quorate_proto::etcdserverpb::{
     self as pb, auth_client::AuthClient, cluster_client::ClusterClient, kv_client::KvClient, lease_client::LeaseClient,
     maintenance_client::MaintenanceClient,
@@ -144,6 +145,11 @@ unary! { ElectionClient {
     server_resign => resign(election::ResignRequest) -> election::ResignResponse, Reads;
 } }
 
+unary! { BackupClient {
+    /// Tells a member that it may forget what has been copied.
+    backup_stored => stored(backup::StoredRequest) -> backup::StoredResponse, Reads;
+} }
+
 unary! { HealthClient {
     /// gRPC's health question about one service; the empty name asks about the server.
     health => check(health::HealthCheckRequest) -> health::HealthCheckResponse, Reads;
@@ -179,6 +185,8 @@ server_stream! {
     MaintenanceClient: snapshot => snapshot(pb::SnapshotRequest) -> pb::SnapshotResponse;
     /// Leaders of an election, by the server's own recipe.
     ElectionClient: server_observe => observe(election::LeaderRequest) -> election::LeaderResponse;
+    /// The history from a revision on, as it grows.
+    BackupClient: backup_deltas => deltas(backup::DeltasRequest) -> backup::Delta;
     /// Changes of gRPC's health answer.
     HealthClient: health_watch => watch(health::HealthCheckRequest) -> health::HealthCheckResponse;
 }

@@ -20,7 +20,7 @@ pub enum Command {
     Run(Run),
     /// Print the custom resource definitions as YAML
     Crd,
-    /// Take or restore one backup; what the Jobs of backups and restores run
+    /// Take, restore or prove a backup, or keep deltas; what the pods of backups run
     Agent {
         /// Which
         #[command(subcommand)]

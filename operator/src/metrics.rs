@@ -22,6 +22,8 @@ pub struct Metrics {
     duration: Histogram,
     leading: Gauge<i64>,
     seen: Gauge<f64, AtomicU64>,
+    verifications: Family<Label, Counter>,
+    covered: Family<Label, Gauge<f64, AtomicU64>>,
 }
 
 impl Default for Metrics {
@@ -35,7 +37,11 @@ impl Default for Metrics {
         registry.register("reconcile_duration_seconds", "How long rounds take.", duration.clone());
         registry.register("leader", "1 while this process is the one that works.", leading.clone());
         registry.register("last_reconcile_timestamp_seconds", "When the last round ended.", seen.clone());
-        Self { registry, rounds, steps, duration, leading, seen }
+        let (verifications, covered) = (Family::default(), Family::default());
+        registry.register("backup_verifications", "Restores for proof, by outcome.", Family::clone(&verifications));
+        let reach = Family::clone(&covered);
+        registry.register("backup_deltas_covered_timestamp_seconds", "Deltas are in the store up to this moment.", reach);
+        Self { registry, rounds, steps, duration, leading, seen, verifications, covered }
     }
 }
 
@@ -61,6 +67,21 @@ impl Metrics {
             Step::DeleteVolume { .. } => "DeleteVolume",
         };
         self.steps.get_or_create(&vec![("kind", kind.to_string())]).inc();
+    }
+
+    /// A backup was proved, or refuted.
+    pub fn verified(&self, well: bool) {
+        let outcome = if well { "verified" } else { "failed" };
+        self.verifications.get_or_create(&vec![("outcome", outcome.to_string())]).inc();
+    }
+
+    /// How far a schedule's deltas reach, seconds since 1970; none: it keeps none.
+    pub fn covered(&self, namespace: &str, schedule: &str, until: Option<f64>) {
+        let label = vec![("namespace", namespace.to_string()), ("schedule", schedule.to_string())];
+        match until {
+            Some(until) => drop(self.covered.get_or_create(&label).set(until)),
+            None => drop(self.covered.remove(&label)),
+        }
     }
 
     /// This process began or ceased to be the one that works.

@@ -1,12 +1,13 @@
 //! The messages of Quorate: etcd's v3 services under etcd's names, and Quorate's own for the log, the rows and the peers.
 //!
-//! Everything but [`RawKv`] and [`mvccpb::KeyValue`] is generated from the files under `proto/` at build time. There is no logic
-//! here. Every `bytes` field is a [`bytes::Bytes`], so a decoded message shares the buffer it came from.
+//! Everything but [`RawKv`], [`mvccpb::KeyValue`] and the form of a file of deltas ([`segment`]) is generated from the files under
+//! `proto/` at build time. There is no logic here. Every `bytes` field is a [`bytes::Bytes`], so a decoded message shares the buffer it came from.
 //!
 //! Invariant: wherever another message holds a stored pair, the generated type holds a [`RawKv`], the pair as encoded bytes.
 //! A pair is encoded once, when it is written, and spliced into every answer after that.
 
 mod raw_kv;
+pub mod segment;
 
 pub use raw_kv::RawKv;
 
@@ -68,8 +69,15 @@ mod quorate {
             tonic::include_proto!("quorate.peer.v1");
         }
     }
+    pub mod backup {
+        pub mod v1 {
+            tonic::include_proto!("quorate.backup.v1");
+        }
+    }
 }
 
+/// What backup agents ask, and the files they keep.
+pub use quorate::backup::v1 as backup;
 /// What raft replicates.
 pub use quorate::entry::v1 as entry;
 /// How members talk.

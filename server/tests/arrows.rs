@@ -41,7 +41,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "watch",
         ],
     ),
-    ("snapshot", &["base", "env"]),
+    ("snapshot", &["base", "env", "mvcc"]),
     ("space", &["node"]),
     ("state", &["base", "env", "lease", "mvcc"]),
     ("telemetry", &["door"]),

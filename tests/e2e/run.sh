@@ -41,6 +41,10 @@ images() {
   done
   lab node 1 exec ctr -n k8s.io images import "$work/kube.tar"
   rm -rf "$work/kube" "$work/kube.tar"
+  [ "$tier" = full ] || return 0
+  mkdir -p "$work/s3" && cp "$("$here/../s3/build.sh")" "$work/s3/versitygw" && "$here/../lab/image.sh" localhost/s3:e2e "$work/s3" "$work/s3.tar" /versitygw || return 1
+  for i in 1 2 3; do lab node "$i" exec ctr -n k8s.io images import "$work/s3.tar" || return 1; done
+  rm -rf "$work/s3" "$work/s3.tar"
 }
 
 # step NAME BUDGET COMMAND...: like check, and then the clients' history is judged. BUDGET: longest time without a write, in seconds.
@@ -98,6 +102,7 @@ if [ "$tier" = full ]; then
   step "sleep and wake" 300 sleeps_and_wakes
   step "back up, and begin another cluster with it" 5 backed_up_and_restored
   step "back up each minute, keep one" 5 scheduled
+  step "deltas to S3, and a cluster as of a revision" 5 flowed_and_restored
   step "upgrade the operator" 5 operator_upgraded
   step "uninstall and install the operator" 5 operator_reinstalled
   check "the second API server serves after all that" within 60 guest_serves

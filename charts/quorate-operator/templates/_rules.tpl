@@ -18,6 +18,10 @@ Secrets are the widest right: the operator makes and renews the certificates of 
 - apiGroups: [batch]
   resources: [jobs]
   verbs: [get, list, watch, create, patch, delete]
+# the agent that keeps deltas
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [get, create, patch, delete]
 # what a cluster is made of, by server-side apply
 - apiGroups: [apps]
   resources: [statefulsets]

@@ -1,4 +1,6 @@
-//! The Job that runs the agent: pure, a store and flags in, an object out; and its last words, read back.
+//! The pod that runs the agent, and the Job around it: pure, a store and flags in, an object out; and the Job's last words, read back.
+//!
+//! Invariant: credentials and keys come from Secrets, never as arguments.
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
@@ -7,6 +9,7 @@ use kube::{Api, Client};
 use serde_json::{Map, Value, json};
 
 use crate::crd::backup::QuorateBackupStoreSpec;
+use crate::crd::cluster::NameReference;
 
 /// Tries of a Job before it counts as failed.
 const TRIES: u32 = 3;
@@ -31,23 +34,41 @@ pub struct Worker<'a> {
     pub account: &'a str,
     /// The store.
     pub store: &'a QuorateBackupStoreSpec,
-    /// The object's name.
-    pub object: &'a str,
-    /// `backup` or `restore`, and their flags besides those of the store.
+    /// The object's name, where the work is on one.
+    pub object: Option<&'a str>,
+    /// What the agent does, and its flags besides those of the store.
     pub arguments: Vec<String>,
     /// The Secret that is shown to members, if there is one.
     pub tls: Option<&'a str>,
     /// The volume claim of the member whose data is restored, mounted where members have it.
     pub data: Option<&'a str>,
+    /// Whether it needs room of its own, which goes with the pod.
+    pub scratch: bool,
 }
 
-/// The Job.
-pub fn job(worker: &Worker<'_>) -> Value {
+/// Secrets' entries that become the environment by which the library for object stores finds credentials.
+const S3_KEYS: [&str; 2] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+const GCS_KEYS: [&str; 1] = ["GOOGLE_SERVICE_ACCOUNT_KEY"];
+const AZURE_KEYS: [&str; 2] = ["AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN"];
+
+fn environment(secret: Option<&NameReference>, keys: &[&str], optional: bool) -> Vec<Value> {
+    let entry = |name: &str, key: &&str| {
+        let mut reference = json!({"name": name, "key": key});
+        if optional {
+            reference["optional"] = json!(true);
+        }
+        json!({"name": key, "valueFrom": {"secretKeyRef": reference}})
+    };
+    secret.iter().flat_map(|secret| keys.iter().map(|key| entry(&secret.name, key))).collect()
+}
+
+/// The pod's spec; a Job's pod is not started again.
+pub fn pod(worker: &Worker<'_>, restart: &str) -> Value {
     let mut arguments = vec!["agent".to_string()];
     arguments.extend(worker.arguments.iter().cloned());
     let mut volumes = vec![json!({"name": "tmp", "emptyDir": {}})];
     let mut mounts = vec![json!({"name": "tmp", "mountPath": "/tmp"})];
-    let mut environment = Vec::new();
+    let mut credentials = Vec::new();
     if let Some(volume) = &worker.store.volume {
         volumes.push(json!({"name": "store", "persistentVolumeClaim": {"claimName": volume.claim_name}}));
         mounts.push(json!({"name": "store", "mountPath": "/store"}));
@@ -57,13 +78,25 @@ pub fn job(worker: &Worker<'_>) -> Value {
         arguments.push(format!("--bucket={}", s3.bucket));
         arguments.extend(s3.region.iter().map(|region| format!("--region={region}")));
         arguments.extend(s3.endpoint.iter().map(|endpoint| format!("--s3-endpoint={endpoint}")));
-        if let Some(secret) = &s3.credentials_secret_ref {
-            environment = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]
-                .map(|key| json!({"name": key, "valueFrom": {"secretKeyRef": {"name": secret.name, "key": key}}}))
-                .to_vec();
-        }
+        credentials = environment(s3.credentials_secret_ref.as_ref(), &S3_KEYS, false);
     }
-    arguments.push(format!("--object={}", worker.object));
+    if let Some(gcs) = &worker.store.gcs {
+        arguments.push(format!("--gcs-bucket={}", gcs.bucket));
+        arguments.extend(gcs.endpoint.iter().map(|endpoint| format!("--gcs-endpoint={endpoint}")));
+        credentials = environment(gcs.credentials_secret_ref.as_ref(), &GCS_KEYS, false);
+    }
+    if let Some(azure) = &worker.store.azure {
+        arguments.push(format!("--azure-container={}", azure.container));
+        arguments.push(format!("--azure-account={}", azure.account));
+        arguments.extend(azure.endpoint.iter().map(|endpoint| format!("--azure-endpoint={endpoint}")));
+        credentials = environment(azure.credentials_secret_ref.as_ref(), &AZURE_KEYS, true);
+    }
+    if let Some(encryption) = &worker.store.encryption {
+        volumes.push(json!({"name": "keys", "secret": {"secretName": encryption.secret_ref.name, "defaultMode": 0o440}}));
+        mounts.push(json!({"name": "keys", "mountPath": "/etc/quorate/keys", "readOnly": true}));
+        arguments.push("--keys=/etc/quorate/keys".into());
+    }
+    arguments.extend(worker.object.iter().map(|object| format!("--object={object}")));
     if let Some(secret) = worker.tls {
         volumes.push(json!({"name": "tls", "secret": {"secretName": secret, "defaultMode": 0o440}}));
         mounts.push(json!({"name": "tls", "mountPath": "/etc/quorate/tls", "readOnly": true}));
@@ -72,30 +105,36 @@ pub fn job(worker: &Worker<'_>) -> Value {
         volumes.push(json!({"name": "data", "persistentVolumeClaim": {"claimName": claim}}));
         mounts.push(json!({"name": "data", "mountPath": "/var/lib/quorate"}));
     }
+    if worker.scratch {
+        volumes.push(json!({"name": "scratch", "emptyDir": {}}));
+        mounts.push(json!({"name": "scratch", "mountPath": "/scratch"}));
+    }
     let container = json!({
-        "name": "agent", "image": worker.image, "command": ["/usr/bin/quorate-operator"], "args": arguments, "env": environment,
+        "name": "agent", "image": worker.image, "command": ["/usr/bin/quorate-operator"], "args": arguments, "env": credentials,
         "volumeMounts": mounts,
         "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}},
         "securityContext": {"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}},
         "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "FallbackToLogsOnError",
     });
     json!({
+        "restartPolicy": restart, "serviceAccountName": worker.account, "automountServiceAccountToken": false,
+        "enableServiceLinks": false, "imagePullSecrets": worker.pull_secrets,
+        "securityContext": {
+            "runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532,
+            "fsGroupChangePolicy": "OnRootMismatch", "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container], "volumes": volumes,
+    })
+}
+
+/// The Job.
+pub fn job(worker: &Worker<'_>) -> Value {
+    json!({
         "apiVersion": "batch/v1", "kind": "Job",
         "metadata": {"name": worker.name, "namespace": worker.namespace, "labels": worker.labels, "ownerReferences": [worker.owner]},
         "spec": {
             "backoffLimit": TRIES, "activeDeadlineSeconds": DEADLINE,
-            "template": {
-                "metadata": {"labels": worker.labels},
-                "spec": {
-                    "restartPolicy": "Never", "serviceAccountName": worker.account, "automountServiceAccountToken": false,
-                    "enableServiceLinks": false, "imagePullSecrets": worker.pull_secrets,
-                    "securityContext": {
-                        "runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532,
-                        "fsGroupChangePolicy": "OnRootMismatch", "seccompProfile": {"type": "RuntimeDefault"},
-                    },
-                    "containers": [container], "volumes": volumes,
-                },
-            },
+            "template": {"metadata": {"labels": worker.labels}, "spec": pod(worker, "Never")},
         },
     })
 }
@@ -103,8 +142,10 @@ pub fn job(worker: &Worker<'_>) -> Value {
 /// The object's name in a store: what the store says all names begin with, then this.
 pub fn object_name(store: &QuorateBackupStoreSpec, name: &str) -> String {
     let s3 = store.s3.as_ref().and_then(|s3| s3.prefix.as_deref());
+    let gcs = store.gcs.as_ref().and_then(|gcs| gcs.prefix.as_deref());
+    let azure = store.azure.as_ref().and_then(|azure| azure.prefix.as_deref());
     let volume = store.volume.as_ref().and_then(|volume| volume.prefix.as_deref());
-    match s3.or(volume).map(|prefix| prefix.trim_matches('/')).filter(|prefix| !prefix.is_empty()) {
+    match s3.or(gcs).or(azure).or(volume).map(|prefix| prefix.trim_matches('/')).filter(|prefix| !prefix.is_empty()) {
         Some(prefix) => format!("{prefix}/{name}"),
         None => name.to_string(),
     }
@@ -154,8 +195,7 @@ pub async fn progress(client: &Client, job: &Job) -> kube::Result<Progress> {
 mod tests {
     use super::*;
     use crate::cluster::build::tests::is_known;
-    use crate::crd::backup::{S3Store, VolumeStore};
-    use crate::crd::cluster::NameReference;
+    use crate::crd::backup::{AzureStore, Encryption, GcsStore, S3Store, VolumeStore};
 
     fn worker(store: &QuorateBackupStoreSpec) -> Value {
         job(&Worker {
@@ -167,29 +207,68 @@ mod tests {
             pull_secrets: json!([{"name": "registry"}]),
             account: "kv",
             store,
-            object: "lab/ns/kv/u/x.snapshot",
+            object: Some("lab/ns/kv/u/x.snapshot"),
             arguments: vec!["backup".into()],
             tls: Some("kv-operator-tls"),
             data: None,
+            scratch: true,
         })
     }
 
-    /// A Job for either kind of store is known to Kubernetes; keys come from the Secret and never as arguments.
+    /// A Job for each kind of store is known to Kubernetes; keys come from the Secret and never as arguments.
     #[test]
     fn jobs_are_known_to_kubernetes() {
-        let volume = QuorateBackupStoreSpec { volume: Some(VolumeStore { claim_name: "backups".into(), prefix: None }), s3: None };
-        let s3 = S3Store {
-            bucket: "b".into(),
-            endpoint: Some("http://s3:9000".into()),
-            credentials_secret_ref: Some(NameReference { name: "keys".into() }),
-            ..S3Store::default()
-        };
-        let s3 = QuorateBackupStoreSpec { volume: None, s3: Some(s3) };
-        for store in [&volume, &s3] {
-            is_known::<Job>(&worker(store));
+        let keys = || Some(NameReference { name: "keys".into() });
+        let stores: [(QuorateBackupStoreSpec, &[&str]); 4] = [
+            (
+                QuorateBackupStoreSpec {
+                    volume: Some(VolumeStore { claim_name: "backups".into(), prefix: None }),
+                    ..Default::default()
+                },
+                &["--folder=/store", "backups"],
+            ),
+            (
+                QuorateBackupStoreSpec {
+                    s3: Some(S3Store {
+                        bucket: "b".into(),
+                        endpoint: Some("http://s3:9000".into()),
+                        credentials_secret_ref: keys(),
+                        ..S3Store::default()
+                    }),
+                    ..Default::default()
+                },
+                &["--bucket=b", "--s3-endpoint=http://s3:9000", "secretKeyRef", "AWS_SECRET_ACCESS_KEY"],
+            ),
+            (
+                QuorateBackupStoreSpec {
+                    gcs: Some(GcsStore { bucket: "b".into(), credentials_secret_ref: keys(), ..GcsStore::default() }),
+                    ..Default::default()
+                },
+                &["--gcs-bucket=b", "GOOGLE_SERVICE_ACCOUNT_KEY"],
+            ),
+            (
+                QuorateBackupStoreSpec {
+                    azure: Some(AzureStore {
+                        account: "a".into(),
+                        container: "c".into(),
+                        credentials_secret_ref: keys(),
+                        ..AzureStore::default()
+                    }),
+                    encryption: Some(Encryption { secret_ref: NameReference { name: "sealing".into() } }),
+                    ..Default::default()
+                },
+                &["--azure-container=c", "--azure-account=a", "AZURE_STORAGE_SAS_TOKEN", "--keys=/etc/quorate/keys", "sealing"],
+            ),
+        ];
+        for (store, expected) in &stores {
+            let job = worker(store);
+            is_known::<Job>(&job);
+            let text = job.to_string();
+            for word in *expected {
+                assert!(text.contains(word), "{word}: {text}");
+            }
+            assert_eq!(text.contains("/store"), store.volume.is_some(), "{text}");
         }
-        let text = worker(&s3).to_string();
-        assert!(text.contains("--bucket=b") && text.contains("secretKeyRef") && !text.contains("/store"), "{text}");
     }
 
     /// Prefixes are joined with one slash, whatever was written.
@@ -197,7 +276,7 @@ mod tests {
     fn names() {
         let store = |prefix: Option<&str>| QuorateBackupStoreSpec {
             volume: Some(VolumeStore { claim_name: "c".into(), prefix: prefix.map(str::to_string) }),
-            s3: None,
+            ..Default::default()
         };
         assert_eq!(object_name(&store(None), "x"), "x");
         assert_eq!(object_name(&store(Some("/")), "x"), "x");

@@ -1,8 +1,10 @@
-//! One QuorateBackupSchedule: makes a QuorateBackup when one is due, and forgets those that were superseded.
+//! One QuorateBackupSchedule: makes a QuorateBackup when one is due or the deltas lack one, has the agent of the deltas run, and forgets
+//! what was superseded.
 //!
 //! The name of a backup is that of its schedule and the minute it was due, so that a restart makes none twice. Only the last due
 //! time counts: what was missed is not made up for.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -11,15 +13,18 @@ use kube::api::{DeleteParams, ListParams, ObjectMeta, PostParams};
 use kube::{Api, ResourceExt};
 
 use super::cron::Cron;
-use super::set_condition;
+use super::retain::{lacks_full, proves_next, succeeded, superseded, verdict};
+use super::{flow, set_condition};
 use crate::cluster::{Context, Error};
-use crate::crd::backup::QuorateBackupSpec;
+use crate::crd::backup::{QuorateBackupSpec, ScheduleStatus};
 use crate::crd::{QuorateBackup, QuorateBackupSchedule};
 
 /// The label of backups that names their schedule.
 pub const SCHEDULE_LABEL: &str = "quorate.io/schedule";
 /// The longest time between two looks.
 const PACE: Duration = Duration::from_secs(60);
+/// The same, while deltas are kept.
+const FLOW_PACE: Duration = Duration::from_secs(10);
 
 /// One round.
 pub async fn reconcile(context: &Context, name: &str, namespace: &str) -> Result<Duration, Error> {
@@ -34,6 +39,7 @@ pub async fn reconcile(context: &Context, name: &str, namespace: &str) -> Result
     let generation = schedule.metadata.generation;
     let second = Time(Timestamp::from_second(now.as_second()).unwrap_or(Timestamp::UNIX_EPOCH));
     let backups: Api<QuorateBackup> = Api::namespaced(context.client.clone(), namespace);
+    let all = backups.list(&ListParams::default().labels(&format!("{SCHEDULE_LABEL}={name}"))).await?.items;
     match Cron::parse(&schedule.spec.schedule) {
         Err(why) => {
             status.next_at = None;
@@ -45,21 +51,33 @@ pub async fn reconcile(context: &Context, name: &str, namespace: &str) -> Result
             let from = status.last_scheduled_at.as_ref().map_or(made, |last| last.0);
             let due = (!schedule.spec.suspend).then(|| last_due(&cron, from, now)).flatten();
             if let Some(due) = due {
-                make(&backups, &schedule, due).await?;
+                make(&backups, &schedule, due, &all).await?;
                 status.last_scheduled_at = Some(Time(due));
             }
             status.next_at = cron.next(now).filter(|_| !schedule.spec.suspend).map(Time);
         }
     }
-    let all = backups.list(&ListParams::default().labels(&format!("{SCHEDULE_LABEL}={name}"))).await?.items;
     let newest = all.iter().filter(|backup| succeeded(backup)).max_by_key(|backup| backup.creation_timestamp());
     if let Some(newest) = newest {
         status.last_success = Some(newest.name_any());
         status.last_success_at = newest.status.as_ref().and_then(|status| status.finished_at.clone());
     }
+    tell_proofs(&schedule, &all, &mut status);
+    let report = flow::advance(context, &schedule, &mut status).await?;
+    if let Some(report) = report.filter(|report| !report.cluster_id.is_empty()) {
+        // Deltas lead on from a full backup that is not older than they are.
+        if lacks_full(&all, &report.cluster_id, report.since, now) {
+            make(&backups, &schedule, now, &all).await?;
+        }
+    }
     if let Some(keep) = schedule.spec.keep_last {
-        // Their objects were deleted by the backup that superseded them.
-        for old in beyond(&all, usize::try_from(keep).unwrap_or(usize::MAX), &schedule.spec.store_ref.name) {
+        let gone: BTreeSet<&String> = all.iter().filter_map(|backup| backup.status.as_ref()).flat_map(|s| &s.deleted).collect();
+        // A backup whose object could not be deleted is still one.
+        let gone =
+            |backup: &&QuorateBackup| backup.status.as_ref().and_then(|s| s.location.as_ref()).is_some_and(|l| gone.contains(l));
+        for old in
+            superseded(&all, usize::try_from(keep).unwrap_or(usize::MAX), &schedule.spec.store_ref.name).into_iter().filter(gone)
+        {
             match backups.delete(&old.name_any(), &DeleteParams::background()).await {
                 Err(kube::Error::Api(status)) if status.is_not_found() => (),
                 other => drop(other?),
@@ -74,7 +92,22 @@ pub async fn reconcile(context: &Context, name: &str, namespace: &str) -> Result
         api.replace_status(name, &PostParams::default(), &object).await?;
     }
     let wait = next.and_then(|seconds| u64::try_from(seconds).ok()).map_or(PACE, |seconds| Duration::from_secs(seconds + 1));
-    Ok(wait.min(PACE))
+    Ok(wait.min(if schedule.spec.deltas.is_some() { FLOW_PACE } else { PACE }))
+}
+
+/// What came of the newest backup that was to be proved.
+fn tell_proofs(schedule: &QuorateBackupSchedule, all: &[QuorateBackup], status: &mut ScheduleStatus) {
+    status.last_verified_at = all.iter().filter_map(|backup| backup.status.as_ref()?.verified_at.clone()).max_by_key(|time| time.0);
+    let newest = all.iter().filter(|backup| verdict(backup).is_some()).max_by_key(|backup| backup.creation_timestamp());
+    match newest {
+        Some(newest) if schedule.spec.verify.is_some() => {
+            let well = verdict(newest) == Some(true);
+            let reason = if well { "Verified" } else { "VerificationFailed" };
+            let message = format!("of QuorateBackup {}", newest.name_any());
+            set_condition(&mut status.conditions, "Verified", well, reason, &message, schedule.metadata.generation, super::now());
+        }
+        _ => status.conditions.retain(|condition| condition.type_ != "Verified"),
+    }
 }
 
 /// The last time after `from` and not after `now` at which a backup was due.
@@ -98,8 +131,17 @@ fn last_due(cron: &Cron, from: Timestamp, now: Timestamp) -> Option<Timestamp> {
     due
 }
 
-async fn make(backups: &Api<QuorateBackup>, schedule: &QuorateBackupSchedule, due: Timestamp) -> Result<(), Error> {
-    let spec = QuorateBackupSpec { cluster_ref: schedule.spec.cluster_ref.clone(), store_ref: schedule.spec.store_ref.clone() };
+async fn make(
+    backups: &Api<QuorateBackup>,
+    schedule: &QuorateBackupSchedule,
+    due: Timestamp,
+    all: &[QuorateBackup],
+) -> Result<(), Error> {
+    let spec = QuorateBackupSpec {
+        cluster_ref: schedule.spec.cluster_ref.clone(),
+        store_ref: schedule.spec.store_ref.clone(),
+        verify: schedule.spec.verify.as_ref().is_some_and(|verify| proves_next(all, verify.every)),
+    };
     let name = format!("{}-{}", schedule.name_any(), due.as_second() / 60);
     let mut backup = QuorateBackup::new(&name, spec);
     backup.metadata = ObjectMeta {
@@ -111,17 +153,6 @@ async fn make(backups: &Api<QuorateBackup>, schedule: &QuorateBackupSchedule, du
         Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
         other => other.map(drop).map_err(Into::into),
     }
-}
-
-fn succeeded(backup: &QuorateBackup) -> bool {
-    backup.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Succeeded")
-}
-
-/// The successful backups in this store beyond the newest so many, oldest last. The newest is never among them.
-pub fn beyond<'a>(backups: &'a [QuorateBackup], keep: usize, store: &str) -> Vec<&'a QuorateBackup> {
-    let mut good: Vec<_> = backups.iter().filter(|backup| succeeded(backup) && backup.spec.store_ref.name == store).collect();
-    good.sort_by_key(|backup| std::cmp::Reverse((backup.creation_timestamp(), backup.name_any())));
-    good.into_iter().skip(keep).collect()
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! One QuorateBackup: waits for its cluster and its store, lets a Job take it, and tells what came of that.
+//! One QuorateBackup: waits for its cluster and its store, lets a Job take it, has it proved if that is wanted, and tells what came of
+//! that.
 
 use std::time::Duration;
 
@@ -7,11 +8,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
-use serde_json::{Map, json};
+use serde_json::json;
 
-use super::job::{Progress, Worker, job, object_name, progress};
+use super::job::{Progress, Worker, job, progress};
 use super::schedule::SCHEDULE_LABEL;
-use super::set_condition;
+use super::{folder, labels, now, retain, set_condition, verify};
 use crate::agent::Taken;
 use crate::cluster::validate::validate;
 use crate::cluster::{Context, Error};
@@ -28,10 +29,17 @@ pub async fn reconcile(context: &Context, name: &str, namespace: &str) -> Result
     let api: Api<QuorateBackup> = Api::namespaced(context.client.clone(), namespace);
     let Some(backup) = api.get_opt(name).await? else { return Ok(DONE) };
     let old = backup.status.clone().unwrap_or_default();
-    if backup.metadata.deletion_timestamp.is_some() || matches!(old.phase.as_deref(), Some("Succeeded" | "Failed")) {
+    let ended = matches!(old.phase.as_deref(), Some("Succeeded" | "Failed"));
+    if backup.metadata.deletion_timestamp.is_some() || (ended && verify::is_settled(&backup, &old)) {
         return Ok(DONE);
     }
     let mut status = old.clone();
+    if ended {
+        verify::advance(context, &backup, &mut status).await?;
+        let settled = verify::is_settled(&backup, &status);
+        write(&api, &backup, &old, status).await?;
+        return Ok(if settled { DONE } else { PACE });
+    }
     if status.started_at.is_none() {
         status.started_at = Some(now());
     }
@@ -47,13 +55,19 @@ pub async fn reconcile(context: &Context, name: &str, namespace: &str) -> Result
         status.finished_at = Some(now());
     }
     set_condition(&mut status.conditions, "Complete", phase == "Succeeded", reason, &message, backup.metadata.generation, now());
-    if status != old {
+    let done = phase == "Failed" || (phase == "Succeeded" && verify::is_settled(&backup, &status));
+    write(&api, &backup, &old, status).await?;
+    Ok(if done { DONE } else { PACE })
+}
+
+async fn write(api: &Api<QuorateBackup>, backup: &QuorateBackup, old: &BackupStatus, status: BackupStatus) -> Result<(), Error> {
+    if status != *old {
         let mut next = backup.clone();
         next.metadata.managed_fields = None;
         next.status = Some(status);
-        api.replace_status(name, &PostParams::default(), &next).await?;
+        api.replace_status(&backup.name_any(), &PostParams::default(), &next).await?;
     }
-    Ok(if matches!(phase, "Succeeded" | "Failed") { DONE } else { PACE })
+    Ok(())
 }
 
 enum Outcome {
@@ -76,12 +90,18 @@ async fn step(context: &Context, backup: &QuorateBackup, status: &mut BackupStat
             Progress::Running => Outcome::Runs,
             Progress::Failed(why) => Outcome::Failed(why),
             Progress::Done(words) => match serde_json::from_str::<Taken>(&words) {
-                Ok(taken) => {
-                    status.revision = Some(taken.revision);
-                    status.cluster_id = Some(taken.cluster_id);
-                    status.server_version = Some(taken.version);
-                    status.size = Some(taken.size);
-                    status.sha256 = Some(taken.sha256);
+                Ok(Taken { manifest, deleted }) => {
+                    status.revision = Some(manifest.revision);
+                    status.taken_at = Timestamp::from_second(manifest.time_ms / 1000).ok().map(Time);
+                    status.hash_kv = Some(i64::from(manifest.hash));
+                    status.compact_revision = Some(manifest.compacted);
+                    status.keys = Some(manifest.keys);
+                    status.cluster_id = Some(manifest.cluster_id);
+                    status.server_version = Some(manifest.version);
+                    status.size = Some(manifest.size);
+                    status.sha256 = Some(manifest.sha256);
+                    status.key_id = manifest.key;
+                    status.deleted = deleted;
                     Outcome::Done
                 }
                 Err(_) => Outcome::Failed(format!("the agent's last words were not understood: {words:?}")),
@@ -110,22 +130,19 @@ async fn step(context: &Context, backup: &QuorateBackup, status: &mut BackupStat
     let made =
         backup.metadata.creation_timestamp.as_ref().map(|time| time.0.strftime("%Y%m%dT%H%M%SZ").to_string()).unwrap_or_default();
     let uid = backup.uid().unwrap_or_default();
-    let location = object_name(
-        &store.spec,
-        &format!("{namespace}/{}/{}/{made}-{name}-{}.snapshot", cluster.name, cluster.uid, &uid[..uid.len().min(8)]),
-    );
+    let location = format!("{}{made}-{name}-{}.snapshot", folder(&store.spec, &cluster), &uid[..uid.len().min(8)]);
     let mut arguments =
         vec!["backup".to_string(), format!("--endpoint={}://{}:2379", cluster.scheme(), cluster.host(&member.name))];
     if cluster.tls() {
         arguments.push("--tls=/etc/quorate/tls".into());
     }
+    arguments.extend(backup.labels().get(SCHEDULE_LABEL).map(|schedule| format!("--schedule={schedule}")));
     let outdated = outdated(context, backup, &namespace).await?;
     arguments.extend(outdated.iter().map(|location| format!("--delete={location}")));
-    let labels = json!({"app.kubernetes.io/name": "quorate-agent", "app.kubernetes.io/managed-by": "quorate-operator"});
     let worker = Worker {
         name: &job_name,
         namespace: &namespace,
-        labels: labels.as_object().cloned().unwrap_or_else(Map::new),
+        labels: labels(),
         owner: json!({
             "apiVersion": "quorate.io/v1alpha1", "kind": "QuorateBackup", "name": name, "uid": uid,
             "controller": true, "blockOwnerDeletion": true,
@@ -134,10 +151,11 @@ async fn step(context: &Context, backup: &QuorateBackup, status: &mut BackupStat
         pull_secrets: json!(cluster.spec.image.pull_secrets),
         account: cluster.spec.pod.service_account_name.as_deref().unwrap_or(&cluster.name),
         store: &store.spec,
-        object: &location,
+        object: Some(&location),
         arguments,
         tls: cluster.tls().then_some(operator_secret.as_str()),
         data: None,
+        scratch: false,
     };
     status.location = Some(location.clone());
     // The name of the object is on record before anything is written under it.
@@ -161,10 +179,6 @@ async fn outdated(context: &Context, backup: &QuorateBackup, namespace: &str) ->
     let api: Api<QuorateBackup> = Api::namespaced(context.client.clone(), namespace);
     let all = api.list(&ListParams::default().labels(&format!("{SCHEDULE_LABEL}={schedule}"))).await?;
     // This one will be among those that are kept.
-    let old = super::schedule::beyond(&all.items, keep.saturating_sub(1), &backup.spec.store_ref.name);
+    let old = retain::superseded(&all.items, keep.saturating_sub(1), &backup.spec.store_ref.name);
     Ok(old.into_iter().filter_map(|old| old.status.as_ref()?.location.clone()).collect())
-}
-
-fn now() -> Time {
-    Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or(Timestamp::UNIX_EPOCH))
 }

@@ -93,16 +93,20 @@ pub async fn advance(context: &Context, cluster: &Valid, source: &RestoreSource)
         pull_secrets: json!(cluster.spec.image.pull_secrets),
         account: cluster.spec.pod.service_account_name.as_deref().unwrap_or(&cluster.name),
         store: &store.spec,
-        object: &location,
+        object: Some(&location),
         arguments: vec![
             "restore".into(),
             "--data-dir=/var/lib/quorate/data".into(),
             format!("--name={}", cluster.pod(0)),
             format!("--peer-url={}", cluster.peer_url(0)),
             format!("--token={}", cluster.uid),
-        ],
+        ]
+        .into_iter()
+        .chain(source.arguments())
+        .collect(),
         tls: None,
         data: Some(&cluster.claim(0)),
+        scratch: false,
     };
     let job: Job = serde_json::from_value(job(&worker)).expect("the job is well formed");
     match jobs.create(&PostParams::default(), &job).await {

@@ -23,18 +23,76 @@ use super::cluster::NameReference;
     derive = "PartialEq",
     doc = "A place for backups of Quorate clusters.",
     printcolumn(name = "Bucket", type_ = "string", json_path = ".spec.s3.bucket"),
+    printcolumn(name = "GCS", type_ = "string", json_path = ".spec.gcs.bucket"),
+    printcolumn(name = "Azure", type_ = "string", json_path = ".spec.azure.container"),
     printcolumn(name = "Volume", type_ = "string", json_path = ".spec.volume.claimName"),
+    printcolumn(name = "Key", type_ = "string", json_path = ".spec.encryption.secretRef.name", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.s3) != has(self.volume)").message("a store is either s3 or volume"))]
+#[x_kube(validation = Rule::new("[has(self.s3), has(self.gcs), has(self.azure), has(self.volume)].filter(x, x).size() == 1")
+    .message("a store is one of s3, gcs, azure and volume"))]
 pub struct QuorateBackupStoreSpec {
     /// A bucket that is reached by the S3 protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub s3: Option<S3Store>,
+    /// A bucket of Google Cloud Storage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gcs: Option<GcsStore>,
+    /// A container of Azure Blob Storage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub azure: Option<AzureStore>,
     /// A volume of this namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume: Option<VolumeStore>,
+    /// Encrypt what is written from now on. Backups hold everything the cluster does, Kubernetes' Secrets too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
+}
+
+/// How objects are encrypted: AES-256-GCM, each under a key of its own that is drawn from this one.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Encryption {
+    /// A Secret whose entry `key` is 32 random bytes, or 64 hexadecimal digits. To change the key, keep the old one under another name
+    /// in the same Secret: all its entries decrypt. Without the key there is no way to the data.
+    pub secret_ref: NameReference,
+}
+
+/// A bucket of Google Cloud Storage.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct GcsStore {
+    /// Its name.
+    pub bucket: String,
+    /// What all objects' names begin with, without slashes at either end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    /// URL of a service other than Google's. An http URL is accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// A Secret with the key GOOGLE_SERVICE_ACCOUNT_KEY, a service account's JSON. Default: the identity of the pod's workload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_secret_ref: Option<NameReference>,
+}
+
+/// A container of Azure Blob Storage.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct AzureStore {
+    /// The storage account.
+    pub account: String,
+    /// The container.
+    pub container: String,
+    /// What all objects' names begin with, without slashes at either end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    /// URL of a service other than Azure's. An http URL is accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// A Secret with the key AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN. Default: the identity of the pod's workload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_secret_ref: Option<NameReference>,
 }
 
 /// A bucket that is reached by the S3 protocol.
@@ -86,6 +144,7 @@ pub struct VolumeStore {
     printcolumn(name = "Revision", type_ = "integer", json_path = ".status.revision"),
     printcolumn(name = "Bytes", type_ = "integer", json_path = ".status.size"),
     printcolumn(name = "Finished", type_ = "date", json_path = ".status.finishedAt"),
+    printcolumn(name = "Verified", type_ = "date", json_path = ".status.verifiedAt"),
     printcolumn(name = "Location", type_ = "string", json_path = ".status.location", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("self.metadata.name.size() <= 52").message("the name becomes part of a Job's name: use at most 52 characters")
@@ -97,6 +156,10 @@ pub struct QuorateBackupSpec {
     pub cluster_ref: NameReference,
     /// The QuorateBackupStore, of this namespace.
     pub store_ref: NameReference,
+    /// Prove it: restore it into a server that is thrown away, and compare revision, number of keys and HashKV with what was recorded
+    /// when it was taken. With a schedule that keeps deltas, also restore the newest state that they lead to.
+    #[serde(default)]
+    pub verify: bool,
 }
 
 /// What became of a backup.
@@ -106,9 +169,21 @@ pub struct BackupStatus {
     /// Pending, Running, Succeeded or Failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
-    /// The newest revision that is certainly in it.
+    /// The revision whose state it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<i64>,
+    /// The cluster's clock at that revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken_at: Option<Time>,
+    /// HashKV at that revision.
+    #[serde(default, rename = "hashKV", skip_serializing_if = "Option::is_none")]
+    pub hash_kv: Option<i64>,
+    /// The compaction revision that the hash was taken at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compact_revision: Option<i64>,
+    /// Keys alive at that revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<i64>,
     /// The store's cluster id, hexadecimal.
     #[serde(default, rename = "clusterID", skip_serializing_if = "Option::is_none")]
     pub cluster_id: Option<String>,
@@ -124,13 +199,23 @@ pub struct BackupStatus {
     /// The object's name in the store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub location: Option<String>,
+    /// The id of the key that it is encrypted with.
+    #[serde(default, rename = "keyID", skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<String>,
+    /// Objects of older backups that were deleted after this one was in the store.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deleted: Vec<String>,
+    /// When a restore of it showed what was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified_at: Option<Time>,
     /// When work on it began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Time>,
     /// When it was done, or given up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Time>,
-    /// Complete: True once the backup is in the store, False while it is not.
+    /// Complete: True once the backup is in the store, False while it is not. Verified, when that was asked for: True once a restore
+    /// showed what was recorded, False when it did not or could not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
 }
@@ -153,6 +238,8 @@ pub struct BackupStatus {
     printcolumn(name = "Suspend", type_ = "boolean", json_path = ".spec.suspend"),
     printcolumn(name = "Last", type_ = "date", json_path = ".status.lastScheduledAt"),
     printcolumn(name = "Next", type_ = "string", json_path = ".status.nextAt"),
+    printcolumn(name = "Covered", type_ = "date", json_path = ".status.deltas.coveredUntil"),
+    printcolumn(name = "Verified", type_ = "date", json_path = ".status.lastVerifiedAt"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("self.metadata.name.size() <= 40").message("the name becomes part of backups' names: use at most 40 characters")
 )]
@@ -169,10 +256,60 @@ pub struct QuorateBackupScheduleSpec {
     #[serde(default)]
     pub suspend: bool,
     /// How many successful backups of this schedule are kept, in the store and as resources. Older ones are deleted after a newer
-    /// one succeeded. Default: all.
+    /// one succeeded, and the deltas before the oldest with them. The newest that was verified is always kept, and one whose
+    /// verification failed does not count. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10000))]
     pub keep_last: Option<i32>,
+    /// Prove backups by restoring them. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<Verify>,
+    /// Keep what changes between backups, so that any revision and time can be restored. Default: not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deltas: Option<Deltas>,
+}
+
+/// Which backups are proved.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Verify {
+    /// Every so many-th.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 10000))]
+    pub every: i32,
+}
+
+fn one() -> i32 {
+    1
+}
+
+/// How changes between backups are kept: by a Deployment of one pod, which follows the cluster.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Deltas {
+    /// How often they are written while something changes; what is lost at most. Seconds or minutes.
+    #[serde(default = "five_seconds")]
+    #[x_kube(validation = Rule::new("self.matches('^[1-9][0-9]{0,2}(s|m)$')").message("an interval is a number and s or m, such as 5s"))]
+    #[schemars(length(max = 5))]
+    pub interval: String,
+}
+
+fn five_seconds() -> String {
+    "5s".into()
+}
+
+impl Default for Deltas {
+    fn default() -> Self {
+        Self { interval: five_seconds() }
+    }
+}
+
+impl Deltas {
+    /// The interval in seconds.
+    pub fn seconds(&self) -> u64 {
+        let (number, unit) = self.interval.split_at(self.interval.len().saturating_sub(1));
+        number.parse::<u64>().unwrap_or(5).max(1) * if unit == "m" { 60 } else { 1 }
+    }
 }
 
 /// What became of a schedule.
@@ -191,7 +328,29 @@ pub struct ScheduleStatus {
     /// When that one was done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_success_at: Option<Time>,
-    /// Valid: False when the schedule cannot be read.
+    /// When a backup of this schedule was proved last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_verified_at: Option<Time>,
+    /// How far changes between backups are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deltas: Option<DeltasStatus>,
+    /// Valid: False when the schedule cannot be read. Flowing, with deltas: False when changes are not kept as they should be. Verified,
+    /// with verification: of the newest backup that was to be proved.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
+}
+
+/// How far changes between backups are kept.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct DeltasStatus {
+    /// Without a gap from this revision on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since_revision: Option<i64>,
+    /// Up to this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<i64>,
+    /// Whatever was acknowledged before this moment is in the store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub covered_until: Option<Time>,
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -111,6 +112,7 @@ pub struct BootstrapSpec {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.backupRef) != (has(self.storeRef) && has(self.location)) && has(self.storeRef) == has(self.location)")
     .message("name a backup by backupRef, or its object by storeRef and location"))]
+#[x_kube(validation = Rule::new("!has(self.revision) || !has(self.time)").message("name a revision or a time, not both"))]
 pub struct RestoreSource {
     /// A QuorateBackup of this namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -118,10 +120,27 @@ pub struct RestoreSource {
     /// A QuorateBackupStore of this namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store_ref: Option<NameReference>,
-    /// The object's name in the store, as a QuorateBackup's status shows it.
+    /// The object's name in the store, as a QuorateBackup's status shows it; or its folder, with a slash at the end, for the newest
+    /// full backup in there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub location: Option<String>,
+    /// Restore the state at this revision instead of the backup's own: from the newest full backup at or below it in the same folder
+    /// of the store, and the deltas after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub revision: Option<i64>,
+    /// Restore the newest recorded state at or before this time, by the cluster's clock, in the same way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<Time>,
+}
+
+impl RestoreSource {
+    /// The flags by which the agent that restores is told how far to go.
+    pub fn arguments(&self) -> Vec<String> {
+        let revision = self.revision.map(|revision| format!("--revision={revision}"));
+        revision.into_iter().chain(self.time.as_ref().map(|time| format!("--time={}", time.0))).collect()
+    }
 }
 
 /// Where the server's image comes from. What is not set is taken from the operator's default image.

@@ -112,6 +112,8 @@ methods! {
     HealthCheck => "grpc.health.v1.Health", "Check", "unary";
     HealthList => "grpc.health.v1.Health", "List", "unary";
     HealthWatch => "grpc.health.v1.Health", "Watch", "server_stream";
+    Deltas => "quorate.backup.v1.Backup", "Deltas", "server_stream";
+    Stored => "quorate.backup.v1.Backup", "Stored", "unary";
 }
 
 impl Method {

@@ -1,4 +1,4 @@
-//! The door: etcd's gRPC services, one file each, over the rooms behind them.
+//! The door: etcd's gRPC services and that of backups, one file each, over the rooms behind them.
 //!
 //! In: client calls. Out: answers and refusals that etcd's clients cannot tell from etcd's.
 //! [`Context`] is the seam: everything this room needs of the others. [`routes`] turns it into services for the accept loop.
@@ -11,6 +11,7 @@ mod client_version;
 pub mod cluster;
 pub mod counters;
 pub mod decode;
+pub mod deltas;
 pub mod door;
 pub mod election;
 pub mod health;
@@ -33,6 +34,7 @@ mod watch_wire;
 use std::{sync::Arc, time::Duration};
 
 use quorate_proto::{
+    backup::backup_server::BackupServer,
     etcdserverpb::{
         auth_server::AuthServer, cluster_server::ClusterServer, kv_server::KvServer, lease_server::LeaseServer,
         maintenance_server::MaintenanceServer,
@@ -119,5 +121,6 @@ pub fn routes(context: Context, limits: Limits) -> Routes {
         .add_service(service!(LockServer, lock::Lock))
         .add_service(service!(ElectionServer, election::Election))
         .add_service(service!(HealthServer, health::Health))
+        .add_service(service!(BackupServer, deltas::Backup))
         .prepare()
 }

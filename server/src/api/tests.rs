@@ -32,6 +32,8 @@ use crate::{
     watch::HubOptions,
 };
 
+mod deltas;
+
 const MEMBER: u64 = 7;
 const CLUSTER: u64 = 9;
 

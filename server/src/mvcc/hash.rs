@@ -91,7 +91,7 @@ impl Rows {
         Ok(())
     }
 
-    fn hash_rows(&self, upto: i64, compacted: i64) -> Result<u32, ReadError> {
+    pub(super) fn hash_rows(&self, upto: i64, compacted: i64) -> Result<u32, ReadError> {
         let mut crc = crc32c::crc32c(b"key");
         // With no key alive at the hashed revision etcd leaves nothing out, so what counts is what the compaction kept.
         let kept_at = if self.any_live(upto)? { upto } else { compacted };

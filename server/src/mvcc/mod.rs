@@ -5,7 +5,8 @@
 //! before R, wherever it lives: deltas are always newer than the durable rows, and a durable row may be newer than R (a checkpoint
 //! that was cut short leaves such rows), so the durable rows too are read as of R, through `hist`.
 //!
-//! [`store`] is the front that stays when a snapshot puts other durable rows in place. [`checkpoint`] moves frozen deltas to the durable rows; [`compact`] forgets superseded versions; [`hash`] is etcd's HashKV.
+//! [`store`] is the front that stays when a snapshot puts other durable rows in place. [`history`] gives the rows of the log as they are, [`hold`] keeps
+//! them from being swept while somebody copies them, [`side`] tells what changed beside them, [`replay`] puts copied rows back. [`checkpoint`] moves frozen deltas to the durable rows; [`compact`] forgets superseded versions; [`hash`] is etcd's HashKV.
 
 mod checkpoint;
 mod compact;
@@ -14,16 +15,22 @@ mod delta;
 pub mod encode;
 mod events;
 mod hash;
+mod history;
+mod hold;
 mod range;
 mod read;
+mod replay;
 mod scan;
+mod side;
 mod store;
 mod write;
 
 pub(crate) use compact::Sweep;
 pub use events::{Event, RevisionEvents};
 pub use hash::HashKv;
+pub use history::{History, HistoryRow};
 pub use range::{Page, RangeResult};
+pub use side::SideCopier;
 pub use store::Store;
 pub use write::{Attachment, WriteTxn};
 

@@ -4,19 +4,28 @@
 //! Both are states of the same history, the newer one further along.
 
 use super::compact::Sweep;
-use super::{DeltaPolicy, Found, HashKv, Page, RangeResult, ReadError, RevisionEvents, Rows, Sizes, Stats, WriteTxn};
+use super::hold::Holds;
+use super::side::{Journal, SideCopier};
+use super::{
+    DeltaPolicy, Found, HashKv, History, HistoryRow, Page, RangeResult, ReadError, RevisionEvents, Rows, Sizes, Stats, WriteTxn,
+};
+use crate::base::kind::sys;
 use crate::base::{Base, BaseError};
-use crate::types::KeyRange;
+use crate::types::{KeyRange, Revision};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use quorate_proto::RawKv;
 use quorate_proto::entry;
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// The store of revisions.
 pub struct Store {
     rows: ArcSwap<Rows>,
     policy: DeltaPolicy,
+    holds: Holds,
+    journal: Arc<Journal>,
     pub stats: Arc<Stats>,
 }
 
@@ -25,14 +34,18 @@ impl Store {
     pub fn open(base: Arc<dyn Base>, policy: DeltaPolicy) -> Result<Self, BaseError> {
         let stats = Arc::<Stats>::default();
         let rows = Rows::open(base, policy, stats.clone())?;
-        Ok(Self { rows: ArcSwap::from_pointee(rows), policy, stats })
+        // A sweep of an earlier life may have ended half way.
+        let holds = Holds::new(rows.compact_revision());
+        Ok(Self { rows: ArcSwap::from_pointee(rows), policy, holds, journal: Arc::default(), stats })
     }
 
     /// Puts other durable rows in place of all there is, memory included. Only the thread that writes the durable rows may call
     /// this, while the machine stands still. The old rows' files go when their last reader is done.
     pub(crate) fn replace(&self, base: Arc<dyn Base>) -> Result<(), BaseError> {
         let new = Rows::open(base, self.policy, self.stats.clone())?;
+        self.holds.swept(new.compact_revision());
         self.rows.swap(Arc::new(new)).retire();
+        self.journal.replaced();
         Ok(())
     }
 
@@ -76,6 +89,12 @@ impl Store {
     #[cfg(test)]
     pub(super) fn with_rows<T>(&self, work: impl FnOnce(&Rows) -> T) -> T {
         work(&self.rows.load())
+    }
+
+    /// What HashKV says at a revision of a store that was compacted at another, if this one has the whole history.
+    #[cfg(test)]
+    pub(crate) fn hash_as_if(&self, rev: i64, compacted: i64) -> Result<u32, ReadError> {
+        self.rows.load().hash_rows(rev, compacted)
     }
 
     /// Keys that are alive at the newest revision.
@@ -146,6 +165,63 @@ impl Store {
         self.rows.load_full().sys_scan(lower, upper, max)
     }
 
+    // === who copies the history ===
+
+    /// Rows of the history from `from` on, up to main revision `to`, as they are kept. `None` when a sweep may have removed some.
+    pub fn history(&self, from: Revision, to: i64, max_bytes: usize) -> Result<Option<History>, ReadError> {
+        let history = self.rows.load_full().history(from, to, max_bytes)?;
+        // Looked at after the rows were read: a sweep says where it goes before it begins.
+        Ok(Some(history).filter(|_| self.holds.begun() < from.main))
+    }
+
+    /// The rows beside the key space that a copy of it needs: leases, alarms, auth. Which keys a lease has follows from the keys.
+    pub fn side_rows(&self) -> Result<BTreeMap<Bytes, Bytes>, ReadError> {
+        let rows = self.rows.load_full();
+        let mut out = BTreeMap::new();
+        for tag in sys::SIDE {
+            let (lower, upper) = sys::tag_range(tag);
+            out.extend(rows.sys_scan(&lower, &upper, usize::MAX)?);
+        }
+        Ok(out)
+    }
+
+    /// Begins to copy the rows beside the key space.
+    pub fn side_copier(&self) -> SideCopier {
+        SideCopier::new(&self.journal)
+    }
+
+    /// What of those rows this copier has not seen, as it is now, and whether that is all there is.
+    pub fn side_news(&self, copier: &SideCopier) -> Result<(bool, BTreeMap<Bytes, Option<Bytes>>), ReadError> {
+        match copier.fetch() {
+            None => Ok((true, self.side_rows()?.into_iter().map(|(key, value)| (key, Some(value))).collect())),
+            Some(keys) => {
+                let read = |key: Bytes| Ok((key.clone(), self.sys_get(&key)?));
+                Ok((false, keys.into_iter().map(read).collect::<Result<_, BaseError>>()?))
+            }
+        }
+    }
+
+    /// Keeps the rows after `revision` from being swept, for a while; called again with the same name it moves on. False when a sweep
+    /// may have removed some already, or when too many names are held for.
+    pub fn hold(&self, name: &str, revision: i64, now: Instant) -> bool {
+        self.holds.hold(name, revision, self.quota_usage(), now)
+    }
+
+    /// True when a sweep up to `target` may go on; from then on it counts as begun.
+    pub(crate) fn may_sweep_to(&self, target: i64, now: Instant) -> bool {
+        self.holds.may_sweep_to(target, self.quota_usage(), now)
+    }
+
+    /// Takes up a copied row behind what there is; see [`super::replay`].
+    pub(crate) fn replay(&self, row: &HistoryRow) -> Result<(), ReadError> {
+        self.rows.load().replay(row)
+    }
+
+    /// Makes replayed rows up to a revision visible.
+    pub(crate) fn replayed(&self, revision: i64) {
+        self.rows.load().replayed(revision);
+    }
+
     // === the apply thread ===
 
     /// Starts the changes that follow the newest published revision. The caller is the only writer.
@@ -155,7 +231,8 @@ impl Store {
 
     /// Writes or deletes a row of the `sys` family; durable with the next checkpoint, together with the applied position.
     pub(crate) fn put_sys(&self, key: Bytes, value: Option<Bytes>) {
-        self.rows.load().put_sys(key, value);
+        self.rows.load().put_sys(key.clone(), value);
+        self.journal.note(&key);
     }
 
     /// Marks history below `rev` as gone. The deterministic half: readers refuse from here on.

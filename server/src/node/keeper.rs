@@ -72,6 +72,8 @@ pub(super) struct Keeper {
     sweep_again: bool,
 }
 
+/// Pause before a sweep that waits for a backup looks again.
+const HELD_PAUSE: Duration = Duration::from_millis(200);
 /// Pause before a full disk is tried again.
 const FULL_PAUSE: Duration = Duration::from_secs(1);
 /// Free bytes, beside those a checkpoint takes, at which a disk is no longer full.
@@ -150,8 +152,13 @@ impl Keeper {
     /// True when a slice of a sweep may be done: the sweep looks at durable rows alone, so those up to its target must be there, and
     /// so must the mark, or a crash would leave a member that lacks rows and does not know it.
     pub fn may_sweep(&self) -> bool {
+        self.ready_target().is_some_and(|target| self.store.may_sweep_to(target, Instant::now()))
+    }
+
+    /// Where a sweep goes whose rows and mark are durable.
+    fn ready_target(&self) -> Option<i64> {
         let marked = |target| self.marked >= target || plant::is(Plant::SweepBeforeMark);
-        self.sweep.as_ref().is_some_and(|s| self.durable >= s.target() && marked(s.target()))
+        self.sweep.as_ref().map(Sweep::target).filter(|target| self.durable >= *target && marked(*target))
     }
 
     fn fail(e: impl std::fmt::Display) -> ! {
@@ -174,8 +181,16 @@ impl Keeper {
         if let Some(task) = self.held.pop_front() {
             return Some(Some(task));
         }
-        if !self.may_sweep() {
-            return self.tasks.recv().ok().map(Some);
+        while !self.may_sweep() {
+            if self.ready_target().is_none() {
+                return self.tasks.recv().ok().map(Some);
+            }
+            // A backup has not copied all that the sweep would remove, and nobody tells when it has.
+            match self.tasks.recv_timeout(HELD_PAUSE) {
+                Ok(task) => return Some(Some(task)),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
         }
         // Between two slices there is a task or a pause.
         if std::mem::take(&mut self.slice_due) {

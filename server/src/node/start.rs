@@ -23,7 +23,7 @@ use crate::lease::LeaseClock;
 use crate::mvcc::{DeltaPolicy, Store};
 use crate::queue::Sender;
 use crate::snapshot::folder::{Folders, RocksFolders};
-use crate::snapshot::{Receiver, RestoreOptions, SnapshotError, folder};
+use crate::snapshot::{Reached, Receiver, RestoreOptions, SnapshotError, folder};
 use crate::state::Machine;
 use crate::wal::{
     Durable, Group, HardState as LogHardState, Hooks, Identity, Replay, SnapshotMark, Verdict, Wal, WalError, WalWriter, renew,
@@ -324,7 +324,7 @@ pub fn restore(
     founding: &Founding,
     options: &RestoreOptions,
     files: &Arc<dyn Files>,
-) -> Result<(), StartError> {
+) -> Result<Reached, StartError> {
     if settings.data_dir.join("member").exists() {
         let path = settings.data_dir.join("member");
         return Err(StartError::BadIdentity {
@@ -332,7 +332,12 @@ pub fn restore(
             why: "a member lives there already; restore into an empty data directory".into(),
         });
     }
-    found(settings, founding, files, |db| Ok(crate::snapshot::restore::write_rows(file, db, settings.rocks, options)?))
+    let mut reached = Reached::default();
+    found(settings, founding, files, |db| {
+        reached = crate::snapshot::restore::write_rows(file, db, settings.rocks, options)?;
+        Ok(())
+    })?;
+    Ok(reached)
 }
 
 impl Founding {

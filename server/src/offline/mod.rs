@@ -2,14 +2,15 @@
 //!
 //! Restore takes the server's own flags for where and as whom the member is made (`--data-dir`, `--name`, `--initial-cluster`,
 //! `--initial-cluster-token`, `--initial-advertise-peer-urls`), and etcdutl's `--bump-revision`, `--mark-compacted`,
-//! `--skip-hash-check`.
+//! `--skip-hash-check`. `--delta FILE`, once for each file in order, or once with their folder, goes on from the snapshot with files of deltas, up to
+//! `--to-revision` or `--to-time` when one is given.
 
 use crate::config::{Config, Parsed};
 use crate::env::files::RealFiles;
 use crate::membership::gate;
 use crate::node;
 use crate::serve::{self, Failure};
-use crate::snapshot::{self, RestoreOptions};
+use crate::snapshot::{self, Deltas, RestoreOptions, Until};
 use crate::telemetry::Metrics;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,8 @@ pub mod recover;
 mod say;
 
 const USAGE: &str = "usage: quorate snapshot status FILE\n       quorate snapshot restore FILE --data-dir DIR [--name NAME] [--initial-cluster LIST] \
-                     [--initial-cluster-token TOKEN] [--initial-advertise-peer-urls URLS] [--bump-revision N --mark-compacted] [--skip-hash-check]";
+                     [--initial-cluster-token TOKEN] [--initial-advertise-peer-urls URLS] [--bump-revision N --mark-compacted] [--skip-hash-check] \
+                     [--delta FILE]... [--to-revision N | --to-time RFC3339]";
 
 fn usage(why: &str) -> Failure {
     Failure { text: format!("{why}\n{USAGE}"), code: 2 }
@@ -62,6 +64,10 @@ fn restore(args: Vec<OsString>) -> Result<String, Failure> {
         let text = arg.to_string_lossy().into_owned();
         let (flag, value) = text.split_once('=').map_or((text.as_str(), None), |(f, v)| (f, Some(v.to_string())));
         match flag {
+            "--delta" | "--to-revision" | "--to-time" => {
+                let value = value.or_else(|| args.next().map(|v| v.to_string_lossy().into_owned())).unwrap_or_default();
+                onward(&mut options.deltas, flag, &value)?;
+            }
             "--bump-revision" => {
                 let value = value.or_else(|| args.next().map(|v| v.to_string_lossy().into_owned())).unwrap_or_default();
                 options.bump_revision = value.parse().map_err(|_| usage(&format!("--bump-revision: {value:?} is not a number")))?;
@@ -95,6 +101,40 @@ fn restore(args: Vec<OsString>) -> Result<String, Failure> {
         return Err(Failure { text, code: 5 });
     }
     let settings = serve::node_settings(&config, &Metrics::new(false));
-    node::restore(&file, &settings, &founding, &options, &RealFiles::shared())?;
-    Ok(format!("restored {} into {}", file.display(), config.data_dir.display()))
+    let reached = node::restore(&file, &settings, &founding, &options, &RealFiles::shared())?;
+    let mut words = format!("restored {} into {}", file.display(), config.data_dir.display());
+    if !options.deltas.files.is_empty() {
+        words += &format!(": revision {} with {} files of deltas", reached.revision, reached.deltas);
+    }
+    Ok(words)
+}
+
+/// The file, or those of the folder in the order of their names.
+fn files_of(path: &Path) -> std::io::Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_path_buf()]);
+    }
+    let mut files = std::fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
+    files.sort();
+    Ok(files)
+}
+
+/// One of the flags that lead on from a snapshot.
+fn onward(deltas: &mut Deltas, flag: &str, value: &str) -> Result<(), Failure> {
+    if flag == "--delta" {
+        let path = PathBuf::from(value);
+        deltas.files.extend(files_of(&path).map_err(|e| Failure { text: format!("{}: {e}", path.display()), code: 4 })?);
+        return Ok(());
+    }
+    if deltas.until != Until::Newest {
+        return Err(usage("give one of --to-revision and --to-time, once"));
+    }
+    deltas.until = match flag {
+        "--to-revision" => Until::Revision(value.parse().map_err(|_| usage(&format!("--to-revision: {value:?} is not a number")))?),
+        _ => {
+            let time: jiff::Timestamp = value.parse().map_err(|e| usage(&format!("--to-time: {value:?}: {e}")))?;
+            Until::Time(time.as_millisecond())
+        }
+    };
+    Ok(())
 }

@@ -2,7 +2,7 @@
 //!
 //! [`view`] pins the durable rows at a moment and cuts them into chunks; [`rows`] is the form of a chunk; [`receive`] builds new
 //! durable rows from chunks that arrive; [`folder`] knows which folder of rows a member uses and switches it in one step. [`export`] writes a view out as a file, whose form is [`file`];
-//! [`restore`] reads it back.
+//! [`restore`] reads it back, and [`replay`] goes on from there with files of deltas.
 //!
 //! How a follower that is too far behind gets one: raft asks its log for a snapshot and is told what a pinned view holds; the peer
 //! room sends the view's rows; the receiver writes them into a folder of their own, checks everything, marks the folder as complete
@@ -15,12 +15,14 @@ pub mod file;
 pub mod folder;
 pub mod folder_mem;
 pub mod receive;
+pub mod replay;
 pub mod restore;
 pub mod rows;
 pub mod view;
 
 pub use export::{Export, export};
 pub use receive::{Receiver, Staging};
+pub use replay::{Deltas, Reached, Until};
 pub use restore::{FileStatus, RestoreOptions, status};
 pub use rows::Place;
 pub use view::{Chunk, View};

@@ -1,6 +1,7 @@
 //! Restore: durable rows of a new cluster from a snapshot file, and what a file holds.
 
 use super::file::{self, Contents};
+use super::replay::{self, Deltas, Reached};
 use super::{SnapshotError, rows};
 use crate::base::kind::sys;
 use crate::base::{Base, Batch, Family, RocksBase, RocksOptions};
@@ -8,9 +9,10 @@ use bytes::Bytes;
 use prost::Message;
 use quorate_proto::state::Applied;
 use std::path::Path;
+use std::sync::Arc;
 
 /// How a restored store differs from the saved one.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct RestoreOptions {
     /// Added to the revision, so that clients who saw revisions after the snapshot never meet them again with other contents.
     pub bump_revision: u64,
@@ -18,6 +20,8 @@ pub struct RestoreOptions {
     pub mark_compacted: bool,
     /// Take a file without, or with another, sha256.
     pub skip_hash: bool,
+    /// What follows the file, and how far to go.
+    pub deltas: Deltas,
 }
 
 /// What a snapshot file holds.
@@ -56,14 +60,19 @@ pub fn status(path: &Path) -> Result<FileStatus, SnapshotError> {
 }
 
 /// Writes a file's rows into a new folder of rows, without what belonged to the old cluster: members, configuration, agreed version.
-/// Durable on return.
+/// Durable on return, which says how far the state is that clients will see, before it was bumped.
 ///
 /// # Errors
-/// As [`file::read`], or when the folder cannot be written.
-pub(crate) fn write_rows(path: &Path, folder: &Path, rocks: RocksOptions, options: &RestoreOptions) -> Result<(), SnapshotError> {
-    let base = RocksBase::open(folder, rocks)?;
+/// As [`file::read`] and [`replay::replay`], or when the folder cannot be written.
+pub(crate) fn write_rows(
+    path: &Path,
+    folder: &Path,
+    rocks: RocksOptions,
+    options: &RestoreOptions,
+) -> Result<Reached, SnapshotError> {
+    let base: Arc<dyn Base> = Arc::new(RocksBase::open(folder, rocks)?);
     let mut applied = Applied::default();
-    file::read(path, options.skip_hash, |_, number, chunk| {
+    let contents = file::read(path, options.skip_hash, |_, number, chunk| {
         let family = rows::family(number).expect("checked by read");
         let mut batch = Batch::default();
         rows::each(chunk, |key, value| {
@@ -76,6 +85,7 @@ pub(crate) fn write_rows(path: &Path, folder: &Path, rocks: RocksOptions, option
         })?;
         Ok(base.write(batch)?)
     })?;
+    let reached = replay::replay(&base, contents.header.cluster, &mut applied, &options.deltas)?;
     let bump = i64::try_from(options.bump_revision).ok();
     applied.revision = bump
         .and_then(|b| applied.revision.checked_add(b))
@@ -86,7 +96,8 @@ pub(crate) fn write_rows(path: &Path, folder: &Path, rocks: RocksOptions, option
     }
     batch.put(Family::Sys, sys::single(sys::APPLIED), applied.encode_to_vec());
     base.write(batch)?;
-    Ok(base.flush()?)
+    base.flush()?;
+    Ok(reached)
 }
 
 fn is_kept(key: &[u8]) -> bool {

@@ -155,6 +155,7 @@ impl Machine {
         self.shared.downgrade.store(Arc::new(downgrade));
         self.publish_members();
         self.publish_alarms()?;
+        self.shared.time_ms.store(self.position.time_ms, Ordering::Release);
         self.shared.applied.store(self.position.index, Ordering::Release);
         Ok(())
     }
@@ -220,6 +221,8 @@ impl Machine {
             self.shared.feature_level.store(batch.version, Ordering::Release);
         }
         self.position.time_ms = self.position.time_ms.max(batch.time_ms);
+        // Before the first change shows, so that nothing shows which is newer than the clock.
+        self.shared.time_ms.store(self.position.time_ms, Ordering::Release);
         let mut proposals = batch.proposals;
         if plant::is(Plant::ApplyTwice) && index.is_multiple_of(61) {
             proposals.extend(proposals.clone());

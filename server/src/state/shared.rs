@@ -9,7 +9,7 @@ use quorate_proto::entry::AlarmKind;
 use quorate_proto::state::{Member, Recovery};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 /// The machine as others see it.
 #[derive(Default)]
@@ -23,6 +23,7 @@ pub struct Shared {
     pub(super) feature_level: AtomicU32,
     pub(super) downgrade: ArcSwap<Option<String>>,
     pub(super) applied: AtomicU64,
+    pub(super) time_ms: AtomicI64,
     pub(super) no_space: AtomicBool,
     /// Raised without a fence: it concerns the whole cluster.
     pub(super) corrupt: AtomicBool,
@@ -90,6 +91,11 @@ impl Shared {
     /// The version that a downgrade is under way to.
     pub fn downgrade(&self) -> Arc<Option<String>> {
         self.downgrade.load_full()
+    }
+
+    /// The entry clock, milliseconds since 1970: no change that can be read happened later than what is read here after it.
+    pub fn time_ms(&self) -> i64 {
+        self.time_ms.load(Ordering::Acquire)
     }
 
     /// Index of the newest applied entry.

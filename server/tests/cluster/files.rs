@@ -59,7 +59,7 @@ async fn saved_and_restored() {
 
     let mut settings = cluster.settings(0);
     settings.data_dir = dir.path().join("bumped");
-    let options = RestoreOptions { bump_revision: 1000, mark_compacted: true, skip_hash: false };
+    let options = RestoreOptions { bump_revision: 1000, mark_compacted: true, ..RestoreOptions::default() };
     restore(&file, &settings, &founding, &options, &RealFiles::shared()).expect("it restores");
     let opened = Opened::open(settings, None, RealFiles::shared()).expect("it opens");
     assert_eq!((opened.store().revision(), opened.store().compact_revision()), (revision + 1000, revision + 1000));

@@ -118,6 +118,14 @@ var examples = map[string][]example{
 		{"conflicts", members + `  quorate_operator_reconciles_total{namespace="ops",pod="operator-a",outcome="conflict"} 0+9x60` + "\n", 30, 0},
 		{"errors", members + `  quorate_operator_reconciles_total{namespace="ops",pod="operator-a",outcome="error"} 0+1x60` + "\n", 30, 1},
 	},
+	"QuorateBackupRefuted": {
+		{"all proved", members + `  quorate_operator_backup_verifications_total{pod="operator-a",outcome="verified"} 0+1x60` + "\n", 30, 0},
+		{"one refuted", members + `  quorate_operator_backup_verifications_total{pod="operator-a",outcome="failed"} 0x20 1x40` + "\n", 30, 1},
+	},
+	"QuorateBackupBehind": {
+		{"up to date", members + `  quorate_operator_backup_deltas_covered_timestamp_seconds{namespace="demo",schedule="nightly"} 0+60x60` + "\n", 30, 0},
+		{"stands still", members + `  quorate_operator_backup_deltas_covered_timestamp_seconds{namespace="demo",schedule="nightly"} 60x60` + "\n", 30, 1},
+	},
 }
 
 func volume(left string) string {

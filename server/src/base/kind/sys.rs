@@ -25,6 +25,9 @@ pub const ALARM: u8 = 0x30;
 pub const FENCE: u8 = 0x31;
 pub const AUTH: u8 = 0x40;
 
+/// Tags of the rows that a copy of the key space needs beside it.
+pub const SIDE: [u8; 3] = [LEASE, ALARM, AUTH];
+
 fn tagged(tag: u8, parts: &[&[u8]]) -> Bytes {
     let mut out = Vec::with_capacity(1 + parts.iter().map(|p| p.len()).sum::<usize>());
     out.push(tag);

@@ -1,0 +1,290 @@
+//! The worker in a pod of its own: takes a backup from a member to a store, puts one into a member's empty volume, proves one, and,
+//! for as long as a schedule wants it, keeps what changes in between.
+//!
+//! In: flags and, for stores, the environment that the pod gives. Out: words in the file that Kubernetes keeps as the pod's last ones,
+//! and the exit code; of the long-lived one, a page of its state.
+//!
+//! [`store`] opens stores, [`seal`] encrypts, [`chain`] knows what lies where, [`take`], [`restore`], [`verify`] and [`deltas`] do the
+//! work.
+//!
+//! Invariants: an object is in the store whole or not at all; its digest was checked while it was written; a volume that holds a
+//! member is not touched; only objects whose names were handed in, or that [`chain`] knows as superfluous, are deleted.
+
+pub mod chain;
+pub mod deltas;
+pub mod restore;
+pub mod seal;
+pub mod store;
+pub mod take;
+pub mod verify;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use quorate_client::{Client, Config, Pem, TlsConfig};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+pub use chain::Manifest;
+pub use restore::Restored;
+pub use store::StoreFlags;
+pub use take::Taken;
+pub use verify::Verified;
+
+/// Bytes of the digest that ends a snapshot.
+const DIGEST: usize = 32;
+
+/// What the agent does.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum Work {
+    /// From a member to the store
+    Backup {
+        /// The store
+        #[command(flatten)]
+        store: StoreFlags,
+        /// The object's name
+        #[arg(long, value_name = "NAME")]
+        object: String,
+        /// The member's client URL
+        #[arg(long, value_name = "URL")]
+        endpoint: String,
+        /// A folder with tls.crt, tls.key and ca.crt
+        #[arg(long, value_name = "DIR")]
+        tls: Option<PathBuf>,
+        /// The schedule that wants it
+        #[arg(long, value_name = "NAME")]
+        schedule: Option<String>,
+        /// Objects to delete once this one is in the store; may be given several times
+        #[arg(long, value_name = "NAME")]
+        delete: Vec<String>,
+    },
+    /// From the store to an empty data directory
+    Restore {
+        /// The store
+        #[command(flatten)]
+        store: StoreFlags,
+        /// What is restored
+        #[command(flatten)]
+        source: Source,
+        /// The member's data directory
+        #[arg(long, value_name = "DIR")]
+        data_dir: PathBuf,
+        /// The member's name
+        #[arg(long, value_name = "NAME")]
+        name: String,
+        /// The member's peer URL
+        #[arg(long, value_name = "URL")]
+        peer_url: String,
+        /// Distinguishes the new cluster from the one that was backed up
+        #[arg(long, value_name = "TEXT")]
+        token: String,
+        /// The server's program
+        #[arg(long, default_value = "/usr/bin/quorate", value_name = "FILE")]
+        server: PathBuf,
+    },
+    /// Restores an object into a server that is thrown away, and compares
+    Verify {
+        /// The store
+        #[command(flatten)]
+        store: StoreFlags,
+        /// The object's name
+        #[arg(long, value_name = "NAME")]
+        object: String,
+        /// What was recorded when it was taken
+        #[command(flatten)]
+        expected: verify::Expected,
+        /// Also restore the newest state that deltas lead to
+        #[arg(long)]
+        chain: bool,
+        /// An empty folder to work in
+        #[arg(long, default_value = "/scratch", value_name = "DIR")]
+        scratch: PathBuf,
+        /// The server's program
+        #[arg(long, default_value = "/usr/bin/quorate", value_name = "FILE")]
+        server: PathBuf,
+    },
+    /// Keeps what changes, until told to stop
+    Deltas(deltas::Settings),
+}
+
+/// What is restored.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Source {
+    /// The full backup's name, or its folder with a slash at the end for the newest
+    #[arg(long, value_name = "NAME")]
+    pub object: String,
+    /// The state at this revision
+    #[arg(long, conflicts_with = "time", value_name = "N")]
+    pub revision: Option<i64>,
+    /// The newest state at or before this time
+    #[arg(long, value_name = "RFC3339")]
+    pub time: Option<jiff::Timestamp>,
+}
+
+/// Why the work failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The flags do not name a store.
+    #[error("name a store by --folder, --bucket, --gcs-bucket or --azure-container")]
+    NoStore,
+    /// The store refused.
+    #[error("store: {0}")]
+    Store(#[from] object_store::Error),
+    /// An object's name cannot be one.
+    #[error("object name: {0}")]
+    Name(#[from] object_store::path::Error),
+    /// An object could not be decrypted.
+    #[error("{object}: {error}")]
+    Sealed {
+        /// Its name.
+        object: String,
+        /// Why.
+        error: seal::Error,
+    },
+    /// The keys cannot be used.
+    #[error("{0}")]
+    Keys(#[from] seal::Error),
+    /// The member refused.
+    #[error("member: {0}")]
+    Member(#[from] quorate_client::Error),
+    /// The stream ended early or was altered on the way.
+    #[error("the snapshot is damaged: {0}")]
+    Damaged(String),
+    /// A file or the program.
+    #[error("{what}: {error}")]
+    Io {
+        /// Which.
+        what: String,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// The server's program refused, or what is wanted is not there.
+    #[error("{0}")]
+    Refused(String),
+}
+
+fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Error {
+    let what = what.into();
+    move |error| Error::Io { what, error }
+}
+
+fn words(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("last words are plain data")
+}
+
+/// Does the work; returns its last words.
+///
+/// # Errors
+/// Why it could not be done.
+pub async fn work(work: &Work) -> Result<String, Error> {
+    // The library for object stores takes the process' provider; two in one place would each want to be it.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    match work {
+        Work::Backup { store, object, endpoint, tls, schedule, delete } => {
+            let store = store::Store::open(store)?;
+            let manifest = take::backup(&store, object, endpoint, tls.as_deref(), schedule.clone()).await?;
+            let deleted = take::tidy(&store, object, delete, schedule.as_deref()).await;
+            Ok(words(&Taken { manifest, deleted }))
+        }
+        Work::Restore { store, source, data_dir, name, peer_url, token, server } => {
+            let member = restore::Member { data_dir, name, peer_url, token, server };
+            Ok(words(&restore::restore(&store::Store::open(store)?, source, &member).await?))
+        }
+        Work::Verify { store, object, expected, chain, scratch, server } => {
+            Ok(words(&verify::verify(&store::Store::open(store)?, object, expected, *chain, scratch, server).await?))
+        }
+        Work::Deltas(settings) => deltas::run(settings).await.map(|()| "stopped".to_string()),
+    }
+}
+
+/// A client of these members, with the certificate in the folder.
+fn client(endpoints: &[String], tls: Option<&Path>) -> Result<Client, Error> {
+    let mut config = Config::new(endpoints.iter().cloned());
+    config.timeout = Some(Duration::from_secs(15));
+    config.dial_timeout = Duration::from_secs(5);
+    config.tls = tls.map(|folder| TlsConfig {
+        authorities: Some(Pem::File(folder.join("ca.crt"))),
+        identity: Some((Pem::File(folder.join("tls.crt")), Pem::File(folder.join("tls.key")))),
+        ..TlsConfig::default()
+    });
+    Ok(Client::new(config)?)
+}
+
+/// Checks a stream whose last bytes are the digest of those before.
+#[derive(Default)]
+struct Tail {
+    digest: Sha256,
+    held: Vec<u8>,
+}
+
+impl Tail {
+    fn take(&mut self, bytes: &[u8]) {
+        self.held.extend_from_slice(bytes);
+        let sure = self.held.len().saturating_sub(DIGEST);
+        self.digest.update(&self.held[..sure]);
+        self.held.drain(..sure);
+    }
+
+    fn verify(self) -> Result<String, Error> {
+        if self.held.len() != DIGEST {
+            return Err(Error::Damaged("it ended early".into()));
+        }
+        let digest = self.digest.finalize();
+        if digest[..] != self.held[..] {
+            return Err(Error::Damaged("its digest is not that of its content".into()));
+        }
+        Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
+/// A page that the long-lived agent shows of itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// The store's cluster id, hexadecimal; empty before a member was reached.
+    #[serde(rename = "clusterID")]
+    pub cluster_id: String,
+    /// The files of deltas in the store follow one another from this revision on.
+    pub since: i64,
+    /// Up to this one.
+    pub revision: i64,
+    /// Whatever was acknowledged before this moment is in the store, milliseconds since 1970 by the agent's clock; 0: nothing is yet.
+    pub covered_ms: i64,
+    /// Files written since the agent started.
+    pub segments: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// What stands in the way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot(content: &[u8]) -> Vec<u8> {
+        [content, &Sha256::digest(content)[..]].concat()
+    }
+
+    /// The digest is checked however the stream is cut, and damage anywhere is found.
+    #[test]
+    fn digests() {
+        let whole = snapshot(b"content of a store");
+        for cut in 1..whole.len() {
+            let mut tail = Tail::default();
+            whole.chunks(cut).for_each(|piece| tail.take(piece));
+            assert_eq!(tail.verify().unwrap().len(), 64);
+        }
+        for at in 0..whole.len() {
+            let mut bad = whole.clone();
+            bad[at] ^= 1;
+            let mut tail = Tail::default();
+            tail.take(&bad);
+            assert!(tail.verify().is_err());
+        }
+        let mut short = Tail::default();
+        short.take(&whole[..DIGEST - 1]);
+        assert!(matches!(short.verify(), Err(Error::Damaged(_))));
+    }
+}

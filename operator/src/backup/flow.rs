@@ -1,0 +1,271 @@
+//! The Deployment of a schedule that keeps deltas: one pod, which follows the cluster for as long as the schedule is there. Building it
+//! and judging its report is pure.
+//!
+//! The agent has no rights in Kubernetes: the operator reads its page.
+
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::{Api, ResourceExt};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::job::{Worker, pod};
+use super::schedule::SCHEDULE_LABEL;
+use super::{folder, labels, now, set_condition};
+use crate::agent::Report;
+use crate::cluster::validate::{Valid, validate};
+use crate::cluster::{Context, Error};
+use crate::crd::backup::{Deltas, DeltasStatus, QuorateBackupStoreSpec, ScheduleStatus};
+use crate::crd::{QuorateBackupSchedule, QuorateBackupStore, QuorateCluster};
+
+/// Who writes, as Kubernetes keeps account of fields.
+const MANAGER: &str = "quorate-operator";
+/// Where the agent shows its page.
+const PORT: u16 = 8081;
+/// The longest an answer may take.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Bytes of the longest page.
+const PAGE: u64 = 64 << 10;
+/// Deltas may lag behind by so many intervals, and at least so many seconds, before that is called trouble.
+const LAG: (u64, u64) = (3, 60);
+
+/// The Deployment's name.
+fn name(schedule: &str) -> String {
+    format!("{schedule}-deltas")
+}
+
+/// Keeps the Deployment as the schedule wants it and reads how far the agent is. Returns the report, if there is one.
+pub async fn advance(
+    context: &Context,
+    schedule: &QuorateBackupSchedule,
+    status: &mut ScheduleStatus,
+) -> Result<Option<Report>, Error> {
+    let (namespace, own) = (schedule.namespace().unwrap_or_default(), schedule.name_any());
+    let deployments: Api<Deployment> = Api::namespaced(context.client.clone(), &namespace);
+    let Some(deltas) = &schedule.spec.deltas else {
+        if status.deltas.take().is_some() || status.conditions.iter().any(|condition| condition.type_ == "Flowing") {
+            status.conditions.retain(|condition| condition.type_ != "Flowing");
+            context.metrics.covered(&namespace, &own, None);
+            match deployments.delete(&name(&own), &DeleteParams::background()).await {
+                Err(kube::Error::Api(status)) if status.is_not_found() => (),
+                other => drop(other?),
+            }
+        }
+        return Ok(None);
+    };
+    let (flowing, reason, message, report) = match prepare(context, schedule, &namespace).await? {
+        Err(why) => (false, "Waiting", why, None),
+        Ok((cluster, store)) => {
+            let object = deployment(schedule, deltas, &cluster, &store, context.default_image.as_deref());
+            let runs = object["spec"]["replicas"] == json!(1);
+            deployments.patch(&name(&own), &PatchParams::apply(MANAGER).force(), &Patch::Apply(&object)).await?;
+            match runs {
+                false => (false, "Suspended", "the schedule is suspended, or the cluster sleeps".to_string(), None),
+                true => match read(context, &namespace, &own).await? {
+                    Err(why) => (false, "Unreachable", why, None),
+                    Ok(report) => {
+                        let (flowing, reason, message) = judge(&report, deltas, Timestamp::now());
+                        (flowing, reason, message, Some(report))
+                    }
+                },
+            }
+        }
+    };
+    if let Some(report) = report.as_ref().filter(|report| report.covered_ms > 0) {
+        let covered = Timestamp::from_second(report.covered_ms / 1000).ok().map(Time);
+        let (since_revision, revision) = (Some(report.since), Some(report.revision));
+        status.deltas = Some(DeltasStatus { since_revision, revision, covered_until: covered });
+        context.metrics.covered(&namespace, &own, Some(report.covered_ms as f64 / 1000.0));
+    }
+    set_condition(&mut status.conditions, "Flowing", flowing, reason, &message, schedule.metadata.generation, now());
+    Ok(report)
+}
+
+/// The cluster and the store, or what is waited for.
+async fn prepare(
+    context: &Context,
+    schedule: &QuorateBackupSchedule,
+    namespace: &str,
+) -> Result<Result<(Valid, QuorateBackupStoreSpec), String>, Error> {
+    let clusters: Api<QuorateCluster> = Api::namespaced(context.client.clone(), namespace);
+    let stores: Api<QuorateBackupStore> = Api::namespaced(context.client.clone(), namespace);
+    let (cluster, store) = (&schedule.spec.cluster_ref.name, &schedule.spec.store_ref.name);
+    let Some(object) = clusters.get_opt(cluster).await? else { return Ok(Err(format!("there is no QuorateCluster {cluster}"))) };
+    let Some(store_object) = stores.get_opt(store).await? else {
+        return Ok(Err(format!("there is no QuorateBackupStore {store}")));
+    };
+    Ok(Ok((validate(&object, context.default_image.as_deref())?, store_object.spec)))
+}
+
+/// What the report means: whether all is well, why not, in words.
+fn judge(report: &Report, deltas: &Deltas, now: Timestamp) -> (bool, &'static str, String) {
+    if let Some(error) = &report.error {
+        return (false, "AgentFails", error.clone());
+    }
+    if report.covered_ms == 0 {
+        return (false, "Starting", "nothing is in the store yet".into());
+    }
+    let lag = u64::try_from(now.as_millisecond() - report.covered_ms).unwrap_or(0) / 1000;
+    if lag > (LAG.0 * deltas.seconds()).max(LAG.1) {
+        return (false, "Behind", format!("the store lacks what was written in the last {lag} s"));
+    }
+    (true, "UpToDate", "changes reach the store as they come".into())
+}
+
+fn deployment(
+    schedule: &QuorateBackupSchedule,
+    deltas: &Deltas,
+    cluster: &Valid,
+    store: &QuorateBackupStoreSpec,
+    default_image: Option<&str>,
+) -> Value {
+    let own = schedule.name_any();
+    let (name, namespace) = (name(&own), cluster.namespace.as_str());
+    let mut labels = labels();
+    labels.insert(SCHEDULE_LABEL.into(), own.clone().into());
+    labels.insert("app.kubernetes.io/component".into(), "deltas".into());
+    let mut arguments = vec![
+        "deltas".to_string(),
+        format!("--in={}", folder(store, cluster)),
+        format!("--interval={}", deltas.seconds()),
+        format!("--listen=0.0.0.0:{PORT}"),
+    ];
+    let members = (0..cluster.replicas()).map(|slot| cluster.host(&cluster.pod(slot)));
+    arguments.extend(members.map(|host| format!("--endpoint={}://{host}:2379", cluster.scheme())));
+    if cluster.tls() {
+        arguments.push("--tls=/etc/quorate/tls".into());
+    }
+    let (_, _, operator_secret) = cluster.secrets();
+    let owner = json!({
+        "apiVersion": "quorate.io/v1alpha1", "kind": "QuorateBackupSchedule", "name": own,
+        "uid": schedule.uid().unwrap_or_default(), "controller": true, "blockOwnerDeletion": true,
+    });
+    let worker = Worker {
+        name: &name,
+        namespace,
+        labels: labels.clone(),
+        owner: owner.clone(),
+        image: default_image.unwrap_or(&cluster.image),
+        pull_secrets: json!(cluster.spec.image.pull_secrets),
+        account: cluster.spec.pod.service_account_name.as_deref().unwrap_or(&cluster.name),
+        store,
+        object: None,
+        arguments,
+        tls: cluster.tls().then_some(operator_secret.as_str()),
+        data: None,
+        scratch: false,
+    };
+    let mut spec = pod(&worker, "Always");
+    let container = &mut spec["containers"][0];
+    container["ports"] = json!([{"name": "status", "containerPort": PORT, "protocol": "TCP"}]);
+    container["readinessProbe"] = json!({"httpGet": {"path": "/healthz", "port": "status"}, "periodSeconds": 10});
+    let wanted = i32::from(!schedule.spec.suspend && cluster.replicas() > 0);
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": name, "namespace": namespace, "labels": labels, "ownerReferences": [owner]},
+        "spec": {
+            "replicas": wanted,
+            // Two at once would do no harm, but write everything twice.
+            "strategy": {"type": "Recreate"},
+            "selector": {"matchLabels": {SCHEDULE_LABEL: own, "app.kubernetes.io/component": "deltas"}},
+            "template": {"metadata": {"labels": labels}, "spec": spec},
+        },
+    })
+}
+
+/// The agent's page, or why it cannot be read.
+async fn read(context: &Context, namespace: &str, schedule: &str) -> Result<Result<Report, String>, Error> {
+    let pods: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
+    let ours = format!("{SCHEDULE_LABEL}={schedule},app.kubernetes.io/component=deltas");
+    let pods = pods.list(&ListParams::default().labels(&ours)).await?;
+    let alive = pods.items.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
+    let address = alive.filter_map(|pod| pod.status.as_ref()?.pod_ip.clone()).next();
+    let Some(address) = address else { return Ok(Err("the agent's pod does not run yet".into())) };
+    Ok(match tokio::time::timeout(PATIENCE, page(&address)).await {
+        Err(_) => Err("the agent does not answer".into()),
+        Ok(Err(error)) => Err(format!("the agent cannot be reached: {error}")),
+        Ok(Ok(page)) => parse(&page),
+    })
+}
+
+/// One question by HTTP/1.0, whose answer ends with the connection.
+async fn page(address: &str) -> std::io::Result<String> {
+    let address: std::net::IpAddr = address.parse().map_err(|error| std::io::Error::other(format!("{address}: {error}")))?;
+    let mut stream = tokio::net::TcpStream::connect((address, PORT)).await?;
+    stream.write_all(b"GET /status HTTP/1.0\r\nHost: agent\r\n\r\n").await?;
+    let mut answer = String::new();
+    stream.take(PAGE).read_to_string(&mut answer).await?;
+    Ok(answer)
+}
+
+fn parse(answer: &str) -> Result<Report, String> {
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or("the agent's answer was cut")?;
+    if head.split(' ').nth(1) != Some("200") {
+        return Err(format!("the agent answers {}", head.lines().next().unwrap_or_default()));
+    }
+    serde_json::from_str(body).map_err(|error| format!("the agent's page: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::build::tests::is_known;
+    use crate::cluster::validate::tests::sample;
+    use crate::crd::backup::VolumeStore;
+
+    fn schedule(spec: Value) -> QuorateBackupSchedule {
+        let mut schedule = QuorateBackupSchedule::new("nightly", serde_json::from_value(spec).unwrap());
+        schedule.metadata.namespace = Some("ns".into());
+        schedule.metadata.uid = Some("77".into());
+        schedule
+    }
+
+    /// The Deployment is known to Kubernetes, asks every member, and stops with the schedule or the cluster.
+    #[test]
+    fn the_deployment() {
+        let wished =
+            json!({"clusterRef": {"name": "kv"}, "storeRef": {"name": "s"}, "schedule": "0 3 * * *", "deltas": {"interval": "1m"}});
+        let (mut schedule, mut cluster) = (schedule(wished), validate(&sample(), Some("q:1")).unwrap());
+        let store = QuorateBackupStoreSpec {
+            volume: Some(VolumeStore { claim_name: "c".into(), prefix: Some("lab".into()) }),
+            ..Default::default()
+        };
+        let build = |schedule: &QuorateBackupSchedule, cluster: &Valid| {
+            deployment(schedule, schedule.spec.deltas.as_ref().unwrap(), cluster, &store, None)
+        };
+        let object = build(&schedule, &cluster);
+        is_known::<Deployment>(&object);
+        assert_eq!(object["spec"]["replicas"], 1);
+        let text = object.to_string();
+        for word in ["--in=lab/ns/kv/6f0c/", "--interval=60", "https://kv-2.kv-peer.ns.svc:2379", "kv-operator-tls", "runAsNonRoot"]
+        {
+            assert!(text.contains(word), "{word}: {text}");
+        }
+        schedule.spec.suspend = true;
+        assert_eq!(build(&schedule, &cluster)["spec"]["replicas"], 0);
+        schedule.spec.suspend = false;
+        cluster.spec.replicas = 0;
+        assert_eq!(build(&schedule, &cluster)["spec"]["replicas"], 0);
+    }
+
+    /// The page is read, and what it says is called by its name.
+    #[test]
+    fn reports() {
+        let now = Timestamp::from_second(1000).unwrap();
+        let report = Report { covered_ms: 990_000, since: 4, revision: 9, ..Report::default() };
+        let answer = format!("HTTP/1.0 200 OK\r\ncontent-type: x\r\n\r\n{}", serde_json::to_string(&report).unwrap());
+        assert_eq!(parse(&answer), Ok(report.clone()));
+        assert!(parse("HTTP/1.0 404 Not Found\r\n\r\n").is_err() && parse("nonsense").is_err());
+        let deltas = Deltas::default();
+        assert!(judge(&report, &deltas, now).0);
+        assert_eq!(judge(&Report { covered_ms: 900_000, ..report.clone() }, &deltas, now).1, "Behind");
+        assert_eq!(judge(&Report { covered_ms: 0, ..report.clone() }, &deltas, now).1, "Starting");
+        assert_eq!(judge(&Report { error: Some("x".into()), ..report }, &deltas, now).1, "AgentFails");
+        assert_eq!(Deltas { interval: "2m".into() }.seconds(), 120);
+    }
+}

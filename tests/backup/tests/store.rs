@@ -1,0 +1,198 @@
+//! Backups from the first write to the last restore, in a folder and on a real server of the S3 protocol.
+
+use std::path::Path;
+
+use backup_tests::{Follower, Place, S3, Server, loopback, server};
+use quorate_client::proto::etcdserverpb as pb;
+
+const FOLDER: &str = "lab/ns/kv/uid/";
+
+fn named(name: &str) -> String {
+    format!("{FOLDER}{name}.snapshot")
+}
+
+/// A backup by the agent; its words.
+fn backup(place: &Place, source: &Server, name: &str, further: &[String]) -> serde_json::Value {
+    let own = [format!("--object={}", named(name)), format!("--endpoint={}", source.endpoint), "--schedule=nightly".to_string()];
+    place.run("backup", &[&own, further].concat()).unwrap()
+}
+
+/// A restore by the agent into a folder.
+fn restore(place: &Place, object: &str, data_dir: &Path, further: &[&str]) -> Result<serde_json::Value, String> {
+    let mut arguments = vec![
+        format!("--object={object}"),
+        format!("--data-dir={}", data_dir.display()),
+        "--name=one".to_string(),
+        format!("--peer-url={}", loopback()),
+        "--token=again".to_string(),
+        format!("--server={}", server().display()),
+    ];
+    arguments.extend(further.iter().map(ToString::to_string));
+    place.run("restore", &arguments)
+}
+
+/// The proof of a backup by the agent.
+fn verify(
+    place: &Place,
+    words: &serde_json::Value,
+    name: &str,
+    scratch: &Path,
+    further: &[&str],
+) -> Result<serde_json::Value, String> {
+    let mut arguments = vec![
+        format!("--object={}", named(name)),
+        format!("--scratch={}", scratch.display()),
+        format!("--server={}", server().display()),
+    ];
+    for (flag, field) in [("revision", "revision"), ("hash", "hash"), ("compacted", "compacted"), ("keys", "keys")] {
+        arguments.push(format!("--expect-{flag}={}", words[field]));
+    }
+    arguments.extend(further.iter().map(ToString::to_string));
+    place.run("verify", &arguments)
+}
+
+/// Everything that was backed up comes back: a full backup, every revision that deltas lead to, and a time between; a proof holds, a
+/// false one is refused; old backups go with their deltas and foreign objects stay; damage and gaps are told by name.
+async fn whole_life(place: &Place, dir: &Path) {
+    let source = Server::start(&dir.join("source")).await;
+    let lease = source.client.lease_grant(pb::LeaseGrantRequest { ttl: 5000, id: 77 }).await.unwrap().id;
+    for n in 0..300 {
+        source.put(&format!("key-{:03}", n % 100), &format!("value {n} {}", "x".repeat(30_000))).await;
+    }
+    let first = backup(place, &source, "first", &[]);
+    assert_eq!(
+        (first["revision"].as_i64(), first["keys"].as_i64(), first["schedule"].as_str()),
+        (Some(301), Some(100), Some("nightly"))
+    );
+    let follower = Follower::start(place, FOLDER, &[&source.endpoint], &dir.join("agent.log"));
+    let page = follower.until(|page| page["coveredMs"].as_i64() > Some(0)).await;
+    assert_eq!(page["since"].as_i64(), Some(301));
+
+    let mut states = Vec::new();
+    for n in 0..20 {
+        let revision = source.put(&format!("later-{}", n % 7), &n.to_string()).await;
+        if n % 6 == 5 {
+            let request = pb::DeleteRangeRequest { key: format!("later-{}", n % 3).into(), ..Default::default() };
+            source.client.delete_range(request).await.unwrap();
+        }
+        if n == 10 {
+            // A compaction does not wait for the interval: the agent hurries.
+            source.client.compact(pb::CompactionRequest { revision, physical: true }).await.unwrap();
+        }
+        states.push((revision, jiff::Timestamp::now()));
+        if n % 5 == 4 {
+            follower.until(|page| page["revision"].as_i64() >= Some(revision)).await;
+        }
+    }
+    let held = pb::PutRequest { key: "held".into(), value: "by a lease".into(), lease, ..Default::default() };
+    let last = source.client.put(held).await.unwrap().header.unwrap().revision;
+    follower.until(|page| page["revision"].as_i64() == Some(last)).await;
+
+    // Another agent goes on where the first one ended.
+    follower.stop();
+    source.put("between agents", "1").await;
+    let follower = Follower::start(place, FOLDER, &[&source.endpoint], &dir.join("agent.log"));
+    let page = follower.until(|page| page["revision"].as_i64() == Some(last + 1)).await;
+    assert_eq!(page["since"].as_i64(), Some(301), "a restart of the agent makes no gap: {page}");
+
+    for (at, (revision, _)) in states.iter().enumerate().filter(|(at, _)| at % 4 == 3) {
+        if *revision < states[10].0 {
+            // The source does not know this state any more; the store does.
+            let dir = dir.join(format!("compacted-{at}"));
+            let words = restore(place, &named("first"), &dir, &[&format!("--revision={revision}")]).unwrap();
+            assert_eq!(words["revision"].as_i64(), Some(*revision));
+            continue;
+        }
+        let dir = dir.join(format!("at-{at}"));
+        let words = restore(place, &named("first"), &dir, &[&format!("--revision={revision}")]).unwrap();
+        assert_eq!((words["revision"].as_i64(), words["full"].as_str()), (Some(*revision), Some(named("first").as_str())));
+        let again = Server::start(&dir).await;
+        assert!(again.all(0).await == source.all(*revision).await, "the state at revision {revision}");
+    }
+    let newest = dir.join("newest");
+    assert_eq!(restore(place, FOLDER, &newest, &[]).unwrap()["revision"].as_i64(), Some(last + 1));
+    let again = Server::start(&newest).await;
+    assert!(again.all(0).await == source.all(0).await);
+    let left = again.client.lease_time_to_live(pb::LeaseTimeToLiveRequest { id: lease, keys: true }).await.unwrap();
+    assert_eq!((left.granted_ttl, left.keys), (5000, vec!["held".into()]));
+    let time = states[14].1;
+    let words = restore(place, &named("first"), &dir.join("time"), &[&format!("--time={time}")]).unwrap();
+    let reached = words["revision"].as_i64().unwrap();
+    assert!((301..=states[15].0).contains(&reached), "{reached} at {time}");
+
+    verify(place, &first, "first", &dir.join("scratch"), &["--chain"]).unwrap();
+    let mut false_words = first.clone();
+    false_words["hash"] = 1.into();
+    assert!(verify(place, &false_words, "first", &dir.join("scratch"), &[]).unwrap_err().contains("HashKV"));
+    assert!(restore(place, &named("first"), &dir.join("beyond"), &["--revision=999999"]).unwrap_err().contains("end at revision"));
+
+    // The next backup supersedes the first; what leads on from the first goes, what is somebody else's stays.
+    std::fs::write(place.files.join(FOLDER).join("deltas/notes.txt"), "mine").unwrap();
+    let words = backup(place, &source, "second", &[format!("--delete={}", named("first"))]);
+    assert_eq!(words["deleted"][0].as_str(), Some(named("first").as_str()));
+    let revision = source.put("after", "second").await;
+    follower.until(|page| page["revision"].as_i64() == Some(revision)).await;
+    follower.stop();
+    let left = place.objects();
+    assert!(!left.iter().any(|name| name.contains("first")) && left.iter().any(|name| name.ends_with("notes.txt")), "{left:?}");
+    let segments: Vec<_> = left.iter().filter(|name| name.ends_with(".segment")).collect();
+    assert!((1..=3).contains(&segments.len()), "{left:?}");
+    let words = restore(place, FOLDER, &dir.join("second"), &[]).unwrap();
+    assert_eq!(words["revision"].as_i64(), Some(revision));
+
+    let victim = segments.last().unwrap();
+    let path = place.files.join(victim);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let target = format!("--revision={revision}");
+    let words = restore(place, &named("second"), &dir.join("damaged"), &[&target]).unwrap_err();
+    assert!(words.contains(victim.as_str()), "{words}");
+    assert!(!dir.join("damaged").exists());
+    std::fs::remove_file(&path).unwrap();
+    let words = restore(place, &named("second"), &dir.join("gone"), &[&target]).unwrap_err();
+    assert!(words.contains("the deltas end at") || words.contains("are missing"), "{words}");
+}
+
+#[tokio::test]
+async fn in_a_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    whole_life(&Place::folder(&dir.path().join("store")), dir.path()).await;
+}
+
+#[tokio::test]
+async fn on_an_s3_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(s3) = S3::start(dir.path()) else {
+        eprintln!("skipped: S3_SERVER names no server of the S3 protocol; tests/s3/build.sh builds one, with Go");
+        return;
+    };
+    whole_life(&s3.place, dir.path()).await;
+}
+
+/// With a key nothing in the store is in the clear, all of it works as before, and without the key nothing does.
+#[tokio::test]
+async fn encrypted() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = |name: &str, byte: &str| {
+        let folder = dir.path().join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("key"), byte.repeat(32)).unwrap();
+        folder
+    };
+    let (right, wrong) = (keys("right", "0b"), keys("wrong", "0c"));
+    let plain = Place::folder(&dir.path().join("store"));
+    let sealed = plain.sealed(&right);
+    whole_life(&sealed, dir.path()).await;
+    let object = named("second");
+    for name in plain.objects().iter().filter(|name| name.ends_with(".snapshot") || name.ends_with(".segment")) {
+        let bytes = std::fs::read(plain.files.join(name)).unwrap();
+        assert!(bytes.starts_with(b"QUORSEAL") && !bytes.windows(6).any(|window| window == b"later-"), "{name}");
+    }
+    let words = restore(&plain, &object, &dir.path().join("no-key"), &[]).unwrap_err();
+    assert!(words.contains("is encrypted with key"), "{words}");
+    let words = restore(&plain.sealed(&wrong), &object, &dir.path().join("wrong-key"), &[]).unwrap_err();
+    assert!(words.contains("the keys at hand are"), "{words}");
+    assert!(!dir.path().join("wrong-key").exists());
+}
