@@ -27,7 +27,7 @@ const DIGEST: usize = 32;
 /// What goes to the store at once, bytes.
 const PART: usize = 8 << 20;
 /// Far more writes than a cluster does between a backup and its loss; revisions beyond it were never given out.
-const REVISION_BUMP: &str = "1000000000";
+pub const REVISION_BUMP: i64 = 1_000_000_000;
 
 /// Where backups are, as the Job's flags say.
 #[derive(Clone, Debug, clap::Args)]
@@ -84,6 +84,9 @@ pub enum Work {
         /// Distinguishes the new cluster from the one that was backed up
         #[arg(long, value_name = "TEXT")]
         token: String,
+        /// How far revisions are raised
+        #[arg(long, default_value_t = REVISION_BUMP, value_name = "N")]
+        bump_revision: i64,
         /// The server's program
         #[arg(long, default_value = "/usr/bin/quorate", value_name = "FILE")]
         server: PathBuf,
@@ -156,8 +159,8 @@ pub async fn work(work: &Work) -> Result<String, Error> {
             }
             Ok(serde_json::to_string(&taken).expect("last words are plain data"))
         }
-        Work::Restore { store, data_dir, name, peer_url, token, server } => {
-            restore(store, data_dir, name, peer_url, token, server).await?;
+        Work::Restore { store, data_dir, name, peer_url, token, bump_revision, server } => {
+            restore(store, data_dir, name, peer_url, token, *bump_revision, server).await?;
             Ok("restored".to_string())
         }
     }
@@ -253,7 +256,15 @@ impl Tail {
     }
 }
 
-async fn restore(flags: &StoreFlags, data_dir: &Path, name: &str, peer_url: &str, token: &str, server: &Path) -> Result<(), Error> {
+async fn restore(
+    flags: &StoreFlags,
+    data_dir: &Path,
+    name: &str,
+    peer_url: &str,
+    token: &str,
+    bump: i64,
+    server: &Path,
+) -> Result<(), Error> {
     // An earlier try of this Job may have come to its end without being heard; a member's folder is whole once it is there.
     if data_dir.join("member").exists() {
         return Ok(());
@@ -276,7 +287,8 @@ async fn restore(flags: &StoreFlags, data_dir: &Path, name: &str, peer_url: &str
         .arg(format!("--data-dir={}", data_dir.display()))
         .args([format!("--name={name}"), format!("--initial-cluster={name}={peer_url}")])
         .args([format!("--initial-cluster-token={token}"), format!("--initial-advertise-peer-urls={peer_url}")])
-        .args(["--bump-revision", REVISION_BUMP, "--mark-compacted"])
+        .arg(format!("--bump-revision={bump}"))
+        .arg("--mark-compacted")
         .output()
         .await
         .map_err(io(server.display().to_string()))?;

@@ -12,12 +12,14 @@ use bytes::Bytes;
 use quorate_proto::RawKv;
 use quorate_proto::entry;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The store of revisions.
 pub struct Store {
     rows: ArcSwap<Rows>,
     policy: DeltaPolicy,
     pub stats: Arc<Stats>,
+    reclaiming: Arc<AtomicBool>,
 }
 
 impl Store {
@@ -25,7 +27,7 @@ impl Store {
     pub fn open(base: Arc<dyn Base>, policy: DeltaPolicy) -> Result<Self, BaseError> {
         let stats = Arc::<Stats>::default();
         let rows = Rows::open(base, policy, stats.clone())?;
-        Ok(Self { rows: ArcSwap::from_pointee(rows), policy, stats })
+        Ok(Self { rows: ArcSwap::from_pointee(rows), policy, stats, reclaiming: Arc::default() })
     }
 
     /// Puts other durable rows in place of all there is, memory included. Only the thread that writes the durable rows may call
@@ -39,6 +41,30 @@ impl Store {
     /// The durable rows.
     pub(crate) fn base(&self) -> Arc<dyn Base> {
         self.rows.load().base.clone()
+    }
+
+    /// Begins to give the space of deleted rows back to the disk, on a thread of its own; does nothing while that is under way. Reads
+    /// and writes go on.
+    pub fn begin_reclaim(&self) {
+        if self.reclaiming.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (base, reclaiming) = (self.base(), self.reclaiming.clone());
+        let work = move || {
+            if let Err(error) = base.reclaim() {
+                tracing::warn!(%error, "free space could not be given back");
+            }
+            reclaiming.store(false, Ordering::Release);
+        };
+        if let Err(error) = std::thread::Builder::new().name("reclaim".into()).spawn(work) {
+            tracing::warn!(%error, "free space is not given back: there is no thread for it");
+            self.reclaiming.store(false, Ordering::Release);
+        }
+    }
+
+    /// Free space is being given back.
+    pub fn is_reclaiming(&self) -> bool {
+        self.reclaiming.load(Ordering::Acquire)
     }
 
     // === reads ===
