@@ -83,12 +83,13 @@ full_store_healed() {
   local CLUSTER=tight KEYS
   own 'replicas=3,config.quotaBackendBytes=16777216,maintenance.fullStore.keepRevisions=5' && take_keys || return 1
   head -c 400000 /dev/zero | tr '\0' x > "$work/large"
-  until_full && within 120 is '' alarms && within 30 ctl 0 put /own/after healed && k get events -o json | jq -e '[.items[] | select(.reason == "SpaceHealed" and .involvedObject.name == "tight")] | length > 0' ||
+  until_full && within 120 is '' alarms && within 30 ctl 0 put /own/after healed && within 60 told_of SpaceHealed ||
     { shown quoratecluster tight; return 1; }
   change '{"maintenance":{"compaction":{"schedule":"* * * * *","keepRevisions":1},"reclaim":{"schedule":"* * * * *","minFreePercent":0,"minFreeBytes":0}}}' &&
     within 200 compacted_by_schedule && within 30 is True condition Maintained && within 60 settled 3 || { resource .status.maintenance; shown quoratecluster tight; return 1; }
   grows_its_volumes && drop
 }
+told_of() { k get events -o json | jq -e --arg reason "$1" --arg name "$CLUSTER" '[.items[] | select(.reason == $reason and .involvedObject.name == $name)] | length > 0'; }
 until_full() {
   local i
   for i in $(seq 100); do

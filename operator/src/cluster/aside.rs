@@ -5,7 +5,7 @@
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 
@@ -117,6 +117,24 @@ pub async fn go_back(client: &Client, cluster: &Valid, errand: &Errand, job: &st
         other => drop(other?),
     }
     Ok(Outside::Busy(format!("claim the old volume of slot {} again", errand.slot)))
+}
+
+/// Deletes the Jobs that have filled a volume of this cluster, except the one that may be at it: the pods they leave behind would keep
+/// their claim from ever going.
+pub async fn sweep_jobs(client: &Client, cluster: &Valid, current: Option<&str>) -> kube::Result<()> {
+    let jobs: Api<Job> = Api::namespaced(client.clone(), &cluster.namespace);
+    let labels = format!("{}={},app.kubernetes.io/name=quorate-agent", build::UID_LABEL, cluster.uid);
+    let start = cluster.named("restore");
+    for job in jobs.list(&ListParams::default().labels(&labels)).await?.items {
+        let name = job.name_any();
+        let going = job.metadata.deletion_timestamp.is_some();
+        if !name.starts_with(&start) || Some(name.as_str()) == current || going {
+            continue;
+        }
+        let preconditions = Preconditions { uid: job.uid(), resource_version: None };
+        gone(jobs.delete(&name, &DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() }).await)?;
+    }
+    Ok(())
 }
 
 fn gone<T>(result: kube::Result<T>) -> kube::Result<()> {

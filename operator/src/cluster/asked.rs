@@ -34,7 +34,11 @@ pub async fn read(client: &Client, cluster: &Valid, status: &ClusterStatus) -> k
     let tasks: Api<QuorateTask> = Api::namespaced(client.clone(), namespace);
     let restores: Api<QuorateRestore> = Api::namespaced(client.clone(), namespace);
     let all = ListParams::default();
-    let (tasks, restores) = futures::try_join!(tasks.list(&all), restores.list(&all))?;
+    let (tasks, restores) = match futures::try_join!(tasks.list(&all), restores.list(&all)) {
+        // Definitions older than this operator: nobody can have asked for anything, nor taken it back.
+        Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(Asked::default()),
+        lists => lists?,
+    };
     let tasks: Vec<_> = tasks.items.into_iter().filter(|task| task.spec.cluster_ref.name == cluster.name).collect();
     let restores: Vec<_> = restores.items.into_iter().filter(|restore| restore.spec.cluster_ref.name == cluster.name).collect();
     if let Some(errand) = &status.errand {

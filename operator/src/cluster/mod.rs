@@ -218,12 +218,16 @@ async fn errand_outside(
     world: &world::World,
     asked: &asked::Asked,
 ) -> Result<Option<Outside>, Error> {
-    let Some(errand) = &world.errand else { return Ok(None) };
+    let job = world.errand.as_ref().map(|errand| cluster.named(&format!("restore-{}", &errand.uid[..errand.uid.len().min(8)])));
+    // The first volume of a new cluster may still be at it.
+    if world.formed && (job.is_some() || context.applied.is_stale(&format!("swept/{}", cluster.uid))) {
+        aside::sweep_jobs(&context.client, cluster, job.as_deref()).await?;
+    }
+    let (Some(errand), Some(job)) = (&world.errand, job) else { return Ok(None) };
     let resting = world.set.as_ref().is_some_and(|set| set.replicas == 0) && world.slots.values().all(|place| place.pod.is_none());
     if !resting {
         return Ok(None);
     }
-    let job = cluster.named(&format!("restore-{}", &errand.uid[..errand.uid.len().min(8)]));
     match errand.stage {
         Stage::GoingBack => Ok(Some(aside::go_back(&context.client, cluster, errand, &job).await?)),
         Stage::Filling if !world.withdrawn => {
