@@ -99,9 +99,12 @@ pub struct Authority {
 pub struct Leaf {
     /// The Secret's ending.
     pub ending: &'static str,
-    common_name: String,
-    names: Vec<String>,
-    server: bool,
+    /// Whom it names.
+    pub common_name: String,
+    /// The host names and addresses that it is valid for.
+    pub names: Vec<String>,
+    /// It is shown to those who connect, too.
+    pub server: bool,
 }
 
 /// The leaves of a cluster.

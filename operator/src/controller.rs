@@ -17,7 +17,8 @@ use tokio::sync::watch;
 
 use crate::backup::{schedule, take};
 use crate::cluster::{self, Context};
-use crate::crd::{QuorateBackup, QuorateBackupSchedule, QuorateCluster};
+use crate::crd::{QuorateBackup, QuorateBackupSchedule, QuorateCluster, QuorateRestore, QuorateTask};
+use crate::{restore, task};
 
 /// Clusters that are worked on at the same time.
 const PARALLEL: u16 = 16;
@@ -48,6 +49,8 @@ pub async fn run(client: Client, context: Context, namespaces: &[String], stop: 
                 run_in(client, scope, shared.clone(), stop.clone()),
                 backups_in(client, scope, shared.clone(), stop.clone()),
                 schedules_in(client, scope, shared.clone(), stop.clone()),
+                tasks_in(client, scope, shared.clone(), stop.clone()),
+                restores_in(client, scope, shared.clone(), stop.clone()),
             )
         }
     });
@@ -73,6 +76,12 @@ async fn run_in(client: &Client, namespace: Option<&str>, shared: Arc<Shared>, s
         .owns(scoped::<Job>(client, namespace), ours())
         .watches(scoped::<Pod>(client, namespace), ours(), of_cluster::<Pod>)
         .watches(scoped::<PersistentVolumeClaim>(client, namespace), ours(), of_cluster::<PersistentVolumeClaim>)
+        .watches(scoped::<QuorateTask>(client, namespace), watcher::Config::default(), |task: QuorateTask| {
+            Some(ObjectRef::new(&task.spec.cluster_ref.name).within(&task.namespace()?))
+        })
+        .watches(scoped::<QuorateRestore>(client, namespace), watcher::Config::default(), |restore: QuorateRestore| {
+            Some(ObjectRef::new(&restore.spec.cluster_ref.name).within(&restore.namespace()?))
+        })
         .graceful_shutdown_on(stopped(stop));
     drain(controller.run(round, again::<QuorateCluster>, shared)).await;
 }
@@ -103,6 +112,28 @@ async fn schedules_in(client: &Client, namespace: Option<&str>, shared: Arc<Shar
         timed(&shared, &*schedule, schedule::reconcile(&shared.context, &name, &namespace)).await
     };
     drain(controller.run(work, again::<QuorateBackupSchedule>, shared)).await;
+}
+
+async fn tasks_in(client: &Client, namespace: Option<&str>, shared: Arc<Shared>, stop: watch::Receiver<bool>) {
+    let controller = Controller::new(scoped::<QuorateTask>(client, namespace), watcher::Config::default())
+        .with_config(Config::default().debounce(DEBOUNCE).concurrency(PARALLEL))
+        .graceful_shutdown_on(stopped(stop));
+    let work = |object: Arc<QuorateTask>, shared: Arc<Shared>| async move {
+        let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
+        timed(&shared, &*object, task::reconcile(&shared.context, &name, &namespace)).await
+    };
+    drain(controller.run(work, again::<QuorateTask>, shared)).await;
+}
+
+async fn restores_in(client: &Client, namespace: Option<&str>, shared: Arc<Shared>, stop: watch::Receiver<bool>) {
+    let controller = Controller::new(scoped::<QuorateRestore>(client, namespace), watcher::Config::default())
+        .with_config(Config::default().debounce(DEBOUNCE).concurrency(PARALLEL))
+        .graceful_shutdown_on(stopped(stop));
+    let work = |object: Arc<QuorateRestore>, shared: Arc<Shared>| async move {
+        let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
+        timed(&shared, &*object, restore::reconcile(&shared.context, &name, &namespace)).await
+    };
+    drain(controller.run(work, again::<QuorateRestore>, shared)).await;
 }
 
 async fn stopped(mut stop: watch::Receiver<bool>) {

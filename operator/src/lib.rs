@@ -8,7 +8,9 @@
 //!
 //! Backups are taken and restored by the `agent`, in the pods of Jobs that `backup` and `cluster::restore` make.
 //!
-//! Only `cluster::apply`, `cluster::secrets` and `backup` write to Kubernetes, and only `member` talks to members; planning and building are
+//! `task` and `restore` admit what QuorateTasks and QuorateRestores ask for; the rounds of their clusters do it.
+//!
+//! Only `cluster::apply`, `cluster::aside`, `cluster::secrets`, `backup` and `restore` write to Kubernetes, and only `member` talks to members; planning and building are
 //! pure.
 
 pub mod agent;
@@ -22,12 +24,21 @@ pub mod election;
 pub mod http;
 pub mod member;
 pub mod metrics;
+pub mod restore;
+pub mod task;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 /// A short name for bytes: equal bytes have equal names.
 pub fn short_hash(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// This second, as Kubernetes writes times.
+pub fn now() -> Time {
+    Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or(Timestamp::UNIX_EPOCH))
 }
 
 /// A Kubernetes quantity in thousandths. None when it is none, or too large.

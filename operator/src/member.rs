@@ -21,6 +21,10 @@ use crate::cluster::world::Slot;
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Changes wait for a quorum's disks.
 const CHANGE_PATIENCE: Duration = Duration::from_secs(10);
+/// A real etcd that stands in the place of a member rewrites its whole file, and answers afterwards.
+const DEFRAGMENT_PATIENCE: Duration = Duration::from_secs(60);
+/// As much of the page of figures as is read, bytes.
+const FIGURES_BYTES: u64 = 4 << 20;
 /// As much of a readiness answer as is read, bytes.
 const PAGE_BYTES: u64 = 4096;
 
@@ -59,6 +63,10 @@ pub struct Survey {
     pub at_gate: Vec<Slot>,
     /// Alarms, by name.
     pub alarms: Vec<String>,
+    /// Terms and indexes at which the logs of members end. Asked for only when no quorum answers.
+    pub positions: BTreeMap<Slot, (u64, u64)>,
+    /// Everything before this revision is forgotten. Asked for only when somebody wants to know.
+    pub compacted: Option<i64>,
     /// Why the last member did not answer, by slot.
     pub failures: BTreeMap<Slot, String>,
 }
@@ -101,9 +109,9 @@ impl Members {
         Ok(Self { clients })
     }
 
-    /// Asks everyone. The list of members is read before the gates are looked at: whoever is in the list as started and then still
+    /// Asks everyone; `compaction`: also up to where history is forgotten. The list of members is read before the gates are looked at: whoever is in the list as started and then still
     /// waits at the gate has lost what it knew.
-    pub async fn survey(&self) -> Survey {
+    pub async fn survey(&self, compaction: bool) -> Survey {
         let mut survey = Survey::default();
         let asked =
             self.clients.iter().map(|(target, client)| async move { (target.slot, client.status(pb::StatusRequest {}).await) });
@@ -131,6 +139,17 @@ impl Members {
                 survey.alarms.sort_unstable();
                 survey.alarms.dedup();
             }
+        }
+        let known = self.clients.iter().filter(|(target, _)| survey.answers.contains_key(&target.slot)).map(|(target, _)| target);
+        if survey.members.is_none() {
+            let ends = join_all(known.clone().map(|target| async move { (target.slot, log_end(target.ip).await) })).await;
+            // A server that does not tell where its log ends still tells what of it is committed.
+            let committed = |slot: Slot| Some((0, survey.answers.get(&slot)?.raft_index));
+            survey.positions = ends.into_iter().filter_map(|(slot, end)| Some((slot, end.or_else(|| committed(slot))?))).collect();
+        }
+        if compaction && survey.members.is_some() {
+            let told = join_all(known.map(|target| figure(target.ip, "etcd_debugging_mvcc_compact_revision"))).await;
+            survey.compacted = told.into_iter().flatten().map(|value| value as i64).max();
         }
         let silent = self.clients.iter().filter(|(target, _)| !survey.answers.contains_key(&target.slot));
         let gates = join_all(silent.map(|(target, _)| async move { (target.slot, waits_at_gate(target.ip).await) })).await;
@@ -196,6 +215,38 @@ impl Members {
         }
     }
 
+    /// Forgets what was superseded before a revision; done when that is forgotten already.
+    pub async fn compact(&self, survey: &Survey, revision: i64) -> Result<(), Error> {
+        let request = pb::CompactionRequest { revision, physical: false };
+        match self.change(survey, |client| async move { client.compact(request).await.map(drop) }).await {
+            Err(error) if error.is_etcd("mvcc: required revision has been compacted") => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Asks one member to give free space back.
+    pub async fn defragment(&self, slot: Slot) -> Result<(), Error> {
+        let Some((_, client)) = self.clients.iter().find(|(target, _)| target.slot == slot) else {
+            return Err(Error::Connect(format!("member {slot} has no running pod")));
+        };
+        client.timeout(Some(DEFRAGMENT_PATIENCE)).defragment(pb::DefragmentRequest {}).await.map(drop)
+    }
+
+    /// Lets writes in again: clears every alarm of that kind.
+    pub async fn disarm(&self, survey: &Survey) -> Result<(), Error> {
+        use pb::alarm_request::AlarmAction;
+        let nospace = || pb::AlarmRequest { alarm: pb::AlarmType::Nospace.into(), ..Default::default() };
+        let Some(client) = self.answering(survey).into_iter().next().map(|client| client.timeout(Some(CHANGE_PATIENCE))) else {
+            return Err(Error::Connect("no member answers".into()));
+        };
+        let raised = client.alarm(pb::AlarmRequest { action: AlarmAction::Get.into(), ..nospace() }).await?;
+        for alarm in raised.alarms.iter().filter(|alarm| alarm.alarm() == pb::AlarmType::Nospace) {
+            let request = pb::AlarmRequest { action: AlarmAction::Deactivate.into(), member_id: alarm.member_id, ..nospace() };
+            client.alarm(request).await?;
+        }
+        Ok(())
+    }
+
     /// Sends a change to one member after the other until one takes it. A change that timed out is not sent again: the next survey
     /// shows whether it happened.
     async fn change<F, R>(&self, survey: &Survey, send: F) -> Result<(), Error>
@@ -216,15 +267,50 @@ impl Members {
 
 /// Whether the server at this address says that it has not joined a cluster. Readiness is plain HTTP, and the answer is short.
 async fn waits_at_gate(ip: IpAddr) -> bool {
+    page(ip, "/readyz", PAGE_BYTES).await.is_some_and(|page| page.contains("not joined"))
+}
+
+/// Term and index of the newest entry in a member's log, committed or not: what elections go by.
+async fn log_end(ip: IpAddr) -> Option<(u64, u64)> {
+    let page = page(ip, "/metrics", FIGURES_BYTES).await?;
+    let whole = |name| read_figure(&page, name).map(|value| value as u64);
+    Some((whole("quorate_log_last_term")?, whole("quorate_log_last_index")?))
+}
+
+/// One of a member's figures.
+async fn figure(ip: IpAddr, name: &str) -> Option<f64> {
+    read_figure(&page(ip, "/metrics", FIGURES_BYTES).await?, name)
+}
+
+fn read_figure(page: &str, name: &str) -> Option<f64> {
+    page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+/// A page of a member's port for probes, which is plain HTTP.
+async fn page(ip: IpAddr, path: &str, most: u64) -> Option<String> {
     let page = async {
         let mut stream = TcpStream::connect((ip, 2381)).await?;
-        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: member\r\nConnection: close\r\n\r\n").await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: member\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
         let mut page = Vec::new();
-        stream.take(PAGE_BYTES).read_to_end(&mut page).await?;
+        stream.take(most).read_to_end(&mut page).await?;
         Ok::<_, std::io::Error>(page)
     };
     match timeout(PATIENCE, page).await {
-        Ok(Ok(page)) => String::from_utf8_lossy(&page).contains("not joined"),
-        _ => false,
+        Ok(Ok(page)) => Some(String::from_utf8_lossy(&page).into_owned()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::read_figure;
+
+    /// A figure is found by its whole name, and comments are none.
+    #[test]
+    fn figures() {
+        let page = "# TYPE a gauge\na_b 7\na 12\nbad x\n";
+        assert_eq!((read_figure(page, "a"), read_figure(page, "a_b")), (Some(12.0), Some(7.0)));
+        assert_eq!((read_figure(page, "bad"), read_figure(page, "c")), (None, None));
     }
 }

@@ -65,6 +65,11 @@ impl Metrics {
             Step::MoveLeader { .. } => "MoveLeader",
             Step::DeletePod { .. } => "DeletePod",
             Step::DeleteVolume { .. } => "DeleteVolume",
+            Step::RetireVolume { .. } => "RetireVolume",
+            Step::ReleaseVolume { .. } => "ReleaseVolume",
+            Step::Compact { .. } => "Compact",
+            Step::Defragment { .. } => "Defragment",
+            Step::Disarm => "Disarm",
         };
         self.steps.get_or_create(&vec![("kind", kind.to_string())]).inc();
     }

@@ -25,6 +25,7 @@ work=$(mktemp -d /var/tmp/quorate-e2e-work.XXXXXX)
 mkdir -p "$work/keys"
 . "$here/ask.sh"
 . "$here/steps.sh"
+. "$here/rescues.sh"
 load=
 finish() {
   [ -z "$load" ] || touch "$work/stop"
@@ -92,6 +93,8 @@ if [ "$tier" = full ]; then
   step "another image" 5 image_changed
   step "an image that is nowhere, and back" 5 bad_image_halts
   step "a name more in the certificates" 5 certificate_renewed
+  step "a change of the authority is announced" 5 authority_change_begins
+  step "tasks: compact, reclaim, move the leader" 5 asked_to_compact_and_lead
   step "scale 3 to 1 to 3" 8 one_and_three
   step "delete a volume and its pod" 8 volume_lost
   step "damage a volume" 15 volume_damaged
@@ -103,8 +106,13 @@ if [ "$tier" = full ]; then
   step "back up, and begin another cluster with it" 5 backed_up_and_restored
   step "back up each minute, keep one" 5 scheduled
   step "deltas to S3, and a cluster as of a revision" 5 flowed_and_restored
+  step "recover a lost quorum from one member" 5 quorum_recovered
+  step "restore in place, and give a restore up" 5 restored_in_place
+  step "a full store, maintenance windows, a larger volume" 5 full_store_healed
+  step "plain text, and certificates of one's own" 5 other_certificates
   step "upgrade the operator" 5 operator_upgraded
   step "uninstall and install the operator" 5 operator_reinstalled
+  step "the next authority signs" 5 authority_changed
   check "the second API server serves after all that" within 60 guest_serves
 fi
 check "the clients end" stop_load

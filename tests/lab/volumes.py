@@ -2,7 +2,8 @@
 
 Two classes: `shared` is bound at once and any node may mount it (the nodes share one file system), like a network disk;
 `node-local` is bound once the pod is placed and pins it to that node, like a local disk. Volumes are of type `local`, which
-unlike hostPath obeys fsGroup, so pods that are not root can write. A released volume and its folder are deleted.
+unlike hostPath obeys fsGroup, so pods that are not root can write. A released volume and its folder are deleted, unless its reclaim
+policy is Retain. `shared` volumes grow when their claims ask for more; a folder has no size, so only the numbers change.
 
 One loop compares what is claimed with what exists, every POLL seconds; a failed call is tried again in the next round.
 """
@@ -24,12 +25,16 @@ TLS = ssl.create_default_context(cafile=CA_FILE)
 TLS.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
 
 
-def call(method, path, body=None):
+def call(method, path, body=None, kind="application/json"):
     request = urllib.request.Request(API + path, method=method, data=json.dumps(body).encode() if body else None)
     request.add_header("Authorization", "Bearer admin-token")
-    request.add_header("Content-Type", "application/json")
+    request.add_header("Content-Type", kind)
     with urllib.request.urlopen(request, context=TLS, timeout=10) as answer:
         return json.load(answer)
+
+
+def merge(path, body):
+    call("PATCH", path, body, "application/merge-patch+json")
 
 
 def create(path, body):
@@ -43,7 +48,8 @@ def create(path, body):
 def make_class(name, binding, default):
     create("/apis/storage.k8s.io/v1/storageclasses", {
         "metadata": {"name": name, "annotations": {"storageclass.kubernetes.io/is-default-class": default}},
-        "provisioner": PROVISIONER, "reclaimPolicy": "Delete", "volumeBindingMode": binding})
+        "provisioner": PROVISIONER, "reclaimPolicy": "Delete", "volumeBindingMode": binding,
+        "allowVolumeExpansion": name == "shared"})
 
 
 def provide(claim):
@@ -69,6 +75,15 @@ def provide(claim):
                 {"matchExpressions": [{"key": label, "operator": "In", "values": [value]}]}]}}}})
 
 
+def grow(claim):
+    want = claim["spec"]["resources"]["requests"]["storage"]
+    have = claim["status"].get("capacity", {}).get("storage")
+    if have and have != want:
+        merge("/api/v1/persistentvolumes/" + claim["spec"]["volumeName"], {"spec": {"capacity": {"storage": want}}})
+        path = "/api/v1/namespaces/%s/persistentvolumeclaims/%s/status" % (claim["metadata"]["namespace"], claim["metadata"]["name"])
+        merge(path, {"status": {"capacity": {"storage": want}}})
+
+
 def reclaim(volume):
     shutil.rmtree(volume["spec"]["local"]["path"], ignore_errors=True)
     call("DELETE", "/api/v1/persistentvolumes/" + volume["metadata"]["name"])
@@ -81,10 +96,13 @@ def one_round(have_classes):
     for claim in call("GET", "/api/v1/persistentvolumeclaims")["items"]:
         if claim["status"].get("phase") == "Pending" and claim["spec"].get("storageClassName") in ("shared", "node-local"):
             provide(claim)
+        if claim["status"].get("phase") == "Bound" and claim["spec"].get("storageClassName") == "shared":
+            grow(claim)
     for volume in call("GET", "/api/v1/persistentvolumes")["items"]:
         provided = volume["metadata"].get("annotations", {}).get("pv.kubernetes.io/provisioned-by") == PROVISIONER
         going = "deletionTimestamp" in volume["metadata"]
-        if provided and not going and volume.get("status", {}).get("phase") == "Released":
+        deletes = volume["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
+        if provided and deletes and not going and volume.get("status", {}).get("phase") == "Released":
             reclaim(volume)
 
 

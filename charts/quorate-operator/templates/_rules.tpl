@@ -6,12 +6,12 @@ Secrets are the widest right: the operator makes and renews the certificates of 
 {{- define "operator.rules" -}}
 # intent is read, status is written; finalizers stand for "may be named as an owner whose deletion waits for its objects"
 - apiGroups: [quorate.io]
-  resources: [quorateclusters, quoratebackupstores, quoratebackupschedules]
+  resources: [quorateclusters, quoratebackupstores, quoratebackupschedules, quoratetasks, quoraterestores]
   verbs: [get, list, watch]
 - apiGroups: [quorate.io]
   resources: ["*/status", "*/finalizers"]
   verbs: [get, update, patch]
-# schedules make backups and let go of old ones; the agent's jobs take and restore them
+# schedules make backups and let go of old ones, a restore makes one first; the agent's jobs take and restore them
 - apiGroups: [quorate.io]
   resources: [quoratebackups]
   verbs: [get, list, watch, create, delete]
@@ -39,6 +39,10 @@ Secrets are the widest right: the operator makes and renews the certificates of 
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, list, watch, create, update]
+# tls.mode CertManager: cert-manager is asked for the certificates, and nothing else of it is touched
+- apiGroups: [cert-manager.io]
+  resources: [certificates]
+  verbs: [get, create, patch]
 # members are restarted by deleting their pods, and labelled with their role; pods are made by StatefulSets alone
 - apiGroups: [""]
   resources: [pods]
@@ -52,12 +56,15 @@ Secrets are the widest right: the operator makes and renews the certificates of 
   verbs: [create, patch]
 {{- end -}}
 
-{{/* Read only, and cluster-wide by nature: is the node that a lost pod's volume lives on gone? */}}
+{{/*
+Cluster-wide by nature. Nodes: is the one that a lost pod's volume lives on gone? Volumes: a task or a restore that replaces data
+tells the old volumes to stay (reclaim policy Retain) before their claims go, and hands one back when a restore is given up.
+*/}}
 {{- define "operator.clusterRules" -}}
 - apiGroups: [""]
   resources: [nodes]
   verbs: [list]
 - apiGroups: [""]
   resources: [persistentvolumes]
-  verbs: [get]
+  verbs: [get, patch]
 {{- end -}}

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use chain::Manifest;
-pub use restore::Restored;
+pub use restore::{REVISION_BUMP, Restored};
 pub use store::StoreFlags;
 pub use take::Taken;
 pub use verify::Verified;
@@ -78,6 +78,9 @@ pub enum Work {
         /// Distinguishes the new cluster from the one that was backed up
         #[arg(long, value_name = "TEXT")]
         token: String,
+        /// How far revisions are raised
+        #[arg(long, default_value_t = REVISION_BUMP, value_name = "N")]
+        bump_revision: i64,
         /// The server's program
         #[arg(long, default_value = "/usr/bin/quorate", value_name = "FILE")]
         server: PathBuf,
@@ -186,9 +189,9 @@ pub async fn work(work: &Work) -> Result<String, Error> {
             let deleted = take::tidy(&store, object, delete, schedule.as_deref()).await;
             Ok(words(&Taken { manifest, deleted }))
         }
-        Work::Restore { store, source, data_dir, name, peer_url, token, server } => {
+        Work::Restore { store, source, data_dir, name, peer_url, token, bump_revision, server } => {
             let member = restore::Member { data_dir, name, peer_url, token, server };
-            Ok(words(&restore::restore(&store::Store::open(store)?, source, &member).await?))
+            Ok(words(&restore::restore(&store::Store::open(store)?, source, &member, *bump_revision).await?))
         }
         Work::Verify { store, object, expected, chain, scratch, server } => {
             Ok(words(&verify::verify(&store::Store::open(store)?, object, expected, *chain, scratch, server).await?))

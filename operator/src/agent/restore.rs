@@ -11,7 +11,7 @@ use super::store::Store;
 use super::{Error, Source, Tail, io};
 
 /// Far more writes than a cluster does between a backup and its loss; revisions beyond it were never given out.
-const REVISION_BUMP: &str = "1000000000";
+pub const REVISION_BUMP: i64 = 1_000_000_000;
 
 /// The member that is made.
 pub struct Member<'a> {
@@ -47,16 +47,16 @@ struct Wanted {
     revision: i64,
 }
 
-/// Restores a cluster's data, its revision raised far above any that was given out.
+/// Restores a cluster's data, its revision raised by `bump`, far above any that was given out.
 ///
 /// # Errors
 /// When something is missing, damaged or refused; no member is made then.
-pub async fn restore(store: &Store, source: &Source, member: &Member<'_>) -> Result<Restored, Error> {
+pub async fn restore(store: &Store, source: &Source, member: &Member<'_>, bump: i64) -> Result<Restored, Error> {
     // An earlier try of this Job may have come to its end without being heard; a member's folder is whole once it is there.
     if member.data_dir.join("member").exists() {
         return Ok(Restored::default());
     }
-    let bump = ["--bump-revision", REVISION_BUMP, "--mark-compacted"];
+    let bump = ["--bump-revision", &bump.to_string(), "--mark-compacted"];
     fetch_and_make(store, source, member, &bump).await
 }
 

@@ -111,7 +111,7 @@ fn tell_proofs(schedule: &QuorateBackupSchedule, all: &[QuorateBackup], status: 
 }
 
 /// The last time after `from` and not after `now` at which a backup was due.
-fn last_due(cron: &Cron, from: Timestamp, now: Timestamp) -> Option<Timestamp> {
+pub fn last_due(cron: &Cron, from: Timestamp, now: Timestamp) -> Option<Timestamp> {
     let mut due = None;
     // After a long pause of the operator only the last of many is wanted; looking further back than a day cannot change that for
     // schedules that name a time at least daily, and others have few times.

@@ -26,6 +26,18 @@ const TRUST: Duration = Duration::from_secs(60);
 #[derive(Default)]
 pub struct Applied(Mutex<HashMap<String, (String, Instant)>>);
 
+impl Applied {
+    /// Nothing was done under this key lately; it counts as done from now on.
+    pub fn is_stale(&self, key: &str) -> bool {
+        let mut applied = self.0.lock().expect("no one panics in there");
+        let fresh = applied.get(key).is_some_and(|(_, at)| at.elapsed() < TRUST);
+        if !fresh {
+            applied.insert(key.to_string(), (String::new(), Instant::now()));
+        }
+        !fresh
+    }
+}
+
 /// Applies an object unless the same was applied a moment ago. Returns true when something was sent.
 pub async fn apply(client: &Client, cluster: &Valid, applied: &Applied, object: &Value) -> kube::Result<bool> {
     let text = |field: &str| object[field].as_str().unwrap_or_default().to_string();

@@ -6,12 +6,16 @@
 //! done.
 
 mod apply;
+mod aside;
+pub mod asked;
 pub(crate) mod build;
+pub mod errand;
 mod observe;
 pub mod plan;
 mod report;
 mod restore;
 mod secrets;
+pub mod upkeep;
 pub mod validate;
 pub mod world;
 
@@ -24,9 +28,11 @@ use kube::api::PostParams;
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Api, Client, Resource, ResourceExt};
 
+use crate::crd::status::RecoveryStatus;
 use crate::crd::{ClusterStatus, QuorateCluster};
 use crate::member::{Members, Promotion, Survey};
 use crate::metrics::Metrics;
+use errand::{Outside, Stage};
 use plan::{Plan, Step, plan};
 use validate::{Invalid, Valid, validate};
 use world::Seconds;
@@ -116,6 +122,7 @@ fn reason_of(error: &Error) -> (&'static str, bool) {
         Error::Kube(kube::Error::Api(status)) if status.is_forbidden() => ("Forbidden", true),
         Error::Kube(_) => ("KubernetesFailed", false),
         Error::Secrets(secrets::Error::Kube(_)) => ("KubernetesFailed", false),
+        Error::Secrets(secrets::Error::Pending(_)) => ("CertificatesPending", false),
         Error::Secrets(_) => ("CertificatesFailed", true),
         Error::Member(_) => ("MemberFailed", false),
     }
@@ -129,28 +136,40 @@ async fn round(context: &Context, api: &Api<QuorateCluster>, object: &QuorateClu
     let (identity, standing) = match paused {
         // A paused cluster is looked at with the certificates that are there.
         true => (secrets::existing(client, &cluster).await?, None),
-        false => secrets::ensure(client, object, &cluster, now).await?,
+        false => secrets::ensure(client, &context.applied, object, &cluster, now).await?,
     };
 
     let mut objects = observe::Objects::read(client, &cluster).await?;
     let size = claim_size(&objects, &cluster);
     let (_, template) = build::stateful_set(&cluster, 0, &size);
     let members = Members::new(objects.targets(&cluster), identity.as_ref())?;
-    let survey = members.survey().await;
+    // Who asks costs a page of figures: only where somebody wants to know.
+    let maintained = &cluster.spec.maintenance;
+    let asked = asked::read(client, &cluster, &old).await?;
+    let compaction = maintained.compaction.is_some() || !old.alarms.is_empty() || asked.request.is_some();
+    let survey = members.survey(compaction).await;
     let mut old_now = old.clone();
     if old_now.cluster_id.is_none() {
         old_now.cluster_id = survey.cluster_id.map(|id| format!("{id:016x}"));
     }
-    let world = observe::world(&cluster, &objects, &survey, &old_now, &template, now);
+    let look = |objects: &observe::Objects, outside: Option<Outside>| {
+        let (cluster, survey, status, asked, template) = (&cluster, &survey, &old_now, &asked, template.as_str());
+        observe::world(&observe::Look { cluster, objects, survey, status, asked, outside, template, now })
+    };
+    let world = look(&objects, None);
 
     let mut trouble = None;
+    let mut outside = None;
     let mut stage = restore::Stage::Filled;
     if !paused {
-        surround(context, &cluster, &objects, &world).await?;
+        surround(context, &cluster, &objects, &world, old.recovery.as_ref()).await?;
         // Before the first pod starts, and only then, its volume may have to be filled.
         if let Some(bootstrap) = cluster.spec.bootstrap.as_ref().filter(|_| !world.formed && objects.set.is_none()) {
-            stage = restore::advance(context, &cluster, &bootstrap.restore).await?;
+            let filling =
+                restore::Filling { source: &bootstrap.restore, job: cluster.named("restore"), token: &cluster.uid, bump: None };
+            stage = restore::advance(context, &cluster, &filling).await?;
         }
+        outside = errand_outside(context, &cluster, &world, &asked).await?;
         if matches!(stage, restore::Stage::Filled) {
             keep_set(context, &cluster, &objects, &world, &size).await?;
         }
@@ -159,7 +178,7 @@ async fn round(context: &Context, api: &Api<QuorateCluster>, object: &QuorateClu
             objects = observe::Objects::read(client, &cluster).await?;
         }
     }
-    let world = observe::world(&cluster, &objects, &survey, &old_now, &template, now);
+    let world = look(&objects, outside);
     let plan = match stage {
         restore::Stage::Filled => plan(&world),
         restore::Stage::Busy(text) => plan::restoring(&world, text, false),
@@ -192,6 +211,41 @@ async fn round(context: &Context, api: &Api<QuorateCluster>, object: &QuorateClu
     Ok(if busy || acted { BUSY } else { QUIET })
 }
 
+/// What an errand does besides steps: the first volume is filled, or put back. Both only while no pod could touch it.
+async fn errand_outside(
+    context: &Context,
+    cluster: &Valid,
+    world: &world::World,
+    asked: &asked::Asked,
+) -> Result<Option<Outside>, Error> {
+    let job = world.errand.as_ref().map(|errand| cluster.named(&format!("restore-{}", &errand.uid[..errand.uid.len().min(8)])));
+    // The first volume of a new cluster may still be at it.
+    if world.formed && (job.is_some() || context.applied.is_stale(&format!("swept/{}", cluster.uid))) {
+        aside::sweep_jobs(&context.client, cluster, job.as_deref()).await?;
+    }
+    let (Some(errand), Some(job)) = (&world.errand, job) else { return Ok(None) };
+    let resting = world.set.as_ref().is_some_and(|set| set.replicas == 0) && world.slots.values().all(|place| place.pod.is_none());
+    if !resting {
+        return Ok(None);
+    }
+    match errand.stage {
+        Stage::GoingBack => Ok(Some(aside::go_back(&context.client, cluster, errand, &job).await?)),
+        Stage::Filling if !world.withdrawn => {
+            let old = world.volume(errand.slot).is_some_and(|volume| errand.is_old(&volume.uid));
+            let Some(restore) = asked.restore.as_ref().filter(|_| !old) else { return Ok(None) };
+            let source = &restore.spec.source;
+            let bump = Some(restore::bump(context, &cluster.namespace, source, errand.revision).await?);
+            let filling = restore::Filling { source, job, token: &errand.uid, bump };
+            Ok(Some(match restore::advance(context, cluster, &filling).await? {
+                restore::Stage::Filled => Outside::Done,
+                restore::Stage::Busy(what) => Outside::Busy(what),
+                restore::Stage::Failed(why) => Outside::Failed(why),
+            }))
+        }
+        _ => Ok(None),
+    }
+}
+
 /// The size that the StatefulSet was made with, or will be.
 fn claim_size(objects: &observe::Objects, cluster: &Valid) -> String {
     let claims = objects.set.as_ref().and_then(|set| set.spec.as_ref()?.volume_claim_templates.as_ref());
@@ -201,7 +255,13 @@ fn claim_size(objects: &observe::Objects, cluster: &Valid) -> String {
 }
 
 /// Applies everything that has no life of its own.
-async fn surround(context: &Context, cluster: &Valid, objects: &observe::Objects, world: &world::World) -> Result<(), Error> {
+async fn surround(
+    context: &Context,
+    cluster: &Valid,
+    objects: &observe::Objects,
+    world: &world::World,
+    known: Option<&RecoveryStatus>,
+) -> Result<(), Error> {
     let (client, applied) = (&context.client, &context.applied);
     let ticket = match (&objects.ticket, world.formed) {
         // The first ticket stands until it is used: two different ones could found two stores.
@@ -209,6 +269,10 @@ async fn surround(context: &Context, cluster: &Valid, objects: &observe::Objects
         (None, false) => build::ticket(cluster, cluster.spec.bootstrap.is_none(), 0..world.founders),
         (_, true) => build::ticket(cluster, false, 0..world.replicas().max(cluster.replicas()).max(world.founders)),
     };
+    let recover = world.errand.as_ref().filter(|errand| errand.in_ticket());
+    let recover = recover.map(|errand| build::Recovery { slot: cluster.pod(errand.slot), id: errand.uid.clone() });
+    let recover = recover.or_else(|| Some(build::Recovery { slot: known?.member.clone(), id: known?.id.clone() }));
+    let ticket = build::Ticket { recover, ..ticket };
     let voters = world.members.iter().flatten().filter(|member| !member.learner).count();
     let voters = if world.members.is_some() { voters } else { usize::try_from(world.founders).unwrap_or(0) };
     for object in build::surroundings(cluster, &ticket, voters) {
@@ -232,7 +296,7 @@ async fn keep_set(
     let foreign = world.slots.values().any(|place| place.volume.as_ref().is_some_and(|volume| !volume.ours));
     let replicas = match &objects.set {
         Some(_) => world.replicas(),
-        None if cluster.replicas() == 0 || foreign => 0,
+        None if cluster.replicas() == 0 || foreign || world.errand.is_some() => 0,
         None => world.founders,
     };
     let (set, _) = build::stateful_set(cluster, replicas, size);
@@ -305,6 +369,18 @@ async fn act(
         Step::DeleteVolume { slot, uid } => {
             apply::delete::<PersistentVolumeClaim>(client, namespace, &cluster.claim(*slot), uid).await?;
         }
+        Step::RetireVolume { slot, uid, keep } => {
+            let name = cluster.claim(*slot);
+            let known = plan.errand.iter().flat_map(|errand| &errand.old).find(|old| old.claim == *uid);
+            if let Some(old) = known.filter(|old| *keep && !old.volume.is_empty()) {
+                aside::keep(client, cluster, &old.volume, &name).await?;
+            }
+            apply::delete::<PersistentVolumeClaim>(client, namespace, &name, uid).await?;
+        }
+        Step::ReleaseVolume { volume } => aside::release(client, cluster, volume).await?,
+        Step::Compact { revision } => members.compact(survey, *revision).await?,
+        Step::Defragment { slot } => members.defragment(*slot).await?,
+        Step::Disarm => members.disarm(survey).await?,
     }
     Ok(())
 }

@@ -9,10 +9,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 
+use super::asked::Asked;
 use super::build::{self, TEMPLATE_ANNOTATION, Ticket, UID_LABEL};
+use super::errand::{Errand, Old, Outside, Purpose, Stage};
+use super::upkeep::{self, Sizes, Upkeep};
 use super::validate::Valid;
 use super::world::{self, Kind, Member, Operation, Place, Seconds, Slot, Volume, Wish, World, Written};
+use crate::backup::cron::Cron;
 use crate::crd::cluster::{RepairMode, UpdateStrategy, VolumePolicy};
+use crate::crd::maintenance::FullStoreAction;
 use crate::crd::status::ClusterStatus;
 use crate::member::{Survey, Target};
 
@@ -79,8 +84,30 @@ impl Objects {
     }
 }
 
-/// Puts one look together. `template` is the hash of the wanted template.
-pub fn world(cluster: &Valid, objects: &Objects, survey: &Survey, status: &ClusterStatus, template: &str, now: Seconds) -> World {
+/// What a look is put together from.
+pub struct Look<'a> {
+    /// The wish.
+    pub cluster: &'a Valid,
+    /// What Kubernetes holds.
+    pub objects: &'a Objects,
+    /// What members said.
+    pub survey: &'a Survey,
+    /// What is on record.
+    pub status: &'a ClusterStatus,
+    /// What is asked for.
+    pub asked: &'a Asked,
+    /// How far the errand's outside part is.
+    pub outside: Option<Outside>,
+    /// Hash of the wanted template.
+    pub template: &'a str,
+    /// When.
+    pub now: Seconds,
+}
+
+/// Puts one look together.
+pub fn world(look: &Look<'_>) -> World {
+    let Look { cluster, objects, survey, status, asked, outside, template, now } = look;
+    let now = *now;
     let mut slots: BTreeMap<Slot, Place> = BTreeMap::new();
     for (slot, pod) in &objects.pods {
         let mut pod = pod_view(pod, template);
@@ -137,8 +164,87 @@ pub fn world(cluster: &Valid, objects: &Objects, survey: &Survey, status: &Clust
                 step: known.step.clone(),
                 step_started: seconds(&known.step_at),
                 attempt: u32::try_from(known.attempt).unwrap_or(0),
+                revision: known.revision,
             })
         }),
+        cluster_id: status.cluster_id.clone(),
+        revision: revision(survey, status),
+        positions: survey.positions.clone(),
+        applied: status
+            .members
+            .iter()
+            .filter_map(|member| Some((u32::try_from(member.slot?).ok()?, u64::try_from(member.applied_index?).ok()?)))
+            .collect(),
+        errand: status.errand.as_ref().and_then(errand),
+        withdrawn: asked.withdrawn,
+        outside: outside.clone(),
+        request: asked.request.clone(),
+        upkeep: upkeep(cluster, survey, status, now),
+    }
+}
+
+/// The newest revision that is known of.
+pub fn revision(survey: &Survey, status: &ClusterStatus) -> i64 {
+    let told = survey.answers.values().filter_map(|answer| Some(answer.header.as_ref()?.revision)).max();
+    told.unwrap_or(0).max(status.revision.unwrap_or(0))
+}
+
+/// The errand on record.
+pub fn errand(known: &crate::crd::status::ErrandStatus) -> Option<Errand> {
+    let slot = |slot: i32| u32::try_from(slot).ok();
+    Some(Errand {
+        purpose: Purpose::parse(&known.kind)?,
+        name: known.name.clone(),
+        uid: known.uid.clone(),
+        slot: slot(known.slot)?,
+        stage: Stage::parse(&known.stage)?,
+        keep: known.keep,
+        old: known
+            .old
+            .iter()
+            .filter_map(|old| Some(Old { slot: slot(old.slot)?, claim: old.claim.clone(), volume: old.volume.clone() }))
+            .collect(),
+        revision: known.revision,
+        note: known.note.clone(),
+        started: seconds(&known.started_at),
+    })
+}
+
+fn upkeep(cluster: &Valid, survey: &Survey, status: &ClusterStatus, now: Seconds) -> Upkeep {
+    let spec = &cluster.spec.maintenance;
+    let done = status.maintenance.clone().unwrap_or_default();
+    let at = |time: &Option<Time>| time.as_ref().map(seconds);
+    let revision = revision(survey, status);
+    // A schedule that was just written is first due at its next minute; the mark is made when it is first seen.
+    let compaction = spec.compaction.as_ref().and_then(|window| {
+        let schedule = Cron::parse(&window.schedule).ok()?;
+        let (due, _) = upkeep::due(&schedule, at(&done.last_compaction_at)?, now);
+        let marks: Vec<_> = done.marks.iter().map(|mark| (seconds(&mark.at), mark.revision)).collect();
+        let to = match &window.keep_for {
+            Some(age) => upkeep::older_than(&marks, now, upkeep::duration(age)?),
+            None => Some(revision - window.keep_revisions.unwrap_or(0)),
+        };
+        Some(upkeep::Compaction { due: due?, to })
+    });
+    let reclaim = spec.reclaim.as_ref().and_then(|window| {
+        let schedule = Cron::parse(&window.schedule).ok()?;
+        let (due, _) = upkeep::due(&schedule, at(&done.last_reclaim_at)?, now);
+        let (min_free_percent, min_free_bytes) = (i64::from(window.min_free_percent), window.min_free_bytes);
+        Some(upkeep::Reclaim { due: due?, min_free_percent, min_free_bytes })
+    });
+    let sizes = |answer: &quorate_client::proto::etcdserverpb::StatusResponse| Sizes {
+        on_disk: answer.db_size,
+        in_use: answer.db_size_in_use,
+        quota: answer.db_size_quota,
+    };
+    Upkeep {
+        full: survey.alarms.iter().any(|alarm| alarm == "NOSPACE"),
+        heal_keeping: (spec.full_store.action == FullStoreAction::Heal).then_some(spec.full_store.keep_revisions),
+        healed: at(&done.healed_at),
+        compacted: survey.compacted,
+        sizes: survey.answers.iter().map(|(slot, answer)| (*slot, sizes(answer))).collect(),
+        compaction,
+        reclaim,
     }
 }
 
@@ -180,6 +286,7 @@ fn volume_view(claim: &PersistentVolumeClaim, cluster: &Valid) -> Volume {
         terminating: claim.metadata.deletion_timestamp.is_some(),
         lost: phase == Some("Lost"),
         ours: claim.labels().get(UID_LABEL) == Some(&cluster.uid),
+        name: claim.spec.as_ref().and_then(|spec| spec.volume_name.clone()).unwrap_or_default(),
     }
 }
 

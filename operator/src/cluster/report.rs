@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
 use super::build;
+use super::errand::{Purpose, Stage};
 use super::plan::Plan;
 use super::secrets::Standing;
 use super::validate::Valid;
@@ -14,6 +15,9 @@ use super::world::{Kind, Member, Seconds, World};
 use crate::crd::cluster::TlsMode;
 use crate::crd::status::{ClusterStatus, MemberStatus, OperationStatus, QuorumStatus, SecretsStatus, TlsStatus, VolumeStatus};
 use crate::member::Survey;
+
+mod errand;
+mod upkeep;
 
 /// How long a step may take before people should look, seconds.
 const SLOW_AFTER: Seconds = 1800;
@@ -64,11 +68,17 @@ pub fn report(old: &ClusterStatus, generation: Option<i64>, seen: &Seen<'_>) -> 
         started_at: time(operation.started),
         step_at: time(operation.step_started),
         attempt: i32::try_from(operation.attempt).unwrap_or(i32::MAX),
+        revision: operation.revision,
     });
-    if let Some(id) = survey.cluster_id.filter(|_| status.cluster_id.is_none()) {
+    let another = plan.errand.as_ref().is_some_and(|errand| errand.stage == Stage::Retiring && world.members.is_some());
+    if let Some(id) = survey.cluster_id.filter(|_| status.cluster_id.is_none() || another) {
         status.cluster_id = Some(format!("{id:016x}"));
     }
-    if let Some(members) = &world.members {
+    errand::record(&mut status, cluster, world, plan);
+    upkeep::record(&mut status, seen);
+    // A restored store that is given up must not be remembered in place of the members that come back.
+    let going_back = [&world.errand, &plan.errand].into_iter().flatten().any(|errand| errand.stage == Stage::GoingBack);
+    if let Some(members) = world.members.as_ref().filter(|_| !going_back) {
         status.members = members.iter().map(|member| member_status(seen, member, &old.members)).collect();
         status.members.sort_by(|a, b| (a.slot, &a.id).cmp(&(b.slot, &b.id)));
         record_volumes(&mut status, world, members);
@@ -87,7 +97,8 @@ pub fn report(old: &ClusterStatus, generation: Option<i64>, seen: &Seen<'_>) -> 
     }
     status.leader = leader(world).map(|slot| cluster.pod(slot));
     status.endpoints = vec![cluster.endpoint()];
-    status.secrets = (cluster.spec.tls.mode == TlsMode::SelfSigned).then(|| SecretsStatus { client: cluster.named("client-tls") });
+    status.secrets = matches!(cluster.spec.tls.mode, TlsMode::SelfSigned | TlsMode::CertManager)
+        .then(|| SecretsStatus { client: cluster.named("client-tls") });
     status.tls = standing.map(|standing| TlsStatus {
         not_after: time(standing.not_after),
         authority_not_after: time(standing.authority_not_after),
@@ -115,7 +126,7 @@ pub fn failed(
         finding("Ready", false, reason, message),
         finding("Stalled", permanent, if permanent { reason } else { "Retrying" }, message),
     ];
-    if reason == "CertificatesFailed" {
+    if matches!(reason, "CertificatesFailed" | "CertificatesPending") {
         findings.push(finding("CertificatesReady", false, reason, message));
     }
     if permanent {
@@ -216,11 +227,19 @@ fn findings(status: &ClusterStatus, seen: &Seen<'_>) -> Vec<Finding> {
     let asleep = world.formed && world.wish.replicas == 0;
     let kind = plan.operation.as_ref().map(|operation| operation.kind);
     let waking = kind == Some(Kind::Wake);
+    let errand = plan.errand.as_ref().map(|errand| match errand.purpose {
+        Purpose::Restore => ("Restoring", "a backup takes the place of the data"),
+        Purpose::RecoverQuorum => ("Recovering", "one member becomes the whole cluster"),
+    });
     let available = match (&world.members, world.formed || status.cluster_id.is_some()) {
         (Some(_), _) => finding("Available", true, "QuorumServes", "reads and writes are served"),
         (None, _) if asleep => finding("Available", false, "Hibernated", "no member runs, as spec.replicas says"),
         (None, false) => finding("Available", false, "Forming", "the first members have not found each other yet"),
         (None, true) if waking => finding("Available", false, "Waking", "the members start again"),
+        (None, true) if errand.is_some() => {
+            let (reason, message) = errand.unwrap_or_default();
+            finding("Available", false, reason, message)
+        }
         (None, true) => finding("Available", false, "NoQuorum", "no quorum of members answers"),
     };
     let voters = || world.members.iter().flatten().filter(|member| !member.learner);
@@ -234,6 +253,10 @@ fn findings(status: &ClusterStatus, seen: &Seen<'_>) -> Vec<Finding> {
         None if asleep => finding("QuorumHealthy", None, "Hibernated", "no member runs, as spec.replicas says"),
         None if !world.formed => finding("QuorumHealthy", None, "Forming", "the first members have not found each other yet"),
         None if waking => finding("QuorumHealthy", None, "Waking", "the members start again"),
+        None if errand.is_some() => {
+            let (reason, message) = errand.unwrap_or_default();
+            finding("QuorumHealthy", None, reason, message)
+        }
         None => finding("QuorumHealthy", false, "QuorumLost", lost_text(status, seen)),
     };
     let degraded = match &world.members {
@@ -270,6 +293,7 @@ fn findings(status: &ClusterStatus, seen: &Seen<'_>) -> Vec<Finding> {
     let certificates = match seen.cluster.spec.tls.mode {
         TlsMode::Disabled => finding("CertificatesReady", true, "Disabled", "the cluster uses no certificates"),
         TlsMode::Secret => finding("CertificatesReady", true, "Provided", "certificates are the user's"),
+        TlsMode::CertManager => finding("CertificatesReady", true, "Issued", "cert-manager has issued all certificates"),
         TlsMode::SelfSigned => {
             let step = seen.standing.map_or("Steady", |standing| standing.rotation.as_str());
             finding("CertificatesReady", true, step, "certificates are valid and renewed in time")
@@ -292,7 +316,9 @@ fn findings(status: &ClusterStatus, seen: &Seen<'_>) -> Vec<Finding> {
     } else {
         finding("Ready", true, "AsWished", "the cluster is as its spec says")
     };
-    vec![ready, available, progressing, degraded, quorum, certificates, paused, stalled]
+    let mut findings = vec![ready, available, progressing, degraded, quorum, certificates, paused, stalled];
+    findings.extend(upkeep::maintained(status, seen));
+    findings
 }
 
 /// The running operation has stood at one step for long.
@@ -308,7 +334,9 @@ fn lost_text(status: &ClusterStatus, seen: &Seen<'_>) -> String {
     let fresh = freshest.map_or(String::new(), |member| {
         format!("; the furthest seen was {} at entry {}", member.name, member.applied_index.unwrap_or(0))
     });
-    format!("{answering} of {needed} needed members answer{fresh}; no volume is deleted: bring members back, or restore")
+    format!(
+        "{answering} of {needed} needed members answer{fresh}; no volume is deleted: bring members back, or make a QuorateTask of type RecoverQuorum, or a QuorateRestore"
+    )
 }
 
 fn phase(findings: &[Finding], seen: &Seen<'_>) -> &'static str {
@@ -396,6 +424,13 @@ pub fn news(old: &ClusterStatus, new: &ClusterStatus) -> Vec<(bool, String, Stri
     {
         news.push((false, "Formed".into(), format!("the store told its cluster id {id}; no other can be founded in its place")));
     }
+    if let Some(ended) = new.last_errand.as_ref().filter(|ended| old.last_errand.as_ref() != Some(ended)) {
+        news.push((!ended.done, if ended.done { "AskedDone" } else { "AskedFailed" }.into(), ended.message.clone()));
+    }
+    let full = |status: &ClusterStatus| status.alarms.iter().any(|alarm| alarm == "NOSPACE");
+    if full(old) && !full(new) {
+        news.push((false, "SpaceHealed".into(), "the store that was full takes writes again".into()));
+    }
     for condition in &new.conditions {
         let before = old.conditions.iter().find(|old| old.type_ == condition.type_);
         if before.is_some_and(|before| before.status == condition.status && before.reason == condition.reason) {
@@ -404,6 +439,7 @@ pub fn news(old: &ClusterStatus, new: &ClusterStatus) -> Vec<(bool, String, Stri
         let bad = match condition.type_.as_str() {
             "Available" | "QuorumHealthy" | "CertificatesReady" => condition.status == "False",
             "Degraded" | "Stalled" => condition.status == "True",
+            "Maintained" => condition.status == "False",
             _ => continue,
         };
         let was_bad = before.is_some_and(|before| before.status != condition.status);

@@ -1,5 +1,5 @@
-//! A cluster that begins with a backup: the first member's volume is filled by a Job before any pod starts, and the others join it as
-//! they would join any cluster of one.
+//! A first volume that gets the data of a backup: of a cluster that begins with one, or whose data a backup takes the place of. A Job
+//! fills it before any pod starts, and the other members join the first as they would join any cluster of one.
 //!
 //! The boot ticket of such a cluster never lets an empty disk found anything: were the filled volume lost again, the cluster would
 //! wait rather than begin without its data.
@@ -27,13 +27,25 @@ pub enum Stage {
     Failed(String),
 }
 
+/// What a volume is filled for.
+pub struct Filling<'a> {
+    /// Where the data comes from.
+    pub source: &'a RestoreSource,
+    /// The Job's name.
+    pub job: String,
+    /// Makes the store's cluster id another one than that of any other restore.
+    pub token: &'a str,
+    /// How far revisions are raised. None: as far as the agent does by itself.
+    pub bump: Option<i64>,
+}
+
 /// Does what is next.
-pub async fn advance(context: &Context, cluster: &Valid, source: &RestoreSource) -> Result<Stage, Error> {
+pub async fn advance(context: &Context, cluster: &Valid, filling: &Filling<'_>) -> Result<Stage, Error> {
+    let Filling { source, job: job_name, token, bump } = filling;
     let client = &context.client;
     let namespace = cluster.namespace.as_str();
     let jobs: Api<Job> = Api::namespaced(client.clone(), namespace);
-    let job_name = cluster.named("restore");
-    if let Some(found) = jobs.get_opt(&job_name).await? {
+    if let Some(found) = jobs.get_opt(job_name).await? {
         if found.labels().get(build::UID_LABEL) != Some(&cluster.uid) {
             return Ok(Stage::Busy(format!("wait for job {job_name} of another cluster to go")));
         }
@@ -59,7 +71,7 @@ pub async fn advance(context: &Context, cluster: &Valid, source: &RestoreSource)
             }
         }
         (None, Some(store), Some(location)) => (store.name.clone(), location.clone()),
-        _ => return Ok(Stage::Failed("spec.bootstrap.restore names no backup".into())),
+        _ => return Ok(Stage::Failed("the source names no backup".into())),
     };
     let stores: Api<QuorateBackupStore> = Api::namespaced(client.clone(), namespace);
     let Some(store) = stores.get_opt(&store_name).await? else {
@@ -85,7 +97,7 @@ pub async fn advance(context: &Context, cluster: &Valid, source: &RestoreSource)
     // The Services select members by these labels; this pod is none.
     labels.insert("app.kubernetes.io/name".into(), "quorate-agent".into());
     let worker = Worker {
-        name: &job_name,
+        name: job_name,
         namespace,
         labels,
         owner: build::owner(cluster, true),
@@ -99,9 +111,10 @@ pub async fn advance(context: &Context, cluster: &Valid, source: &RestoreSource)
             "--data-dir=/var/lib/quorate/data".into(),
             format!("--name={}", cluster.pod(0)),
             format!("--peer-url={}", cluster.peer_url(0)),
-            format!("--token={}", cluster.uid),
+            format!("--token={token}"),
         ]
         .into_iter()
+        .chain(bump.map(|bump| format!("--bump-revision={bump}")))
         .chain(source.arguments())
         .collect(),
         tls: None,
@@ -114,4 +127,18 @@ pub async fn advance(context: &Context, cluster: &Valid, source: &RestoreSource)
         other => drop(other?),
     }
     Ok(Stage::Busy("fill the first member's volume from the backup".into()))
+}
+
+/// How far revisions must be raised so that none that was given out before comes again: beyond the newest that the store had reached.
+///
+/// # Errors
+/// When the API server fails.
+pub async fn bump(context: &Context, namespace: &str, source: &RestoreSource, reached: i64) -> Result<i64, Error> {
+    let mut begins = 0;
+    if let Some(backup) = &source.backup_ref {
+        let api: Api<QuorateBackup> = Api::namespaced(context.client.clone(), namespace);
+        let status = api.get_opt(&backup.name).await?.and_then(|backup| backup.status);
+        begins = status.and_then(|status| status.revision).unwrap_or(0);
+    }
+    Ok((reached - begins).max(0).saturating_add(crate::agent::REVISION_BUMP))
 }

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 
-use super::apply::put_secret;
+use super::apply::{Applied, apply, put_secret};
 use super::build::{self, UID_LABEL};
 use super::validate::Valid;
 use super::world::Seconds;
@@ -46,6 +46,9 @@ pub enum Error {
     /// A Secret of this name is not of this cluster.
     #[error("secret {0} belongs to something else: delete it, or use another cluster name")]
     Foreign(String),
+    /// cert-manager has not issued a certificate yet.
+    #[error("wait for cert-manager to fill secret {0}: look at the Certificate of that name, and whether its issuer tells ca.crt")]
+    Pending(String),
     /// A Secret of the user's is not there or incomplete.
     #[error("secret {secret} has no {key}: create it as spec.tls.secretRefs says")]
     Missing {
@@ -59,6 +62,7 @@ pub enum Error {
 /// Makes sure of all Secrets. Returns what the operator shows to members, and how the certificates stand.
 pub async fn ensure(
     client: &Client,
+    applied: &Applied,
     object: &QuorateCluster,
     cluster: &Valid,
     now: Seconds,
@@ -72,6 +76,19 @@ pub async fn ensure(
                 complete(name, &data_of(api.get_opt(name).await?.as_ref()))?;
             }
             Ok((Some(complete(&operator, &data_of(api.get_opt(&operator).await?.as_ref()))?), None))
+        }
+        TlsMode::CertManager => {
+            for certificate in build::certificates(cluster) {
+                apply(client, cluster, applied, &certificate).await?;
+            }
+            let mut identity = None;
+            for leaf in leaves(cluster) {
+                let name = cluster.named(leaf.ending);
+                let secret = ours(api.get_opt(&name).await?, cluster)?;
+                let data = complete(&name, &data_of(secret.as_ref())).map_err(|_| Error::Pending(name))?;
+                identity = identity.or((leaf.ending == "operator-tls").then_some(data));
+            }
+            Ok((identity, None))
         }
         TlsMode::SelfSigned => {
             let (identity, standing) = self_signed(client, &api, object, cluster, now).await?;

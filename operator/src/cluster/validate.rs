@@ -40,6 +40,9 @@ pub enum Invalid {
     /// Mode Secret without secrets.
     #[error("spec.tls.mode is Secret, but spec.tls.secretRefs is missing")]
     NoSecrets,
+    /// Mode CertManager without an issuer.
+    #[error("spec.tls.mode is CertManager, but spec.tls.issuerRef is missing")]
+    NoIssuer,
     /// Raft needs several heartbeats within an election timeout.
     #[error(
         "spec.config.electionTimeout ({election} ms) must be at least five times spec.config.heartbeatInterval ({heartbeat} ms)"
@@ -60,6 +63,9 @@ pub fn validate(cluster: &QuorateCluster, default_image: Option<&str>) -> Result
     }
     if spec.tls.mode == TlsMode::Secret && spec.tls.secret_refs.is_none() {
         return Err(Invalid::NoSecrets);
+    }
+    if spec.tls.mode == TlsMode::CertManager && spec.tls.issuer_ref.is_none() {
+        return Err(Invalid::NoIssuer);
     }
     let (heartbeat, election) = (spec.config.heartbeat_interval.unwrap_or(100), spec.config.election_timeout.unwrap_or(1000));
     if election < heartbeat.saturating_mul(5) {

@@ -5,6 +5,9 @@
 
 use std::collections::BTreeMap;
 
+use super::errand::{Errand, Outside, Request};
+use super::upkeep::Upkeep;
+
 /// Seconds since 1970.
 pub type Seconds = i64;
 
@@ -33,6 +36,24 @@ pub struct World {
     pub volumes: Vec<Written>,
     /// The operation that runs.
     pub operation: Option<Operation>,
+    /// The store's cluster id, as the status has it.
+    pub cluster_id: Option<String>,
+    /// A revision that the store has reached.
+    pub revision: i64,
+    /// How far the logs of members reach that answer without a quorum: term and index of the last entry.
+    pub positions: BTreeMap<Slot, (u64, u64)>,
+    /// The last entry that each slot's member was seen to have applied.
+    pub applied: BTreeMap<Slot, u64>,
+    /// What somebody asked for and is under way.
+    pub errand: Option<Errand>,
+    /// The errand's resource is gone or going.
+    pub withdrawn: bool,
+    /// How far the errand's outside part is.
+    pub outside: Option<Outside>,
+    /// What is asked for next.
+    pub request: Option<Request>,
+    /// Space and maintenance.
+    pub upkeep: Upkeep,
 }
 
 /// What is wanted.
@@ -122,6 +143,8 @@ pub struct Volume {
     pub lost: bool,
     /// It was made for this very cluster, not for a namesake.
     pub ours: bool,
+    /// The PersistentVolume; empty when there is none.
+    pub name: String,
 }
 
 /// A member of the store.
@@ -167,6 +190,8 @@ pub struct Operation {
     pub step_started: Seconds,
     /// How often the step was tried.
     pub attempt: u32,
+    /// For compactions: up to which revision.
+    pub revision: Option<i64>,
 }
 
 /// What operations are for.
@@ -188,9 +213,35 @@ pub enum Kind {
     Wake,
     /// The first member gets its data from a backup.
     Restore,
+    /// One member becomes the whole cluster.
+    RecoverQuorum,
+    /// A full store gets room.
+    HealSpace,
+    /// Superseded revisions are forgotten.
+    Compact,
+    /// Members give free space back.
+    Defragment,
+    /// Another member leads.
+    MoveLeader,
 }
 
 impl Kind {
+    const ALL: [Self; 13] = [
+        Self::Form,
+        Self::ScaleOut,
+        Self::ScaleIn,
+        Self::Replace,
+        Self::Rollout,
+        Self::Hibernate,
+        Self::Wake,
+        Self::Restore,
+        Self::RecoverQuorum,
+        Self::HealSpace,
+        Self::Compact,
+        Self::Defragment,
+        Self::MoveLeader,
+    ];
+
     /// The name that the status shows.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -202,14 +253,17 @@ impl Kind {
             Self::Hibernate => "Hibernate",
             Self::Wake => "Wake",
             Self::Restore => "Restore",
+            Self::RecoverQuorum => "RecoverQuorum",
+            Self::HealSpace => "HealSpace",
+            Self::Compact => "Compact",
+            Self::Defragment => "Defragment",
+            Self::MoveLeader => "MoveLeader",
         }
     }
 
     /// The kind of that name.
     pub fn parse(name: &str) -> Option<Self> {
-        let all =
-            [Self::Form, Self::ScaleOut, Self::ScaleIn, Self::Replace, Self::Rollout, Self::Hibernate, Self::Wake, Self::Restore];
-        all.into_iter().find(|kind| kind.as_str() == name)
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
     }
 }
 

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::maintenance::MaintenanceSpec;
 use super::rules::{OWN_FLAGS, amounts, any_object, any_objects};
 use super::status::ClusterStatus;
 
@@ -85,6 +86,9 @@ pub struct QuorateClusterSpec {
     /// What happens when a member has lost its data.
     #[serde(default)]
     pub repair: RepairSpec,
+    /// Compaction and reclaim by schedule, and what about a full store.
+    #[serde(default)]
+    pub maintenance: MaintenanceSpec,
     /// How the first data comes about. Only looked at before the cluster is formed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bootstrap: Option<BootstrapSpec>,
@@ -383,21 +387,29 @@ pub enum LogLevel {
     validation = Rule::new("self.mode == oldSelf.mode || (self.mode != 'Disabled' && oldSelf.mode != 'Disabled')")
         .message("a cluster with TLS cannot be switched to one without, nor back: members would no longer understand each other; make a new cluster"),
     validation = Rule::new("(self.mode == 'Secret') == has(self.secretRefs)")
-        .message("mode Secret needs secretRefs, and no other mode has them")
+        .message("mode Secret needs secretRefs, and no other mode has them"),
+    validation = Rule::new("(self.mode == 'CertManager') == has(self.issuerRef)")
+        .message("mode CertManager needs issuerRef, and no other mode has it"),
+    validation = Rule::new("(self.mode == 'CertManager') == (oldSelf.mode == 'CertManager')")
+        .message("a cluster cannot be switched to or from mode CertManager: members would not trust each other meanwhile; make a new cluster")
 )]
 pub struct TlsSpec {
     /// `SelfSigned`: the operator keeps an authority for this cluster and renews all certificates. `Secret`: yours are used.
-    /// `Disabled`: everything is plain text.
+    /// `CertManager`: cert-manager issues and renews them. `Disabled`: everything is plain text.
     #[serde(default)]
     pub mode: TlsMode,
     /// For mode Secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_refs: Option<TlsSecrets>,
-    /// Further names and addresses of the server's certificate, for clients that reach it otherwise. For mode SelfSigned.
+    /// For mode CertManager: who issues. It must be one that tells its authority (ca.crt), such as a CA issuer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer_ref: Option<IssuerReference>,
+    /// Further names and addresses of the server's certificate, for clients that reach it otherwise. For modes SelfSigned and
+    /// CertManager.
     #[serde(default, rename = "extraSANs", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(max = 253)))]
     pub extra_sans: Vec<String>,
-    /// How long certificates are valid, days; they are renewed after two thirds of it. For mode SelfSigned.
+    /// How long certificates are valid, days; they are renewed after two thirds of it. For modes SelfSigned and CertManager.
     #[serde(default = "leaf_days")]
     #[schemars(range(min = 1, max = 3650))]
     pub certificate_days: i32,
@@ -410,7 +422,14 @@ pub struct TlsSpec {
 impl Default for TlsSpec {
     fn default() -> Self {
         let (certificate_days, authority_days) = (leaf_days(), authority_days());
-        Self { mode: TlsMode::SelfSigned, secret_refs: None, extra_sans: Vec::new(), certificate_days, authority_days }
+        Self {
+            mode: TlsMode::SelfSigned,
+            secret_refs: None,
+            issuer_ref: None,
+            extra_sans: Vec::new(),
+            certificate_days,
+            authority_days,
+        }
     }
 }
 
@@ -429,7 +448,30 @@ pub enum TlsMode {
     #[default]
     SelfSigned,
     Secret,
+    CertManager,
     Disabled,
+}
+
+/// An issuer of cert-manager's.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct IssuerReference {
+    /// Its name.
+    pub name: String,
+    /// Issuer, of this namespace, or ClusterIssuer, or what another group calls it.
+    #[serde(default = "issuer")]
+    pub kind: String,
+    /// Its API group.
+    #[serde(default = "cert_manager")]
+    pub group: String,
+}
+
+fn issuer() -> String {
+    "Issuer".to_string()
+}
+
+fn cert_manager() -> String {
+    "cert-manager.io".to_string()
 }
 
 /// Secrets of type kubernetes.io/tls with the keys tls.crt, tls.key and ca.crt.

@@ -7,14 +7,19 @@
 
 pub mod backup;
 pub mod cluster;
+pub mod maintenance;
+pub mod restore;
 mod rules;
 pub mod status;
+pub mod task;
 
 use kube::CustomResourceExt;
 
 pub use backup::{QuorateBackup, QuorateBackupSchedule, QuorateBackupStore};
 pub use cluster::{QuorateCluster, QuorateClusterSpec};
+pub use restore::QuorateRestore;
 pub use status::{ClusterStatus, MemberStatus, OperationStatus};
+pub use task::QuorateTask;
 
 /// The API group of all kinds.
 pub const GROUP: &str = "quorate.io";
@@ -26,6 +31,8 @@ pub fn definitions() -> Vec<(&'static str, String)> {
         ("quoratebackupstores.yaml", yaml(&QuorateBackupStore::crd())),
         ("quoratebackups.yaml", yaml(&QuorateBackup::crd())),
         ("quoratebackupschedules.yaml", yaml(&QuorateBackupSchedule::crd())),
+        ("quoratetasks.yaml", yaml(&QuorateTask::crd())),
+        ("quoraterestores.yaml", yaml(&QuorateRestore::crd())),
     ]
 }
 

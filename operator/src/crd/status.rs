@@ -51,6 +51,21 @@ pub struct ClusterStatus {
     /// The operation that runs. There is never more than one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<OperationStatus>,
+    /// What a QuorateTask or a QuorateRestore asked for, while it is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errand: Option<ErrandStatus>,
+    /// How the last such thing ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_errand: Option<EndedErrand>,
+    /// The last recovery of a lost quorum. The boot ticket names it for ever: data from before it is refused by the members.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<RecoveryStatus>,
+    /// Scheduled maintenance: when it was done last and is due next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<MaintenanceStatus>,
+    /// A revision that the store has reached; it may be a million further.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<i64>,
     /// Alarms of the store: NOSPACE, CORRUPT.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub alarms: Vec<String>,
@@ -117,7 +132,7 @@ pub struct QuorumStatus {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct OperationStatus {
-    /// Form, ScaleOut, ScaleIn, Replace, Rollout, Hibernate, Wake or Expand.
+    /// Form, ScaleOut, ScaleIn, Replace, Rollout, Hibernate, Wake, Restore, RecoverQuorum, HealSpace, Compact, Defragment or MoveLeader.
     #[serde(rename = "type")]
     pub kind: String,
     /// The pod's number that it is about.
@@ -131,6 +146,116 @@ pub struct OperationStatus {
     pub step_at: Time,
     /// How often this step was tried.
     pub attempt: i32,
+    /// For compactions: up to which revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<i64>,
+}
+
+/// The journal of what a QuorateTask or a QuorateRestore asked for: which decisions were taken.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ErrandStatus {
+    /// RecoverQuorum or Restore.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The resource that asks for it.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// The pod's number whose data the cluster goes on with.
+    pub slot: i32,
+    /// Stopping, Filling, Starting, Retiring or GoingBack.
+    pub stage: String,
+    /// Old volumes are kept.
+    pub keep: bool,
+    /// The volumes that hold the old data.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub old: Vec<OldVolume>,
+    /// A revision that the store had reached.
+    #[serde(default)]
+    pub revision: i64,
+    /// What may be lost by it, for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub note: String,
+    /// When it was begun.
+    pub started_at: Time,
+}
+
+/// A volume that holds what was there before.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct OldVolume {
+    /// The pod's number.
+    pub slot: i32,
+    /// UID of the PersistentVolumeClaim.
+    pub claim: String,
+    /// The PersistentVolume; empty for a claim that never got one.
+    #[serde(default)]
+    pub volume: String,
+}
+
+/// A recovery of a lost quorum.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RecoveryStatus {
+    /// The pod whose data the cluster went on with.
+    pub member: String,
+    /// UID of the QuorateTask.
+    pub id: String,
+}
+
+/// How something that was asked for ended.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct EndedErrand {
+    /// UID of the resource that asked for it.
+    pub uid: String,
+    /// True: it was done.
+    pub done: bool,
+    /// What came of it.
+    pub message: String,
+    /// Volumes that were replaced and kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<OldVolume>,
+}
+
+/// Scheduled maintenance.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct MaintenanceStatus {
+    /// The last compaction that was due and done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_compaction_at: Option<Time>,
+    /// The revision that it went to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compacted_revision: Option<i64>,
+    /// When the next one is due.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_compaction_at: Option<Time>,
+    /// Revisions and when the store had reached them, for compaction by age. Oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub marks: Vec<RevisionMark>,
+    /// The last reclaim that was due and done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_reclaim_at: Option<Time>,
+    /// When the next one is due.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_reclaim_at: Option<Time>,
+    /// Why what is due is not done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// When a full store was last given room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub healed_at: Option<Time>,
+}
+
+/// A revision and when the store had reached it.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct RevisionMark {
+    /// When.
+    pub at: Time,
+    /// The revision.
+    pub revision: i64,
 }
 
 /// Secrets for clients.

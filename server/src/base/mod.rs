@@ -130,6 +130,10 @@ pub trait Base: Send + Sync + 'static {
     fn pin(&self) -> Option<Box<dyn Pinned + Send + Sync>> {
         None
     }
+    /// Gives the space of deleted rows back, which may take long and hinders nobody. Nothing to do where they take none.
+    fn reclaim(&self) -> Result<(), BaseError> {
+        Ok(())
+    }
     /// Other rows took the place of these: their files go when the last owner lets go.
     fn retire(&self) {}
 }

@@ -4,7 +4,7 @@
 use super::{Base, BaseError, BaseSizes, Batch, Cursor, Family, Pinned};
 use bytes::Bytes;
 use rocksdb::{
-    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB, DBCompressionType,
     DBRawIteratorWithThreadMode, FlushOptions, Options, ReadOptions, SliceTransform, WriteBatch, WriteOptions,
 };
 use std::path::{Path, PathBuf};
@@ -309,6 +309,16 @@ impl Base for RocksBase {
         self.folder.retired.store(true, Ordering::Release);
     }
 
+    fn reclaim(&self) -> Result<(), BaseError> {
+        let mut options = CompactOptions::default();
+        // Its own compactions go on beside this one.
+        options.set_exclusive_manual_compaction(false);
+        for family in Family::ALL {
+            self.db.compact_range_cf_opt(self.cf(family), None::<&[u8]>, None::<&[u8]>, &options);
+        }
+        Ok(())
+    }
+
     fn sizes(&self) -> BaseSizes {
         let sum = |name: &str| Family::ALL.iter().map(|f| self.property(*f, name)).sum::<u64>();
         let memtables = sum("rocksdb.cur-size-all-mem-tables");
@@ -316,5 +326,34 @@ impl Base for RocksBase {
             on_disk: sum("rocksdb.total-sst-files-size") + memtables,
             live: sum("rocksdb.estimate-live-data-size") + memtables,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The space of deleted rows comes back, and what is kept stays.
+    #[test]
+    fn reclaim_shrinks() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = RocksBase::open(&dir.path().join("db"), RocksOptions::default()).unwrap();
+        // Bytes that no compression shrinks, and a row in between that stays.
+        let value = |n: u32| -> Vec<u8> { (0u32..1024).map(|i| ((n * 31 + i).wrapping_mul(2_654_435_761) >> 24) as u8).collect() };
+        let key = |n: u32| n.to_be_bytes().to_vec();
+        let mut batch = Batch::default();
+        (0..4000).for_each(|n| batch.put(Family::Log, key(n), value(n)));
+        base.write(batch).unwrap();
+        base.flush().unwrap();
+        let mut batch = Batch::default();
+        (0..4000).filter(|n| n % 1000 != 7).for_each(|n| batch.delete(Family::Log, key(n)));
+        base.write(batch).unwrap();
+        base.flush().unwrap();
+        let before = base.sizes().on_disk;
+        base.reclaim().unwrap();
+        let after = base.sizes().on_disk;
+        assert!(after < before / 4, "{before} {after}");
+        assert_eq!(base.get(Family::Log, &key(1007)).unwrap().as_deref(), Some(&value(1007)[..]));
+        assert_eq!(base.get(Family::Log, &key(1008)).unwrap(), None);
     }
 }

@@ -18,6 +18,7 @@ use quorate_proto::RawKv;
 use quorate_proto::entry;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// The store of revisions.
@@ -27,6 +28,7 @@ pub struct Store {
     holds: Holds,
     journal: Arc<Journal>,
     pub stats: Arc<Stats>,
+    reclaiming: Arc<AtomicBool>,
 }
 
 impl Store {
@@ -36,7 +38,7 @@ impl Store {
         let rows = Rows::open(base, policy, stats.clone())?;
         // A sweep of an earlier life may have ended half way.
         let holds = Holds::new(rows.compact_revision());
-        Ok(Self { rows: ArcSwap::from_pointee(rows), policy, holds, journal: Arc::default(), stats })
+        Ok(Self { rows: ArcSwap::from_pointee(rows), policy, holds, journal: Arc::default(), stats, reclaiming: Arc::default() })
     }
 
     /// Puts other durable rows in place of all there is, memory included. Only the thread that writes the durable rows may call
@@ -52,6 +54,30 @@ impl Store {
     /// The durable rows.
     pub(crate) fn base(&self) -> Arc<dyn Base> {
         self.rows.load().base.clone()
+    }
+
+    /// Begins to give the space of deleted rows back to the disk, on a thread of its own; does nothing while that is under way. Reads
+    /// and writes go on.
+    pub fn begin_reclaim(&self) {
+        if self.reclaiming.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (base, reclaiming) = (self.base(), self.reclaiming.clone());
+        let work = move || {
+            if let Err(error) = base.reclaim() {
+                tracing::warn!(%error, "free space could not be given back");
+            }
+            reclaiming.store(false, Ordering::Release);
+        };
+        if let Err(error) = std::thread::Builder::new().name("reclaim".into()).spawn(work) {
+            tracing::warn!(%error, "free space is not given back: there is no thread for it");
+            self.reclaiming.store(false, Ordering::Release);
+        }
+    }
+
+    /// Free space is being given back.
+    pub fn is_reclaiming(&self) -> bool {
+        self.reclaiming.load(Ordering::Acquire)
     }
 
     // === reads ===

@@ -133,6 +133,13 @@ impl Driver {
         self.raw.raft.raft_log.committed
     }
 
+    /// Index and term of the newest entry in the log, committed or not.
+    pub fn last(&self) -> (u64, u64) {
+        let log = &self.raw.raft.raft_log;
+        let index = log.last_index();
+        (index, log.term(index).unwrap_or(0))
+    }
+
     /// A leader that has committed an entry of its own term knows everything that was committed before it.
     pub fn may_serve_reads(&self) -> bool {
         self.is_leader() && self.raw.raft.commit_to_current_term()

@@ -60,6 +60,9 @@ pub struct Status {
     /// Index of the newest committed entry known here.
     pub raft_index: u64,
     pub applied_index: u64,
+    /// Index and term of the newest entry in the log, committed or not: what votes are given by.
+    pub last_index: u64,
+    pub last_term: u64,
     pub is_leader: bool,
     pub is_learner: bool,
 }
@@ -87,6 +90,8 @@ pub(super) struct Gauges {
     pub leader: AtomicU64,
     pub term: AtomicU64,
     pub committed: AtomicU64,
+    pub last_index: AtomicU64,
+    pub last_term: AtomicU64,
     pub is_leader: AtomicBool,
     pub is_learner: AtomicBool,
     /// A lone voter that leads and has committed in its term: what is published is linearizable as it is.
@@ -266,6 +271,8 @@ impl NodeHandle {
             term: g.term.load(Ordering::Acquire),
             raft_index: g.committed.load(Ordering::Acquire),
             applied_index: self.0.shared.applied_index(),
+            last_index: g.last_index.load(Ordering::Acquire),
+            last_term: g.last_term.load(Ordering::Acquire),
             is_leader: g.is_leader.load(Ordering::Acquire),
             is_learner: g.is_learner.load(Ordering::Acquire),
         }

@@ -709,6 +709,9 @@ impl Loop {
         let (leader, leading) = (self.driver.leader(), self.driver.is_leader());
         g.term.store(self.driver.term(), Ordering::Release);
         g.is_learner.store(!self.driver.is_voter(), Ordering::Release);
+        let (index, term) = self.driver.last();
+        g.last_index.store(index, Ordering::Release);
+        g.last_term.store(term, Ordering::Release);
         let serves = self.driver.lone_voter() && self.driver.may_serve_reads();
         let fresh = self.fresh.at(serves, self.driver.term(), self.driver.committed(), self.inner.shared.applied_index());
         g.reads_are_fresh.store(fresh, Ordering::Release);

@@ -144,6 +144,8 @@ pub(super) fn observe(
         m.leader_changes.set(changes.load(Relaxed));
         m.proposals_committed.set(s.raft_index as f64);
         m.proposals_applied.set(s.applied_index as f64);
+        m.log_last_index.set(s.last_index as f64);
+        m.log_last_term.set(s.last_term as f64);
         let (pending, failed) = node.proposals();
         m.proposals_pending.set(pending as f64);
         m.proposals_failed.set(failed);
@@ -152,6 +154,7 @@ pub(super) fn observe(
             Metrics::name(&m.cluster_version, version.rsplit_once('.').map_or(version.as_str(), |(minor, _)| minor));
         }
         let sizes = store.sizes();
+        m.defrag_inflight.set(flag(store.is_reclaiming()));
         m.db_size.set(sizes.on_disk as f64);
         m.db_in_use.set(sizes.in_use as f64);
         m.compact_revision.set(store.compact_revision() as f64);

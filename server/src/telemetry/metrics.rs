@@ -147,6 +147,8 @@ metrics! {
     proposals_committed: Gauge = gauge(), "etcd_server_proposals_committed_total", "Index of the last committed entry.";
     proposals_failed: Counter = counter(), "etcd_server_proposals_failed_total", "Proposals that failed.";
     proposals_pending: Gauge = gauge(), "etcd_server_proposals_pending", "Proposals that wait for their commit.";
+    log_last_index: Gauge = gauge(), "quorate_log_last_index", "Index of the newest entry in the log, committed or not.";
+    log_last_term: Gauge = gauge(), "quorate_log_last_term", "Term of the newest entry in the log: after a lost quorum the member with the highest term, then index, is the furthest.";
     quota: Gauge = gauge(), "etcd_server_quota_backend_bytes", "Space quota in bytes.";
     range_seconds: Family<Histogram> = Family::new(&["success"], apply), "etcd_server_range_duration_seconds", "Time to read a range.";
     read_indexes_failed: Counter = counter(), "etcd_server_read_indexes_failed_total", "Read rounds that failed.";

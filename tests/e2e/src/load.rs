@@ -7,6 +7,8 @@
 //! any client that has several endpoints.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use quorate_client::proto::etcdserverpb as pb;
@@ -80,17 +82,20 @@ pub fn parse_key(key: &[u8]) -> Option<(u32, u64)> {
     Some((writer.parse().ok()?, number.parse().ok()?))
 }
 
-/// Runs `writers` writers with one write each `period`, the counter and the watch, until `stop` resolves.
+/// Runs `writers` writers with one write each `period`, the counter and the watch, until `stop` resolves. What was begun by then comes
+/// to its end and is noted: a step that nobody noted would be held against the cluster.
 pub async fn run(way: Way, writers: u32, period: Duration, notes: Notes, stop: impl Future<Output = ()>) -> Result<(), Error> {
-    let mut tasks = tokio::task::JoinSet::new();
+    let (mut tasks, over) = (tokio::task::JoinSet::new(), Arc::<AtomicBool>::default());
     let from = first_revision(&way.any()?).await;
     for writer in 0..writers {
-        tasks.spawn(write(Turns::new(&way, writer as usize)?, writer, period, notes.clone()));
+        tasks.spawn(write(Turns::new(&way, writer as usize)?, writer, period, notes.clone(), over.clone()));
     }
-    tasks.spawn(count(Turns::new(&way, 0)?, period * 4, notes.clone()));
-    tasks.spawn(watch(way.any()?, from, notes.clone()));
+    tasks.spawn(count(Turns::new(&way, 0)?, period * 4, notes.clone(), over.clone()));
+    let watch = tokio::spawn(watch(way.any()?, from, notes.clone()));
     stop.await;
-    tasks.shutdown().await;
+    over.store(true, Ordering::Relaxed);
+    while tasks.join_next().await.is_some() {}
+    watch.abort();
     Ok(())
 }
 
@@ -143,9 +148,9 @@ fn end_of(error: &Error) -> End {
     }
 }
 
-async fn write(mut turns: Turns, writer: u32, period: Duration, notes: Notes) {
+async fn write(mut turns: Turns, writer: u32, period: Duration, notes: Notes, over: Arc<AtomicBool>) {
     let (mut number, mut revision, mut next) = (0, 0, Instant::now());
-    loop {
+    while !over.load(Ordering::Relaxed) {
         next = (next + period).max(Instant::now());
         sleep_until(next).await;
         number += 1;
@@ -200,9 +205,9 @@ pub fn value_of(writer: u32, number: u64) -> String {
 }
 
 /// Adds one to the counter again and again, each time only if nobody else did: no step may be lost, none may count twice.
-async fn count(mut turns: Turns, period: Duration, notes: Notes) {
+async fn count(mut turns: Turns, period: Duration, notes: Notes, over: Arc<AtomicBool>) {
     let mut next = Instant::now();
-    loop {
+    while !over.load(Ordering::Relaxed) {
         next = (next + period).max(Instant::now());
         sleep_until(next).await;
         let (value, revision) = match turns.client().range(pb::RangeRequest { key: COUNTER.into(), ..Default::default() }).await {

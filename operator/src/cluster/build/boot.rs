@@ -18,12 +18,24 @@ pub struct Ticket {
     pub form: bool,
     /// Peer URLs by member name.
     pub members: BTreeMap<String, String>,
+    /// A lost quorum is being recovered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recover: Option<Recovery>,
+}
+
+/// Who becomes the whole cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recovery {
+    /// The member's name. It does it once for each id; members that do not know of it refuse to start on their old data.
+    pub slot: String,
+    /// The id.
+    pub id: String,
 }
 
 /// The ticket for these slots.
 pub fn ticket(cluster: &Valid, form: bool, slots: impl IntoIterator<Item = Slot>) -> Ticket {
     let members = slots.into_iter().map(|slot| (cluster.pod(slot), cluster.peer_url(slot))).collect();
-    Ticket { cluster: cluster.uid.clone(), form, members }
+    Ticket { cluster: cluster.uid.clone(), form, members, recover: None }
 }
 
 pub(super) fn config_map(cluster: &Valid, ticket: &Ticket) -> Value {

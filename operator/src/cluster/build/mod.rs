@@ -6,6 +6,7 @@
 mod account;
 mod boot;
 mod budget;
+mod certificates;
 mod network_policy;
 mod pod;
 mod services;
@@ -15,7 +16,8 @@ use serde_json::{Map, Value, json};
 
 use super::validate::Valid;
 
-pub use boot::{Ticket, ticket};
+pub use boot::{Recovery, Ticket, ticket};
+pub use certificates::certificates;
 pub use stateful_set::{claim, stateful_set};
 
 /// The label that holds the cluster's UID, on all objects and on volumes.

@@ -5,21 +5,26 @@
 //! The store's list of members is the truth and the number of pods follows it. Each call works everything out anew; the journal
 //! only tells how long something has been going on, and makes steps that destroy something wait for a second look.
 //!
-//! Order: what is paused rests; forming; sleeping and waking; without a quorum nothing but restarts of what does not run anyway;
-//! then a learner under way, lost members, empty slots, volumes of no use, changes of pods, and size last.
+//! Order: what is paused rests; what somebody asked for that stops everything (errands); forming; sleeping and waking; without a
+//! quorum nothing but restarts of what does not run anyway; then a full store, a learner under way, lost members, empty slots, volumes
+//! of no use, changes of pods, size, and maintenance last.
 //!
 //! Invariants, which the tests check over random worlds:
 //! - no step takes a working member away when the others are no quorum, except for the only member of a cluster of one;
 //! - at most one learner and one operation;
-//! - a volume is deleted only when no member of the list wrote on it;
+//! - a volume is deleted only when no member of the list wrote on it; old volumes of an errand go only when the new store serves, or
+//!   are kept;
 //! - members leave for good only when fewer are wished for, or when they have lost their data.
 
+mod errand;
 mod repair;
 mod rollout;
 mod scale;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 
+use super::errand::{Ended, Errand};
 use super::world::{Kind, Member, Operation, Set, Slot, World};
 
 /// How often the leader is asked to hand over before the operator goes on without that.
@@ -38,6 +43,25 @@ pub struct Plan {
     pub operation: Option<Operation>,
     /// What only a person can mend.
     pub blocked: Option<Blocked>,
+    /// The errand's journal; to be written before the step is taken.
+    pub errand: Option<Errand>,
+    /// How what was asked for ended.
+    pub ended: Option<Ended>,
+    /// Maintenance that is over, or waits.
+    pub window: Option<Window>,
+}
+
+/// What became of maintenance that was due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Window {
+    /// The compaction due at this time is done, up to this revision; None when nothing was old enough.
+    Compacted(i64, Option<i64>),
+    /// The reclaim due at this time is done.
+    Reclaimed(i64),
+    /// Room was made in a full store.
+    Healed,
+    /// It waits; why.
+    Waits(String),
 }
 
 /// One change of the world outside.
@@ -83,12 +107,38 @@ pub enum Step {
         /// Only if it is still this one.
         uid: String,
     },
+    /// Delete the claim of a volume with the data of before, after its PersistentVolume was told to stay if it is kept.
+    RetireVolume {
+        /// Its slot.
+        slot: Slot,
+        /// Only if it is still this one.
+        uid: String,
+        /// The data stays.
+        keep: bool,
+    },
+    /// Let a volume that was kept go after all, with its data.
+    ReleaseVolume {
+        /// The PersistentVolume.
+        volume: String,
+    },
+    /// Forget what was superseded before a revision.
+    Compact {
+        /// The revision.
+        revision: i64,
+    },
+    /// Ask a member to give free space back.
+    Defragment {
+        /// Its slot.
+        slot: Slot,
+    },
+    /// Let writes in again.
+    Disarm,
 }
 
 impl Step {
     /// What cannot be taken back waits for a second look.
     fn destroys(&self) -> bool {
-        matches!(self, Self::Remove { .. } | Self::DeleteVolume { .. })
+        matches!(self, Self::Remove { .. } | Self::DeleteVolume { .. } | Self::RetireVolume { .. } | Self::ReleaseVolume { .. })
     }
 }
 
@@ -108,11 +158,15 @@ struct Verdict {
     step: Step,
     text: String,
     blocked: Option<Blocked>,
+    /// For compactions.
+    revision: Option<i64>,
+    ended: Option<Ended>,
+    window: Option<Window>,
 }
 
 impl Verdict {
     fn act(kind: Kind, slot: Option<Slot>, step: Step, text: impl Into<String>) -> Self {
-        Self { kind, slot, step, text: text.into(), blocked: None }
+        Self { kind, slot, step, text: text.into(), blocked: None, revision: None, ended: None, window: None }
     }
 
     fn wait(kind: Kind, slot: Option<Slot>, text: impl Into<String>) -> Self {
@@ -122,20 +176,34 @@ impl Verdict {
     fn blocked(kind: Kind, slot: Option<Slot>, reason: &'static str, message: impl Into<String>) -> Self {
         let message = message.into();
         let blocked = Some(Blocked { reason, message: message.clone() });
-        Self { kind, slot, step: Step::Nothing, text: message, blocked }
+        Self { blocked, ..Self::wait(kind, slot, message) }
     }
 }
 
 /// What to do next.
 pub fn plan(world: &World) -> Plan {
+    let idle = Plan {
+        step: Step::Nothing,
+        operation: world.operation.clone(),
+        blocked: None,
+        errand: world.errand.clone(),
+        ended: None,
+        window: None,
+    };
     if world.wish.paused {
-        return Plan { step: Step::Nothing, operation: world.operation.clone(), blocked: None };
+        return idle;
+    }
+    if let Some(errand) = &world.errand {
+        return errand::proceed(world, errand);
+    }
+    if let Some(plan) = world.request.as_ref().and_then(|request| errand::begin(world, request)) {
+        return plan;
     }
     let Some(verdict) = decide(world) else {
         // Without a quorum nobody can tell whether the operation is done.
         let unknown = world.formed && world.members.is_none() && world.replicas() > 0;
         let operation = world.operation.clone().filter(|_| unknown);
-        return Plan { step: Step::Nothing, operation, blocked: None };
+        return Plan { operation, ..idle };
     };
     journal(world, verdict)
 }
@@ -169,8 +237,13 @@ fn journal(world: &World, verdict: Verdict) -> Plan {
         step: verdict.text,
         step_started: same_step.map_or(now, |known| known.step_started),
         attempt: attempt + u32::from(step != Step::Nothing),
+        revision: verdict.revision,
     };
-    Plan { step, operation: Some(operation), blocked: verdict.blocked }
+    // What is over needs no entry in the journal.
+    let over = verdict.ended.is_some() || verdict.window.as_ref().is_some_and(|window| *window != Window::Healed);
+    let operation = Some(operation).filter(|_| !over);
+    let Verdict { blocked, ended, window, .. } = verdict;
+    Plan { step, operation, blocked, errand: world.errand.clone(), ended, window }
 }
 
 fn decide(world: &World) -> Option<Verdict> {
@@ -186,11 +259,15 @@ fn decide(world: &World) -> Option<Verdict> {
         return Some(scale::wake(world));
     }
     let Some(members) = &world.members else {
-        return scale::refill(world, set).or_else(|| rollout::restart_hopeless(world, set, &[])).or_else(|| scale::waking(world));
+        return scale::refill(world, set)
+            .or_else(|| rollout::restart_hopeless(world, set, &[]))
+            .or_else(|| scale::waking(world))
+            .or_else(|| errand::nobody(world));
     };
     let view = View { world, set, members };
     scale::cover(&view)
         .or_else(|| rollout::restart_hopeless(world, set, members))
+        .or_else(|| upkeep::heal(&view))
         .or_else(|| repair::learner(&view))
         .or_else(|| repair::lost_member(&view))
         .or_else(|| repair::empty_slot(&view))
@@ -198,6 +275,8 @@ fn decide(world: &World) -> Option<Verdict> {
         .or_else(|| repair::unused_volume(&view))
         .or_else(|| rollout::next(&view))
         .or_else(|| scale::towards(&view))
+        .or_else(|| upkeep::asked(&view))
+        .or_else(|| upkeep::scheduled(&view))
 }
 
 /// A world whose members are known.

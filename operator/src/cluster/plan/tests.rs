@@ -3,8 +3,13 @@
 //! The model keeps the truth that the planner cannot see: whose data is on which volume. Faults never take a majority's data, so every
 //! history must end as wished once the faults stop; and whatever the planner does on the way is judged against the truth.
 
+mod errands;
+mod upkeep;
+
 use std::collections::BTreeMap;
 
+use super::super::errand::{Ask, Errand, Outside, Purpose, Request, Stage};
+use super::super::upkeep::Upkeep;
 use super::super::world::{Kind, Pod, Set, Slot, Volume, Wish, World, Written, exit};
 use super::super::world::{Member, Place};
 use super::*;
@@ -36,11 +41,15 @@ enum Disk {
     Empty,
     Of(u64),
     Damaged(u64),
+    /// A backup's data, for a member of this id, not started yet.
+    Restored(u64),
 }
 
 #[derive(Clone, Debug)]
 struct ModelVolume {
     uid: u64,
+    /// The PersistentVolume.
+    name: u64,
     terminating: bool,
     disk: Disk,
 }
@@ -59,6 +68,8 @@ struct ModelPod {
     since: i64,
     ready: bool,
     at_gate: bool,
+    /// What the boot ticket said when the pod was made: who recovers, and the recovery's id.
+    ticket: Option<(Slot, String)>,
 }
 
 #[derive(Clone, Debug)]
@@ -91,6 +102,24 @@ struct Model {
     last_size: u32,
     ids: u64,
     history: Vec<String>,
+    /// The store's id: another one after each recovery and restore.
+    store: u64,
+    request: Option<Request>,
+    errand: Option<Errand>,
+    withdrawn: bool,
+    ended: Vec<super::super::errand::Ended>,
+    ticket: Option<(Slot, String)>,
+    recovered: Vec<String>,
+    /// Members of stores that were replaced.
+    past: Vec<u64>,
+    /// The members and the id of the store before the present one.
+    former: Option<(Vec<ModelMember>, u64)>,
+    /// PersistentVolumes that were put aside.
+    aside: BTreeMap<u64, Disk>,
+    /// Rounds until the first volume is filled; None: the job fails.
+    fills_in: Option<u64>,
+    upkeep: Upkeep,
+    revision: i64,
 }
 
 impl Model {
@@ -116,6 +145,19 @@ impl Model {
             last_size: replicas,
             ids: 100,
             history: Vec::new(),
+            store: 1,
+            request: None,
+            errand: None,
+            withdrawn: false,
+            ended: Vec::new(),
+            ticket: None,
+            recovered: Vec::new(),
+            past: Vec::new(),
+            former: None,
+            aside: BTreeMap::new(),
+            fills_in: Some(0),
+            upkeep: Upkeep::default(),
+            revision: 5000,
         }
     }
 
@@ -177,8 +219,8 @@ impl Model {
                 continue;
             }
             if self.dice.one_in(3) {
-                let (uid, volume) = (self.id(), self.id());
-                self.volumes.entry(slot).or_insert(ModelVolume { uid: volume, terminating: false, disk: Disk::Empty });
+                let (uid, volume, name) = (self.id(), self.id(), self.id());
+                self.volumes.entry(slot).or_insert(ModelVolume { uid: volume, name, terminating: false, disk: Disk::Empty });
                 let starting = 1 + self.dice.below(4);
                 let pod = ModelPod {
                     uid,
@@ -191,6 +233,7 @@ impl Model {
                     since: self.now,
                     ready: false,
                     at_gate: false,
+                    ticket: self.ticket.clone(),
                 };
                 self.pods.insert(slot, pod);
             }
@@ -241,6 +284,7 @@ impl Model {
         let slots: Vec<Slot> = self.pods.keys().copied().collect();
         for slot in slots {
             let broken = self.broken;
+            self.recover(slot);
             let quorum = self.has_quorum();
             let (pods, volumes) = (&mut self.pods, &mut self.volumes);
             let Some(volume) = volumes.get_mut(&slot) else { continue };
@@ -270,9 +314,11 @@ impl Model {
                 }
                 Disk::Of(id) if !self.formed || self.members.iter().any(|member| member.id == id) => (),
                 Disk::Of(_) => {
-                    pod.exit_code = Some(exit::REMOVED);
+                    let told = pod.ticket.as_ref().is_some_and(|(_, id)| self.recovered.contains(id));
+                    pod.exit_code = Some(if told { exit::DATA } else { exit::REMOVED });
                     pod.restarts += 1;
                 }
+                Disk::Restored(_) => (),
                 Disk::Damaged(_) => {
                     pod.exit_code = Some(exit::DATA);
                     pod.restarts += 1;
@@ -317,8 +363,13 @@ impl Model {
             });
         }
         for (slot, volume) in &self.volumes {
-            slots.entry(*slot).or_default().volume =
-                Some(Volume { uid: volume.uid.to_string(), terminating: volume.terminating, lost: false, ours: true });
+            slots.entry(*slot).or_default().volume = Some(Volume {
+                uid: volume.uid.to_string(),
+                terminating: volume.terminating,
+                lost: false,
+                ours: true,
+                name: volume.name.to_string(),
+            });
         }
         let member = |member: &ModelMember| Member {
             id: member.id,
@@ -338,12 +389,22 @@ impl Model {
             members: self.has_quorum().then(|| self.members.iter().map(member).collect()),
             volumes: self.written.clone(),
             operation: self.operation.clone(),
+            cluster_id: self.formed.then(|| self.store.to_string()),
+            revision: self.revision,
+            positions: self.positions(),
+            applied: BTreeMap::new(),
+            errand: self.errand.clone(),
+            withdrawn: self.withdrawn,
+            outside: None,
+            request: self.request.clone().filter(|_| self.errand.is_none()),
+            upkeep: self.upkeep.clone(),
         }
     }
 
     /// What the status remembers of a look.
     fn remember(&mut self, world: &World) {
-        let Some(members) = &world.members else { return };
+        let going_back = world.errand.as_ref().is_some_and(|errand| errand.stage == Stage::GoingBack);
+        let Some(members) = world.members.as_ref().filter(|_| !going_back) else { return };
         self.last_size = members.iter().filter_map(|member| member.slot).max().map_or(self.last_size, |slot| slot + 1);
         let there = |written: &Written| world.volume(written.slot).is_some_and(|volume| volume.uid == written.volume);
         self.written.retain(|written| members.iter().any(|member| member.id == written.member) || there(written));
@@ -359,9 +420,12 @@ impl Model {
 
     /// One round of the operator; it may die after the journal was written.
     fn operate(&mut self, dies: bool) -> Plan {
-        let world = self.look();
+        self.write_ticket();
+        let outside = if self.wish.paused { None } else { self.outside() };
+        let world = World { outside, ..self.look() };
         let plan = plan(&world);
         self.remember(&world);
+        self.keep_errand(&world, &plan);
         self.operation.clone_from(&plan.operation);
         if plan.step != Step::Nothing && !dies {
             self.note(format!(
@@ -382,7 +446,8 @@ impl Model {
             Step::Nothing => (),
             Step::SetReplicas(count) => {
                 let dropped = self.members.iter().filter(|member| (*count..self.replicas).contains(&member.slot)).count();
-                self.require(dropped == 0 || (*count == 0 && self.wish.replicas == 0), "pods of members stay, unless all sleep");
+                let rests = *count == 0 && (self.wish.replicas == 0 || self.errand.is_some());
+                self.require(dropped == 0 || rests, "pods of members stay, unless all sleep");
                 self.replicas = *count;
             }
             Step::AddLearner { slot } => {
@@ -422,13 +487,21 @@ impl Model {
                 if let Some(volume) = self.volumes.get(slot).filter(|volume| volume.uid.to_string() == *uid).cloned() {
                     let owner = match volume.disk {
                         Disk::Empty => None,
-                        Disk::Of(id) | Disk::Damaged(id) => Some(id),
+                        Disk::Of(id) | Disk::Damaged(id) | Disk::Restored(id) => Some(id),
                     };
                     let owned = owner.is_some_and(|id| self.members.iter().any(|member| member.id == id));
                     self.require(!owned, "no volume of a member is deleted");
                     self.volumes.get_mut(slot).unwrap().terminating = true;
                 }
             }
+            Step::RetireVolume { slot, uid, keep } => self.judge_retirement(*slot, uid, *keep),
+            Step::ReleaseVolume { volume } => {
+                self.require(self.has_quorum(), "old data goes only when the new store serves");
+                self.aside.remove(&volume.parse::<u64>().unwrap());
+            }
+            Step::Compact { revision } => self.upkeep.compacted = Some(*revision),
+            Step::Defragment { .. } => (),
+            Step::Disarm => self.upkeep.full = false,
         }
     }
 
@@ -458,14 +531,15 @@ impl Model {
             let whole = self.voters().filter(kept).count();
             voters >= 3 && whole > voters / 2 + 1
         };
-        match self.dice.below(12) {
+        let calm = self.errand.is_none();
+        match self.dice.below(15) {
             0 | 1 => {
                 if let Some(pod) = self.pods.get_mut(&slot) {
                     pod.terminating = true;
                     self.note(format!("pod {slot} is killed"));
                 }
             }
-            2 if spare => {
+            2 if spare && calm => {
                 if let Some(volume) = self.volumes.get_mut(&slot) {
                     volume.terminating = true;
                     if let Some(pod) = self.pods.get_mut(&slot) {
@@ -474,7 +548,7 @@ impl Model {
                     self.note(format!("volume {slot} is deleted with its pod"));
                 }
             }
-            3 if spare => {
+            3 if spare && calm => {
                 if let Some(volume) = self.volumes.get_mut(&slot)
                     && let Disk::Of(id) = volume.disk
                 {
@@ -503,10 +577,21 @@ impl Model {
             }
             9 => self.wish.paused = self.dice.one_in(3),
             10 => self.wish.delete_scaled_volumes = !self.dice.one_in(4),
-            11 if self.formed => {
+            // With an errand under way that would start two stores by hand.
+            11 if self.formed && calm => {
                 // Somebody scales the StatefulSet by hand.
                 self.replicas = u32::try_from(self.dice.below(8)).unwrap();
                 self.note(format!("hand: {} pods", self.replicas));
+            }
+            12 => self.disaster(),
+            13 if self.request.is_none() && calm && self.formed => {
+                self.fills_in = if self.dice.one_in(4) { None } else { Some(self.dice.below(6)) };
+                let keep = self.dice.one_in(2);
+                self.ask(Ask::Restore { keep });
+            }
+            14 if !calm => {
+                self.withdrawn = true;
+                self.note("withdrawn".into());
             }
             _ => (),
         }
@@ -519,7 +604,8 @@ impl Model {
         let members = self.members.len() == slots().len()
             && self.members.iter().all(|member| !member.learner && member.slot < wished && self.healthy(member));
         let volumes = self.volumes.keys().copied().eq(slots());
-        self.replicas == wished && pods && members && volumes && self.pods.len() == slots().len()
+        let asked = self.errand.is_some() || self.request.is_some();
+        !asked && self.replicas == wished && pods && members && volumes && self.pods.len() == slots().len()
     }
 }
 
@@ -531,6 +617,7 @@ fn random_histories() {
         let mut model = Model::new(seed);
         for _ in 0..250 {
             model.pass();
+            model.ask_for_help();
             let dies = model.dice.one_in(8);
             if !model.dice.one_in(10) {
                 model.operate(dies);
@@ -549,6 +636,10 @@ fn random_histories() {
         let mut rounds = 0;
         loop {
             model.pass();
+            model.ask_for_help();
+            // A restore whose job fails stays as it is until somebody gives it up.
+            let restores = model.errand.as_ref().is_some_and(|errand| errand.purpose == Purpose::Restore);
+            model.withdrawn |= restores && model.fills_in.is_none();
             let plan = model.operate(false);
             if model.settled() && plan.operation.is_none() {
                 break;
@@ -631,7 +722,7 @@ fn lost_quorum_is_left_alone() {
     let mut model = settled(3);
     for slot in [0, 1] {
         let uid = model.id();
-        model.volumes.insert(slot, ModelVolume { uid, terminating: false, disk: Disk::Empty });
+        model.volumes.insert(slot, ModelVolume { uid, name: uid, terminating: false, disk: Disk::Empty });
     }
     for _ in 0..300 {
         model.pass();
