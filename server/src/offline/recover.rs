@@ -222,7 +222,7 @@ fn judge(found: &[Found], chosen: usize) -> Verdict {
     let missing = |voters: &Vec<u64>| voters.iter().filter(|id| !given.contains(id)).count();
     let worst = best.survey.voters.iter().max_by_key(|v| (missing(v) > v.len() / 2, missing(v)));
     let (all, gone) = worst.map_or((0, 0), |v| (v.len(), missing(v)));
-    let complete = gone <= all / 2;
+    let complete = gone <= all / 2 && best.survey.begun.is_none();
     let committed = best.survey.committed;
     let uncommitted = (committed < index).then_some((committed + 1, index));
     let mut notes = Vec::new();
@@ -234,7 +234,12 @@ fn judge(found: &[Found], chosen: usize) -> Verdict {
         )),
         None => notes.push("all of its entries were known to be committed".into()),
     }
-    if complete {
+    if let Some(id) = &best.survey.begun {
+        notes = vec![format!(
+            "it goes on with the recovery {id}, which was begun and cut short: what that may have lost was said then, and these disks no \
+             longer tell"
+        )];
+    } else if complete {
         notes.push(format!(
             "no acknowledged write is lost: {} of {all} voters are given, which is at least one of every quorum, and the chosen one has \
              what any of them has",

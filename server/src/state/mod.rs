@@ -3,26 +3,19 @@
 //! Deterministic: no clock (time is the entry's), no randomness, no order of hash maps. A refusal is an outcome like any other; a
 //! failing disk is not, it stops the member. Events leave as values: this room does not know who watches.
 //!
-//! [`machine`] walks an entry's proposals, [`txn`] evaluates transactions, [`members`] keeps the member list, [`shared`] is what
+//! [`level`] knows what entries and rows may hold, [`machine`] walks an entry's proposals, [`txn`] evaluates transactions, [`members`] keeps the member list, [`shared`] is what
 //! other threads may read at any time.
 
+mod level;
 mod machine;
 mod members;
 mod outcome;
 mod shared;
 mod txn;
 
+pub use level::FEATURE_LEVEL;
 pub use machine::{Applied, EntryResult, LeaseChange, Machine, Position};
 pub use members::MemberRefusal;
 pub use outcome::{AlarmEntry, Answer, ApplyError, Outcome, TxnOpOutcome, TxnOutcome, op_name};
 pub use shared::Shared;
 pub use txn::read_txn;
-
-/// The highest feature level this build knows: what entries may hold, and rows. An entry or rows of a higher one stop the member.
-///
-/// 1: the first. 2: downgrades of the API's version.
-/// A cluster's level is that of its newest entries; the leader raises it once every member knows a higher one. Nothing of a level is
-/// written before the cluster has it, so that an older program never skips what it does not know.
-pub const FEATURE_LEVEL: u32 = 2;
-/// Version of the durable rows' format that this build writes; it reads no other.
-pub(crate) const ROWS_FORMAT: u32 = 1;
