@@ -8,6 +8,7 @@ use super::say::{Row, table};
 use crate::config::{Config, Parsed, Url};
 use crate::env::files::RealFiles;
 use crate::membership::departure;
+use crate::membership::ticket::MAX_RECOVERY_ID;
 use crate::node::{NodeSettings, Recovering, Survey, recover, recovered_cluster, survey};
 use crate::serve::{self, Failure};
 use crate::telemetry::{Metrics, log};
@@ -64,7 +65,10 @@ fn parse(args: Vec<OsString>) -> Result<Asked, Failure> {
             }
             "--name" => asked.name = Some(words(need(path())?)),
             "--initial-advertise-peer-urls" => asked.peer_urls = peer_urls(&words(need(path())?))?,
-            "--id" => asked.id = Some(words(need(path())?)),
+            "--id" => match words(need(path())?) {
+                id if id.len() > MAX_RECOVERY_ID => return Err(usage(&format!("--id: longer than {MAX_RECOVERY_ID} bytes"))),
+                id => asked.id = Some(id),
+            },
             "--dry-run" => asked.dry_run = given.as_deref() != Some("false"),
             "--yes" => asked.yes = given.as_deref() != Some("false"),
             "-w" | "--write-out" => match words(need(path())?).as_str() {
@@ -355,6 +359,10 @@ pub fn run(args: Vec<OsString>) -> Result<String, Failure> {
     }
     let begun = found[chosen].survey.begun.clone();
     let id = begun.or(asked.id.clone()).unwrap_or_else(|| format!("{:016x}", rand::random::<u64>()));
+    if found[chosen].survey.stamp.recovered.contains(&id) {
+        let text = format!("{} went through the recovery {id} already: nothing was changed", found[chosen].dir.display());
+        return Err(Failure { text, code: WRONG_DATA });
+    }
     let cluster = recovered_cluster(found[chosen].survey.identity.cluster, &id);
     let mut said = report(Some((cluster, &id)), &found);
     // The locks that the surveys hold are let go: the action takes its own.

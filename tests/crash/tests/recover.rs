@@ -75,6 +75,10 @@ fn the_third_member_goes_on() {
     let done = offline(&["recover", "--data-dir", text(&dir), "--yes", "-w", "json"]);
     assert!(done.status.success(), "{}", said(&done));
     let revision = number(&String::from_utf8_lossy(&done.stdout), "revision");
+    let known =
+        String::from_utf8_lossy(&done.stdout).split("\"id\":\"").last().map(|t| t[..16].to_string()).expect("the recovery's id");
+    let twice = offline(&["recover", "--data-dir", text(&dir), "--yes", "--id", &known]);
+    assert!(twice.status.code() == Some(WRONG_DATA) && said(&twice).contains("already"), "{}", said(&twice));
     group.spawn(2, &[], None);
     group.ready(2);
     runtime().block_on(async {
