@@ -35,7 +35,7 @@ pub struct TicketRecovery {
 }
 
 /// Longest id of a recovery, in bytes; it is written into every member's identity.
-const MAX_RECOVERY_ID: usize = 256;
+pub const MAX_RECOVERY_ID: usize = 256;
 
 /// Reads the field `recover`, absent or null in most tickets.
 fn recovery(page: &serde_json::Value) -> Result<Option<TicketRecovery>, String> {

@@ -2,7 +2,7 @@
 //!
 //! In: folders of members that do not run. Out: a [`Survey`] of each; and of one of them a member alone, under a new cluster id, so that
 //! those left behind are strangers to it. Entries that the log holds count as committed, as in [`super::alone`].
-//! The order of effects: the rows stand alone and name the recovery, durably; the new log waits beside the old one; the identity names
+//! The order of effects: the rows name the recovery, then take up the log and stand alone, durably; the new log waits beside the old one; the identity names
 //! the new cluster, which decides; the new log takes its place. A recovery cut short before the decision is carried out again under
 //! the same id; after it, the next start puts the log in place.
 //! Invariant: a folder whose rows name a recovery that its identity does not know never serves.
@@ -176,29 +176,32 @@ pub fn recover(
     let (position, hard_state) = {
         let (store, mut machine) = open_state(&paths, settings, &replay)?;
         let hard_state = replay.hard_state;
-        for entry in replay.entries.into_iter().filter(|e| e.index > machine.position().index).collect::<Vec<_>>() {
+        let begin = machine.position();
+        let (term, index) = replay.entries.last().map_or((begin.term, begin.index), |e| (e.term, e.index));
+        if index == 0 {
+            return Err(StartError::Raft("the member never got any of its cluster's data: there is nothing to recover".into()));
+        }
+        // Before anything else: rows that went further than what was known to be committed must never serve the old cluster.
+        machine.begin_recovery(Recovery {
+            former: former.cluster,
+            cluster: identity.cluster,
+            id: asked.id.clone(),
+            member: own,
+            index,
+            term,
+        });
+        for entry in replay.entries.into_iter().filter(|e| e.index > begin.index) {
             apply(&mut machine, entry)?;
             if machine.settle(false) {
                 store.checkpoint(true)?;
             }
         }
-        let position = machine.position();
-        if position.index == 0 {
-            return Err(StartError::Raft("the member never got any of its cluster's data: there is nothing to recover".into()));
-        }
-        let recovery = Recovery {
-            former: former.cluster,
-            cluster: identity.cluster,
-            id: asked.id.clone(),
-            member: own,
-            index: position.index,
-            term: position.term,
-        };
-        if !machine.recover(recovery, asked.name.as_deref(), &asked.peer_urls) {
+        if !machine.stand_alone_as(own, asked.name.as_deref(), &asked.peer_urls) {
             return Err(StartError::Raft(format!(
                 "member {own:016x} is not on its own member list: it was removed, or never joined"
             )));
         }
+        let position = machine.position();
         machine.put_configuration(&configuration(&alone(own)));
         machine.settle(true);
         store.checkpoint(true)?;

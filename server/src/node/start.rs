@@ -109,7 +109,7 @@ pub enum StartError {
     )]
     LostData { applied: u64, last: u64 },
     #[error(
-        "the recovery {id} of {} was cut short: carry it out again (quorate recover --data-dir {} --id {id}), it goes on where it ended",
+        "the recovery {id} of {} was cut short: carry it out again (quorate recover --data-dir {} --yes), it goes on where it ended",
         path.display(), path.display()
     )]
     HalfRecovered { id: String, path: PathBuf },

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 pub mod recover;
 mod say;
+mod verdict;
 
 const USAGE: &str = "usage: quorate snapshot status FILE\n       quorate snapshot restore FILE --data-dir DIR [--name NAME] [--initial-cluster LIST] \
                      [--initial-cluster-token TOKEN] [--initial-advertise-peer-urls URLS] [--bump-revision N --mark-compacted] [--skip-hash-check] \

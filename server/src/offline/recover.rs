@@ -4,15 +4,14 @@
 //! cluster of one under a new cluster id. Directories that are only read are not changed. The choice is raft's own: the larger last
 //! term, then the larger last index; whoever has that has everything the others have that was ever committed.
 
-use super::say::{Row, table};
+use super::verdict::{as_json, as_table, judge};
 use crate::config::{Config, Parsed, Url};
 use crate::env::files::RealFiles;
 use crate::membership::departure;
+use crate::membership::ticket::MAX_RECOVERY_ID;
 use crate::node::{NodeSettings, Recovering, Survey, recover, recovered_cluster, survey};
 use crate::serve::{self, Failure};
 use crate::telemetry::{Metrics, log};
-use serde_json::json;
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
@@ -64,7 +63,10 @@ fn parse(args: Vec<OsString>) -> Result<Asked, Failure> {
             }
             "--name" => asked.name = Some(words(need(path())?)),
             "--initial-advertise-peer-urls" => asked.peer_urls = peer_urls(&words(need(path())?))?,
-            "--id" => asked.id = Some(words(need(path())?)),
+            "--id" => match words(need(path())?) {
+                id if id.len() > MAX_RECOVERY_ID => return Err(usage(&format!("--id: longer than {MAX_RECOVERY_ID} bytes"))),
+                id => asked.id = Some(id),
+            },
             "--dry-run" => asked.dry_run = given.as_deref() != Some("false"),
             "--yes" => asked.yes = given.as_deref() != Some("false"),
             "-w" | "--write-out" => match words(need(path())?).as_str() {
@@ -108,33 +110,33 @@ fn settings_of((dir, wal): &(PathBuf, Option<PathBuf>)) -> Result<NodeSettings, 
 }
 
 /// One directory, read.
-struct Found {
-    dir: PathBuf,
+pub(super) struct Found {
+    pub dir: PathBuf,
     settings: NodeSettings,
-    survey: Survey,
+    pub survey: Survey,
 }
 
 impl Found {
-    fn name(&self) -> String {
+    pub fn name(&self) -> String {
         let own = self.survey.own().map(|m| m.name.clone()).filter(|n| !n.is_empty());
         own.or_else(|| self.survey.stamp.name.clone()).unwrap_or_default()
     }
 
-    fn called(&self) -> String {
+    pub fn called(&self) -> String {
         match self.name().as_str() {
             "" => format!("member {:016x}", self.survey.identity.member),
             name => format!("member {name}"),
         }
     }
 
-    fn written(&self) -> String {
+    pub fn written(&self) -> String {
         match u64::try_from(self.survey.written_ms) {
             Ok(ms) if ms > 0 => log::timestamp(UNIX_EPOCH + Duration::from_millis(ms)),
             _ => "never".into(),
         }
     }
 
-    fn role(&self) -> &'static str {
+    pub fn role(&self) -> &'static str {
         match self.survey.own() {
             Some(m) if m.learner => "learner",
             Some(_) => "voter",
@@ -188,143 +190,6 @@ fn choose(found: &[Found]) -> Result<usize, Failure> {
     })
 }
 
-/// What a recovery from one of the directories means.
-struct Verdict {
-    why: String,
-    /// Entries that count as committed from now on and were not known to be.
-    uncommitted: Option<(u64, u64)>,
-    /// Whether every write that was ever acknowledged is there for certain.
-    complete: bool,
-    voters_given: (usize, usize),
-    notes: Vec<String>,
-}
-
-fn judge(found: &[Found], chosen: usize) -> Verdict {
-    let best = &found[chosen];
-    let (term, index) = best.survey.last;
-    let others = || found.iter().enumerate().filter(move |(at, _)| *at != chosen).map(|(_, f)| f);
-    let next = others().max_by_key(|f| f.survey.last);
-    let why = match next {
-        None => format!("it is the only one given; its log ends at term {term}, index {index}"),
-        Some(next) => {
-            let (t, i) = next.survey.last;
-            let how = match () {
-                () if best.survey.begun.is_some() => "a recovery from it was begun and cut short",
-                () if t < term => "its last term is the highest",
-                () if i < index => "of those with the highest last term its log is the longest",
-                () => "no other goes further",
-            };
-            format!("{how}: its log ends at term {term}, index {index}, that of {} at term {t}, index {i}", next.called())
-        }
-    };
-    let given: BTreeSet<u64> = found.iter().map(|f| f.survey.identity.member).collect();
-    // A set of members that is not given and makes a quorum by itself may have acknowledged what no given one heard of.
-    let missing = |voters: &Vec<u64>| voters.iter().filter(|id| !given.contains(id)).count();
-    let worst = best.survey.voters.iter().max_by_key(|v| (missing(v) > v.len() / 2, missing(v)));
-    let (all, gone) = worst.map_or((0, 0), |v| (v.len(), missing(v)));
-    let complete = gone <= all / 2;
-    let committed = best.survey.committed;
-    let uncommitted = (committed < index).then_some((committed + 1, index));
-    let mut notes = Vec::new();
-    match uncommitted {
-        Some((from, to)) => notes.push(format!(
-            "{} of its entries ({from} to {to}) were not known to be committed. They count as committed from now on: some may be writes \
-             whose clients were told nothing, or were told of a failure",
-            to - from + 1
-        )),
-        None => notes.push("all of its entries were known to be committed".into()),
-    }
-    if complete {
-        notes.push(format!(
-            "no acknowledged write is lost: {} of {all} voters are given, which is at least one of every quorum, and the chosen one has \
-             what any of them has",
-            all - gone
-        ));
-    } else {
-        notes.push(format!(
-            "acknowledged writes may be lost: {} of {all} voters are given, and the other {gone} are a quorum without them. Whatever they \
-             acknowledged and the given ones never heard of is gone: it lies above index {index} (revision {}), and how much it is cannot \
-             be known from these disks. The newest write here is of {}",
-            all - gone,
-            best.survey.revision,
-            best.written()
-        ));
-    }
-    let seen = "a client that has seen a higher one, such as a controller that caches, must be started again";
-    notes.push(format!("the revision goes on from {}; {seen}", best.survey.revision));
-    notes.push(
-        "every other member of the cluster is left behind: with the data it has it is refused; with an empty one it can be added"
-            .into(),
-    );
-    for twin in others().filter(|f| f.survey.identity.member == best.survey.identity.member) {
-        notes.push(format!("{} holds the same member as {}: one is a copy", twin.dir.display(), best.dir.display()));
-    }
-    Verdict { why, uncommitted, complete, voters_given: (all - gone, all), notes }
-}
-
-fn as_table(found: &[Found], chosen: usize, verdict: &Verdict) -> String {
-    let head = ["", "DATA DIR", "MEMBER", "NAME", "ROLE", "TERM", "INDEX", "COMMITTED", "APPLIED", "REVISION", "LAST WRITE"];
-    let row = |(at, f): (usize, &Found)| -> Row {
-        let s = &f.survey;
-        vec![
-            if at == chosen { "*" } else { "" }.into(),
-            f.dir.display().to_string(),
-            format!("{:016x}", s.identity.member),
-            f.name(),
-            f.role().into(),
-            s.last.0.to_string(),
-            s.last.1.to_string(),
-            s.committed.to_string(),
-            s.applied.to_string(),
-            s.revision.to_string(),
-            f.written(),
-        ]
-    };
-    let rows: Vec<Row> =
-        std::iter::once(head.iter().map(ToString::to_string).collect()).chain(found.iter().enumerate().map(row)).collect();
-    let best = &found[chosen];
-    let mut out = format!("cluster {:016x}\n{}\n", best.survey.identity.cluster, table(&rows));
-    out += &format!("chosen: {} ({}): {}\n\n", best.dir.display(), best.called(), verdict.why);
-    for note in &verdict.notes {
-        out += &format!("- {note}\n");
-    }
-    out
-}
-
-fn as_json(found: &[Found], chosen: usize, verdict: &Verdict, done: Option<(u64, &str)>) -> String {
-    let row = |f: &Found| {
-        let s = &f.survey;
-        json!({
-            "data_dir": f.dir.display().to_string(),
-            "member_id": format!("{:016x}", s.identity.member),
-            "name": f.name(),
-            "role": f.role(),
-            "last_term": s.last.0,
-            "last_index": s.last.1,
-            "committed_index": s.committed,
-            "applied_index": s.applied,
-            "revision": s.revision,
-            "last_write": (s.written_ms > 0).then(|| f.written()),
-            "members": s.members.iter().map(|m| json!({
-                "id": format!("{:016x}", m.id), "name": m.name, "peer_urls": m.peer_urls, "learner": m.learner,
-            })).collect::<Vec<_>>(),
-        })
-    };
-    let page = json!({
-        "cluster_id": format!("{:016x}", found[chosen].survey.identity.cluster),
-        "directories": found.iter().map(row).collect::<Vec<_>>(),
-        "chosen": found[chosen].dir.display().to_string(),
-        "why": verdict.why,
-        "uncommitted": verdict.uncommitted.map(|(from, to)| json!({ "from": from, "to": to })),
-        "voters_given": verdict.voters_given.0,
-        "voters": verdict.voters_given.1,
-        "acknowledged_writes_may_be_lost": !verdict.complete,
-        "notes": verdict.notes,
-        "recovered": done.map(|(cluster, id)| json!({ "cluster_id": format!("{cluster:016x}"), "id": id })),
-    });
-    page.to_string()
-}
-
 /// Runs the command in `args`, which follow the word `recover`; what it says goes to standard output.
 ///
 /// # Errors
@@ -350,6 +215,10 @@ pub fn run(args: Vec<OsString>) -> Result<String, Failure> {
     }
     let begun = found[chosen].survey.begun.clone();
     let id = begun.or(asked.id.clone()).unwrap_or_else(|| format!("{:016x}", rand::random::<u64>()));
+    if found[chosen].survey.stamp.recovered.contains(&id) {
+        let text = format!("{} went through the recovery {id} already: nothing was changed", found[chosen].dir.display());
+        return Err(Failure { text, code: WRONG_DATA });
+    }
     let cluster = recovered_cluster(found[chosen].survey.identity.cluster, &id);
     let mut said = report(Some((cluster, &id)), &found);
     // The locks that the surveys hold are let go: the action takes its own.

@@ -5,7 +5,7 @@ use super::fences::{self, Fence};
 use super::members::Members;
 use super::outcome::{AlarmEntry, Answer, ApplyError, Outcome, op_name};
 use super::shared::Shared;
-use super::{FEATURE_LEVEL, ROWS_FORMAT, txn};
+use super::{level, txn};
 use crate::base::BaseError;
 use crate::base::kind::sys;
 use crate::env::plant::{self, Plant};
@@ -120,13 +120,7 @@ impl Machine {
         self.position = match store.sys_get(&sys::single(sys::APPLIED))? {
             Some(row) => {
                 let row = rows::Applied::decode(row).map_err(|e| BaseError::Corrupt(format!("applied position: {e}")))?;
-                if row.format > ROWS_FORMAT {
-                    let found = row.format;
-                    let why = format!(
-                        "the rows have format {found}, this build knows {ROWS_FORMAT}: start the member with a newer build"
-                    );
-                    return Err(BaseError::Newer(why));
-                }
+                level::check_format(row.format)?;
                 let digest = row.digest.as_ref().try_into().map(u128::from_be_bytes).unwrap_or_default();
                 Position { index: row.index, term: row.term, time_ms: row.time_ms, digest }
             }
@@ -138,19 +132,7 @@ impl Machine {
             self.shared.cluster_version.store(Arc::new(String::from_utf8_lossy(&version).into_owned()));
         }
         self.shared.fences.store(Arc::new(fences::load(&store)?));
-        let level = match store.sys_get(&sys::single(sys::FEATURE_LEVEL))? {
-            Some(row) => {
-                row.as_ref().try_into().map(u32::from_be_bytes).map_err(|_| BaseError::Corrupt("the feature level's row".into()))?
-            }
-            None => 1,
-        };
-        if level > FEATURE_LEVEL {
-            let why = format!(
-                "the cluster is at feature level {level}, this build knows {FEATURE_LEVEL}: start the member with a newer build"
-            );
-            return Err(BaseError::Newer(why));
-        }
-        self.shared.feature_level.store(level, Ordering::Release);
+        self.shared.feature_level.store(level::load(&store)?, Ordering::Release);
         let downgrade = store.sys_get(&sys::single(sys::DOWNGRADE))?.map(|v| String::from_utf8_lossy(&v).into_owned());
         self.shared.downgrade.store(Arc::new(downgrade));
         self.publish_members();
@@ -209,17 +191,7 @@ impl Machine {
             return Ok(applied);
         }
         let batch = entry::Batch::decode(data).map_err(|e| BaseError::Corrupt(format!("entry {index}: {e}")))?;
-        if batch.version > FEATURE_LEVEL {
-            let found = batch.version;
-            let why = format!(
-                "entry {index} is of feature level {found}, this build knows {FEATURE_LEVEL}: start the member with a newer build"
-            );
-            return Err(BaseError::Newer(why));
-        }
-        if batch.version > self.shared.feature_level() {
-            self.store.put_sys(sys::single(sys::FEATURE_LEVEL), Some(Bytes::copy_from_slice(&batch.version.to_be_bytes())));
-            self.shared.feature_level.store(batch.version, Ordering::Release);
-        }
+        level::take(&self.store, &self.shared, index, batch.version)?;
         self.position.time_ms = self.position.time_ms.max(batch.time_ms);
         // Before the first change shows, so that nothing shows which is newer than the clock.
         self.shared.time_ms.store(self.position.time_ms, Ordering::Release);
@@ -232,11 +204,7 @@ impl Machine {
             let name = op.as_ref().map_or("", op_name);
             let result = match op {
                 // Passed over it would be done on the members that know it and not on this one.
-                None => {
-                    let why =
-                        format!("entry {index} holds a command that this build does not know: start the member with a newer build");
-                    return Err(BaseError::Newer(why));
-                }
+                None => return Err(level::unknown_command(index)),
                 Some(op) => match self.run(index, op, &mut applied) {
                     Ok(outcome) => Ok(outcome),
                     Err(Refusal::Refused(e)) => Err(e),
@@ -506,21 +474,25 @@ impl Machine {
         found
     }
 
-    /// Leaves the member of a recovery alone, as [`Machine::stand_alone`], under the name and addresses given where they are, and
-    /// writes the recovery down. False when the member is not on the list.
-    pub fn recover(&mut self, recovery: Recovery, name: Option<&str>, peer_urls: &[String]) -> bool {
-        let own = recovery.member;
-        let Some(mut member) = self.members.list().into_iter().find(|m| m.id == own) else { return false };
-        self.members.keep_only(&self.store, own);
-        member.learner = false;
-        if let Some(name) = name {
-            member.name = name.to_string();
-        }
-        if !peer_urls.is_empty() {
-            member.peer_urls = peer_urls.to_vec();
-        }
-        self.members.put(&self.store, member);
+    /// Writes a recovery down that is about to be carried out.
+    pub fn begin_recovery(&mut self, recovery: Recovery) {
         self.members.put_recovery(&self.store, recovery);
+        self.publish_members();
+    }
+
+    /// Leaves a member alone, as [`Machine::stand_alone`], under the name and addresses given where they are. False when it is not on
+    /// the list.
+    pub fn stand_alone_as(&mut self, own: u64, name: Option<&str>, peer_urls: &[String]) -> bool {
+        if !self.members.keep_only(&self.store, own) {
+            return false;
+        }
+        if let Some(mut member) = self.members.list().into_iter().next() {
+            member.name = name.map_or(member.name, str::to_string);
+            if !peer_urls.is_empty() {
+                member.peer_urls = peer_urls.to_vec();
+            }
+            self.members.put(&self.store, member);
+        }
         self.publish_members();
         true
     }
@@ -547,7 +519,7 @@ impl Machine {
             term: p.term,
             revision: self.store.revision(),
             digest: Bytes::copy_from_slice(&p.digest.to_be_bytes()),
-            format: ROWS_FORMAT,
+            format: level::ROWS_FORMAT,
             time_ms: p.time_ms,
         };
         self.store.put_sys(sys::single(sys::APPLIED), Some(row.encode_to_vec().into()));

@@ -50,6 +50,7 @@ places! {
 /// A log in a folder of its own is there before the member has its name: a first start that is cut short must not stand in the way.
 #[test]
 fn a_new_member_with_a_log_elsewhere() {
+    use crash_tests::load::{Ask, Client, End};
     use crash_tests::server::{Server, Start, was_killed};
     for place in ["found-log", "found-before-rename", "found-after-rename"] {
         let scratch = tempfile::tempdir().expect("a temporary folder");
@@ -63,7 +64,15 @@ fn a_new_member_with_a_log_elsewhere() {
                 break;
             }
         }
-        drop(Server::start(&start));
+        let server = Server::start(&start);
+        // Only what it has acknowledged must not be taken for a leftover; before that its log may be empty.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let mut client = Client::connect(&server.endpoint).await.expect("it serves");
+            let end = client.ask(&Ask::Put { key: "k".into(), value: "v".into(), lease: 0 }).await;
+            assert!(matches!(end, End::Answered(_)), "{end:?}");
+        });
+        drop(server);
         // With the data directory gone, the log of a member that served is not taken for a leftover.
         std::fs::remove_dir_all(scratch.path().join("data")).expect("removable");
         let mut refused = Server::spawn(&start);

@@ -75,6 +75,10 @@ fn the_third_member_goes_on() {
     let done = offline(&["recover", "--data-dir", text(&dir), "--yes", "-w", "json"]);
     assert!(done.status.success(), "{}", said(&done));
     let revision = number(&String::from_utf8_lossy(&done.stdout), "revision");
+    let known =
+        String::from_utf8_lossy(&done.stdout).split("\"id\":\"").last().map(|t| t[..16].to_string()).expect("the recovery's id");
+    let twice = offline(&["recover", "--data-dir", text(&dir), "--yes", "--id", &known]);
+    assert!(twice.status.code() == Some(WRONG_DATA) && said(&twice).contains("already"), "{}", said(&twice));
     group.spawn(2, &[], None);
     group.ready(2);
     runtime().block_on(async {
@@ -111,6 +115,21 @@ fn the_third_member_goes_on() {
             assert_eq!(members(&group.places[at].client).await.len(), 3);
         }
     });
+}
+
+/// Whoever reads the help may have enough of it: that is no failure, and nothing is said about it.
+#[test]
+fn help_into_a_closed_pipe() {
+    use std::process::{Command, Stdio};
+    let mut help = Command::new(crash_tests::server::program())
+        .arg("--help")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program runs");
+    drop(help.stdout.take());
+    let done = help.wait_with_output().expect("it ends");
+    assert!(done.status.success() && done.stderr.is_empty(), "{done:?}");
 }
 
 /// Directories that cannot be used together, or at all, are named, with the exit code a start on them would have; none is changed.
@@ -171,12 +190,12 @@ fn the_ticket_names_the_member_that_goes_on() {
 
     std::fs::write(&path, ticket(&group, false, Some(("m2", "r-1")))).expect("written");
     let mut ids = Vec::new();
-    for place in ["recover-rows", "recover-log", "recover-identity", "recover-swap"] {
+    for place in ["checkpoint-flushed", "recover-rows", "recover-log", "recover-identity", "recover-swap"] {
         std::fs::remove_dir_all(group.dir(2)).expect("removable");
         tree::write(group.dir(2), &lost).expect("written");
         group.spawn(2, &flags, Some(&format!("{place}=kill:1")));
         assert!(was_killed(group.exit(2)), "{place}: {}", group.log(2));
-        if place == "recover-rows" || place == "recover-log" {
+        if !["recover-identity", "recover-swap"].contains(&place) {
             // Half done, and nothing says so to this start: it does not serve what is neither the old cluster nor the new.
             group.spawn(2, &[], None);
             assert_eq!(group.exit(2).code(), Some(WRONG_DATA), "{place}: {}", group.log(2));
