@@ -50,3 +50,14 @@ pub struct Run {
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     pub pod_name: Option<String>,
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    /// No command has two flags that are one to the parser.
+    #[test]
+    fn flags_are_distinct() {
+        super::Arguments::command().debug_assert();
+    }
+}
