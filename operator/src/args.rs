@@ -24,7 +24,7 @@ pub enum Command {
     Agent {
         /// Which
         #[command(subcommand)]
-        work: crate::agent::Work,
+        work: Box<crate::agent::Work>,
     },
 }
 
