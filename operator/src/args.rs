@@ -24,7 +24,7 @@ pub enum Command {
     Agent {
         /// Which
         #[command(subcommand)]
-        work: crate::agent::Work,
+        work: Box<crate::agent::Work>,
     },
 }
 
@@ -49,4 +49,15 @@ pub struct Run {
     /// This process' name among operators
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     pub pod_name: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    /// No command has two flags that are one to the parser.
+    #[test]
+    fn flags_are_distinct() {
+        super::Arguments::command().debug_assert();
+    }
 }

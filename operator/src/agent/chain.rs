@@ -233,9 +233,10 @@ mod tests {
     /// The newest full backup at or below the target, and exactly the deltas from it on; gaps and targets out of reach are told.
     #[test]
     fn plans() {
-        check(Target::Revision(10), Some("a1"), Ok(("a1", &[12])));
+        check(Target::Revision(10), Some("a1"), Ok(("a1", &[])));
         check(Target::Revision(15), Some("a2"), Ok(("a1", &[12, 20])));
-        check(Target::Revision(30), Some("a1"), Ok(("a2", &[35])));
+        check(Target::Revision(30), Some("a1"), Ok(("a2", &[])));
+        check(Target::Revision(31), Some("a1"), Ok(("a2", &[35])));
         check(Target::Revision(35), Some("a1"), Ok(("a2", &[35, 35])));
         check(Target::Revision(45), Some("a1"), Err("from revision 36 to 40 are missing"));
         check(Target::Revision(9), Some("a1"), Err("at revision 10"));

@@ -148,7 +148,7 @@ async fn look(client: &Client, header: &SnapshotHeader) -> Result<Option<Seen>, 
     };
     let asked = async {
         let hash = match newest.hash_revision == revision {
-            true => newest.clone(),
+            true => newest,
             false => client.hash_kv(pb::HashKvRequest { revision }).await?,
         };
         Ok((hash, client.range(everything).await?.count))

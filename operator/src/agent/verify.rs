@@ -30,7 +30,7 @@ pub struct Expected {
     #[arg(long = "expect-compacted", value_name = "N", allow_hyphen_values = true)]
     pub compacted: i64,
     /// Keys alive
-    #[arg(long = "expect-keys", value_name = "N")]
+    #[arg(id = "expect_keys", long = "expect-keys", value_name = "N")]
     pub keys: i64,
 }
 
