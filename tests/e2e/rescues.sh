@@ -148,3 +148,27 @@ served_by_the_new() {
       served "$CLUSTER-$slot.$CLUSTER-peer.demo.svc.cluster.local" "$work/new-authority" "$KEYS" || return 1
   done
 }
+
+# --- cert-manager, where its controller and its definitions are at hand (CERT_MANAGER, CERT_MANAGER_CRDS)
+# It runs beside the control plane, as one more program. Its issuer has an authority of the test's; the operator asks for the
+# certificates, the members serve with them, and a shorter validity renews them without a restart.
+issued_by_cert_manager() {
+  local CLUSTER=issued KEYS before result manager
+  mkdir -p "$work/issuer" && lab exec kubectl apply --server-side -f "$CERT_MANAGER_CRDS" && within 30 lab exec kubectl get issuers.cert-manager.io -A || return 1
+  lab exec "$CERT_MANAGER" --leader-elect=false --kubeconfig "$(lab exec bash -c 'echo $KUBECONFIG')" >"$work/cert-manager.log" 2>&1 &
+  manager=$!
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout "$work/issuer/ca.key" -out "$work/issuer/ca.crt" -days 30 -subj /CN=issuer -addext keyUsage=critical,keyCertSign 2>/dev/null &&
+    k create secret tls issuer --cert="$work/issuer/ca.crt" --key="$work/issuer/ca.key" && k apply -f - <<<'{"apiVersion": "cert-manager.io/v1", "kind": "Issuer", "metadata": {"name": "own"}, "spec": {"ca": {"secretName": "issuer"}}}' &&
+    own 'replicas=3,tls.mode=CertManager,tls.issuerRef.name=own' && take_keys && fill 1 10 && is 10 keys_held && before=$(pods -o 'jsonpath={.items[*].metadata.uid}') && is Issued reason CertificatesReady &&
+    served_serial > "$work/serial" && change '{"tls":{"extraSANs":["kv.example.com"]}}' && within 180 another_serial && is "$before" pods -o 'jsonpath={.items[*].metadata.uid}' && is 10 keys_held && drop
+  result=$?
+  [ $result = 0 ] || { tail -n 20 "$work/cert-manager.log"; k get certificates,certificaterequests,issuers; shown quoratecluster issued; }
+  kill "$manager" 2>/dev/null
+  return $result
+}
+reason() { resource ".status.conditions[]? | select(.type == \"$1\") | .reason"; }
+served_serial() {
+  lab node 1 exec bash -c 'openssl s_client -connect "$1:2379" -CAfile "$2/ca.crt" -cert "$2/tls.crt" -key "$2/tls.key" </dev/null 2>/dev/null | openssl x509 -noout -serial' \
+    serial "$CLUSTER-0.$CLUSTER-peer.demo.svc.cluster.local" "$KEYS"
+}
+another_serial() { local now; now=$(served_serial) && [ -n "$now" ] && [ "$now" != "$(cat "$work/serial")" ]; }

@@ -8,6 +8,7 @@
 #
 #   BIN            folder of the release programs (default target/release), quorate-operator and e2e among them
 #   E2E_KEEP       1 leaves the lab running at the end; LAB_RUN=... tests/lab/lab.sh down ends it
+#   CERT_MANAGER, CERT_MANAGER_CRDS   cert-manager's controller, and the folder of its definitions: tries tls.mode CertManager
 #   E2E_ONLY       a pattern: of the steps that work on the running cluster, only those whose name matches
 # Needs what tests/lab needs: root with CAP_SYS_ADMIN, containerd, runc, Go.
 set -uo pipefail
@@ -110,6 +111,7 @@ if [ "$tier" = full ]; then
   step "restore in place, and give a restore up" 5 restored_in_place
   step "a full store, maintenance windows, a larger volume" 5 full_store_healed
   step "plain text, and certificates of one's own" 5 other_certificates
+  if [ -n "${CERT_MANAGER:-}" ]; then step "certificates of cert-manager's" 5 issued_by_cert_manager; else echo "left out: cert-manager (CERT_MANAGER names no controller)"; fi
   step "upgrade the operator" 5 operator_upgraded
   step "uninstall and install the operator" 5 operator_reinstalled
   step "the next authority signs" 5 authority_changed

@@ -146,7 +146,7 @@ node_ready() { is True lab exec kubectl get node "$1" -o 'jsonpath={.status.cond
 # The operator dies in the middle of an operation, once for each direction; what it began is finished.
 operator_killed() {
   change '{"replicas":5}' && within 60 operation_runs && kill_operator && within 240 settled 5 &&
-    change '{"replicas":3}' && within 60 operation_runs && kill_operator && within 240 settled 3 && writes_go_on
+    change '{"replicas":3}' && within 60 operation_runs && kill_operator && within 240 settled 3 && within 60 volumes_are 3 && writes_go_on
 }
 operation_runs() { [ "$(resource '.status.operation.type // ""')" != "" ]; }
 kill_operator() { lab exec kubectl -n quorate-system delete pod -l app.kubernetes.io/name=quorate-operator --grace-period=0 --force; }

@@ -11,7 +11,7 @@ use crate::backup::set_condition;
 use crate::cluster::asked::{ADMITTED, FINAL};
 use crate::cluster::{Context, Error};
 use crate::crd::status::{ClusterStatus, OldVolume};
-use crate::crd::task::{KeptVolume, QuorateTaskSpec, TaskStatus};
+use crate::crd::task::{KeptVolume, QuorateTaskSpec, TaskStatus, TaskType};
 use crate::crd::{QuorateCluster, QuorateTask};
 
 /// Until the next look at one that waits or runs.
@@ -81,10 +81,13 @@ fn next(spec: &QuorateTaskSpec, uid: &str, old: &TaskStatus, cluster: Option<&Cl
             say("Failed", format!("spec.confirm is not the id of cluster {name}, which is {id}: nothing was done"));
         }
         (_, None) => say("Pending", format!("cluster {name} has no data yet")),
-        _ => say(
-            ADMITTED,
-            format!("waits for its turn; the cluster is at: {}", cluster.operation.as_ref().map_or("rest", |_| "work")),
-        ),
+        _ => {
+            let waits = match spec.kind {
+                TaskType::RecoverQuorum => "waits for its turn: a quorum must have been missing for half a minute",
+                _ => "waits until all members are healthy and nothing else is under way",
+            };
+            say(ADMITTED, waits.into());
+        }
     }
     status
 }
@@ -99,7 +102,6 @@ mod tests {
     use super::*;
     use crate::crd::cluster::NameReference;
     use crate::crd::status::{EndedErrand, ErrandStatus};
-    use crate::crd::task::TaskType;
 
     fn spec(confirm: &str) -> QuorateTaskSpec {
         QuorateTaskSpec {

@@ -99,3 +99,23 @@ fn budgets() {
     assert_eq!(budget(1, 1), None);
     assert_eq!(budget(0, 3), None);
 }
+
+/// cert-manager is asked for the same names as the operator signs by itself, hosts and addresses apart; other modes ask it for nothing.
+#[test]
+fn certificates_of_cert_manager() {
+    let mut cluster = sample();
+    assert!(certificates(&validate(&cluster, Some("q:1")).unwrap()).is_empty());
+    cluster.spec.tls = serde_json::from_value(
+        json!({"mode": "CertManager", "issuerRef": {"name": "ca"}, "extraSANs": ["kv.example.com", "10.0.0.1"]}),
+    )
+    .unwrap();
+    let built = certificates(&validate(&cluster, Some("q:1")).unwrap());
+    let names: Vec<_> = built.iter().map(|object| object["spec"]["secretName"].as_str().unwrap()).collect();
+    assert_eq!(names, ["kv-server-tls", "kv-peer-tls", "kv-client-tls", "kv-operator-tls"]);
+    let server = &built[0]["spec"];
+    assert!(server["dnsNames"].as_array().unwrap().contains(&json!("kv.example.com")));
+    assert!(server["dnsNames"].as_array().unwrap().contains(&json!("*.kv-peer.ns.svc")));
+    assert!(server["ipAddresses"].as_array().unwrap().contains(&json!("10.0.0.1")));
+    assert_eq!((&server["issuerRef"]["kind"], &server["duration"]), (&json!("Issuer"), &json!("2160h0m0s")));
+    assert_eq!(built[2]["spec"]["usages"], json!(["client auth"]));
+}

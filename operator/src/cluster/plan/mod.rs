@@ -275,6 +275,7 @@ fn decide(world: &World) -> Option<Verdict> {
         .or_else(|| repair::unused_volume(&view))
         .or_else(|| rollout::next(&view))
         .or_else(|| scale::towards(&view))
+        .or_else(|| scale::leaving(&view))
         .or_else(|| upkeep::asked(&view))
         .or_else(|| upkeep::scheduled(&view))
 }

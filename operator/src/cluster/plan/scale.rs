@@ -59,6 +59,12 @@ pub(super) fn drop_unused(view: &View<'_>) -> Option<Verdict> {
         .then(|| Verdict::act(Kind::ScaleIn, Some(slot), Step::SetReplicas(slot), format!("stop pod {slot}")))
 }
 
+/// A pod beyond the wished number is still on its way out; its volume goes after it.
+pub(super) fn leaving(view: &View<'_>) -> Option<Verdict> {
+    let (slot, _) = view.world.slots.iter().find(|(slot, place)| **slot >= view.set.replicas && place.pod.is_some())?;
+    Some(Verdict::wait(Kind::ScaleIn, Some(*slot), format!("wait for pod {slot} to stop")))
+}
+
 /// One step towards the wished number.
 pub(super) fn towards(view: &View<'_>) -> Option<Verdict> {
     let (have, wished) = (view.set.replicas, view.world.wish.replicas);
