@@ -177,6 +177,9 @@ impl ApplyThread {
                         let now = self.inner.time.now();
                         self.inner.meter.applied(op, well, now.saturating_sub(std::mem::replace(&mut last, now)));
                     })?;
+                    if applied.digest_begun {
+                        self.inner.standing.began(e.index);
+                    }
                     if let Some(wanted) = applied.hash {
                         self.hasher.hash(&self.inner, e.index, wanted);
                     }

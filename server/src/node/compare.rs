@@ -52,6 +52,8 @@ pub(super) struct Comparison {
     /// By revision and compaction, and the entry that asked.
     hashes: BTreeMap<(i64, i64, u64), Told<u32>>,
     rebuilt: Told<u64>,
+    /// Members without a digest that compares, and the entry they stood at.
+    without: Told<u64>,
 }
 
 fn keep_newest<K: Ord, V>(places: &mut BTreeMap<K, V>) {
@@ -75,11 +77,17 @@ impl Comparison {
             told.remove(&member);
         });
         self.newest.remove(&member);
+        self.without.remove(&member);
+    }
+
+    /// Whether a member that has applied the entry at `begun` has no digest that compares.
+    pub fn lacks_digest(&self, begun: u64) -> bool {
+        self.without.values().any(|index| *index >= begun)
     }
 
     /// Forgets those who are no members any more.
     pub fn retain(&mut self, members: &[MemberId]) {
-        let gone: Vec<MemberId> = self.newest.keys().filter(|m| !members.contains(m)).copied().collect();
+        let gone: Vec<MemberId> = self.rebuilt.keys().filter(|m| !members.contains(m)).copied().collect();
         for member in gone {
             self.forget(member);
             self.rebuilt.remove(&member);
@@ -95,7 +103,13 @@ impl Comparison {
         if self.rebuilt.insert(member, standing.rebuilt).is_some_and(|before| before != standing.rebuilt) {
             self.forget(member);
         }
-        self.newest.insert(member, standing.newest);
+        if standing.newest.1 == 0 {
+            self.newest.remove(&member);
+            self.without.insert(member, standing.newest.0);
+        } else {
+            self.newest.insert(member, standing.newest);
+            self.without.remove(&member);
+        }
         for (index, digest) in standing.marks.iter().filter(|m| m.0 > old) {
             if let Some(level) = level(*index) {
                 self.marks[level].entry(*index).or_default().insert(member, *digest);
@@ -306,6 +320,16 @@ mod tests {
         assert_eq!(recovery(&seen), Recovery::Differs);
         seen.take(3, &Standing { rebuilt: 25, hashes: hash(7), ..at(32, 5) }, fences.get(&3).copied());
         assert_eq!(recovery(&seen), Recovery::Sound);
+    }
+
+    /// A member without a digest, as after an upgrade, is not compared by it, and is known to need one.
+    #[test]
+    fn no_digest_is_no_difference() {
+        let mut seen = told(&[(1, at(9, 5)), (2, at(9, 5)), (3, at(9, 0))]);
+        assert_eq!(judge(&seen, &[1, 2, 3]), Judgement::default());
+        assert!(seen.lacks_digest(9) && !seen.lacks_digest(10), "it has not come to where one began");
+        seen.take(3, &at(10, 7), None);
+        assert!(!seen.lacks_digest(0));
     }
 
     /// What a member said before its fence was lifted may come late, and is not held against it.

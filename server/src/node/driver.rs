@@ -524,6 +524,37 @@ mod tests {
         assert_eq!(driver.writing(), 0);
     }
 
+    /// A heartbeat is answered while the log still writes entries, but not before the term it speaks of is on disk.
+    #[test]
+    fn heartbeats_are_answered_without_waiting_for_entries() {
+        let conf = ConfState { voters: vec![1, 2, 3], ..Default::default() };
+        let state = raft::eraftpb::HardState { term: 1, commit: 1, ..Default::default() };
+        let store = LogStore::new(state, conf, (1, 1), Vec::new(), 1 << 20);
+        let settings = DriverSettings { id: 2, election_ticks: 10, heartbeat_ticks: 1, pre_vote: true, applied: 1, seed: None };
+        let mut driver = Driver::new(&settings, store, &slog::Logger::root(slog::Discard, slog::o!())).unwrap();
+        let message = |kind: MessageType| {
+            let mut message = Message { from: 1, to: 2, term: 2, ..Default::default() };
+            message.set_msg_type(kind);
+            message
+        };
+        let answers =
+            |messages: &[Message]| messages.iter().filter(|m| m.get_msg_type() == MessageType::MsgHeartbeatResponse).count();
+        driver.step(message(MessageType::MsgHeartbeat));
+        let first = driver.ready();
+        assert_eq!(answers(&first.send), 0, "the new term is not on disk");
+        assert_eq!(first.log.iter().map(|w| answers(&w.after)).sum::<usize>(), 1);
+        driver.persisted(first.log.last().expect("the term is written").group.number);
+        let mut append = message(MessageType::MsgAppend);
+        (append.index, append.log_term) = (1, 1);
+        append.set_entries(vec![Entry { index: 2, term: 2, data: Bytes::from_static(b"a"), ..Default::default() }]);
+        driver.step(append);
+        assert_eq!(driver.ready().log.len(), 1, "the disk is at work");
+        assert_eq!(driver.owed().map(|o| o.index), Some(2));
+        driver.step(message(MessageType::MsgHeartbeat));
+        let next = driver.ready();
+        assert_eq!((answers(&next.send), next.log.len()), (1, 0));
+    }
+
     /// A member that is offered leadership, or whose election timeout runs out, while its snapshot is being put in place waits for it.
     #[test]
     fn no_election_before_a_snapshot_is_in_place() {

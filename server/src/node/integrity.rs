@@ -38,6 +38,8 @@ const PATIENCE: u32 = 10;
 /// Election timeouts after which a rebuilt member whose digest is right is trusted without a hash: compactions may come faster than
 /// a large history can be hashed.
 const UNHASHED: u32 = 300;
+/// Stands among the members for a proposal that is about all of them.
+const EVERYBODY: MemberId = MemberId::MAX;
 /// Time between two log lines that say the same.
 const TOLD_AGAIN: Duration = Duration::from_secs(10);
 
@@ -139,7 +141,7 @@ impl Integrity {
         if !driver.may_serve_reads() || inner.shared.fenced_at(inner.member_id).is_some() {
             return Vec::new();
         }
-        let mut ops = self.hash_when_due(now);
+        let mut ops = if driver.voters().is_empty() { Vec::new() } else { self.hash_when_due(now) };
         self.judge(driver, inner, now, &mut ops);
         self.take_back(driver, inner, now, &mut ops);
         if inner.entry_level() < FENCE_LEVEL {
@@ -168,6 +170,10 @@ impl Integrity {
         let compactions = self.checks.compactions.is_some_and(|every| now.saturating_sub(self.compared) >= every);
         if compactions {
             self.compared = now;
+        }
+        if self.comparison.lacks_digest(inner.standing.begun_at()) && self.may_propose(EVERYBODY, now) {
+            tracing::info!("the digest of all changes begins anew: a member has none that compares");
+            ops.push(Op::DigestBegin(entry::DigestBegin {}));
         }
         if plant::is(Plant::DigestNotCompared) || !(std::mem::take(&mut self.heard) || compactions) {
             return;
@@ -209,22 +215,20 @@ impl Integrity {
                     now
                 }
             };
+            let late = now.saturating_sub(since) >= self.election * UNHASHED;
+            let due = self.asked_hash.is_none_or(|at| now.saturating_sub(at) >= self.election * AGAIN);
             let member_id = format!("{member:016x}");
             match recovery {
-                Recovery::Unhashed if now.saturating_sub(since) >= self.election * UNHASHED => {
-                    if self.may_propose(*member, now) {
-                        tracing::warn!(
-                            member_id,
-                            "a rebuilt member is taken back by its digest alone: its history could not be hashed in time"
-                        );
-                        ops.push(fence(FenceAction::Lift, *member, fence_of.index));
-                    }
+                Recovery::Unhashed if late && self.may_propose(*member, now) => {
+                    tracing::warn!(
+                        member_id,
+                        "a rebuilt member is taken back by its digest alone: its history could not be hashed in time"
+                    );
+                    ops.push(fence(FenceAction::Lift, *member, fence_of.index));
                 }
-                Recovery::Unhashed => {
-                    if self.asked_hash.is_none_or(|at| now.saturating_sub(at) >= self.election * AGAIN) {
-                        self.asked_hash = Some(now);
-                        ops.push(Op::HashCheck(entry::HashCheck {}));
-                    }
+                Recovery::Unhashed if !late && due => {
+                    self.asked_hash = Some(now);
+                    ops.push(Op::HashCheck(entry::HashCheck {}));
                 }
                 Recovery::Sound if self.may_propose(*member, now) => {
                     tracing::info!(member_id, "a rebuilt member has the majority's data; it is taken back");

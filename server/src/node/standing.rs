@@ -101,12 +101,23 @@ struct Own {
     marks: [VecDeque<Mark>; LEVELS.len()],
     hashes: VecDeque<HistoryHash>,
     rebuilt: u64,
+    begun: u64,
 }
 
 impl OwnStanding {
+    /// The digest began anew after an entry.
+    pub fn began(&self, index: u64) {
+        self.0.lock().begun = index;
+    }
+
+    /// The entry after which the digest began, as far as this process knows.
+    pub fn begun_at(&self) -> u64 {
+        self.0.lock().begun
+    }
+
     /// After each entry; most leave no mark.
     pub fn mark(&self, position: Position) {
-        let Some(level) = level(position.index) else { return };
+        let Some(level) = level(position.index).filter(|_| position.digest != 0) else { return };
         let marks = &mut self.0.lock().marks[level];
         marks.push_back((position.index, position.digest));
         if marks.len() > MARKS {
@@ -131,7 +142,8 @@ impl OwnStanding {
     /// The rows are those of a snapshot now, and what was said of the old ones is void.
     pub fn rebuilt(&self, position: Position) {
         let newest = (position.index, position.digest);
-        *self.0.lock() = Own { newest, rebuilt: position.index, ..Own::default() };
+        let mut own = self.0.lock();
+        *own = Own { newest, rebuilt: position.index, begun: own.begun, ..Own::default() };
     }
 
     /// How often rows were replaced, told by the last snapshot's index: a hash begun before belongs to the old ones.

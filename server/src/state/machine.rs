@@ -29,7 +29,7 @@ pub struct Position {
     pub term: u64,
     /// The newest entry time, in milliseconds since the Unix epoch, monotone.
     pub time_ms: i64,
-    /// Running checksum of every change since the beginning; equal on members that applied the same entries.
+    /// Running checksum of every change since it began; equal on members that applied the same entries. 0: none yet.
     pub digest: u128,
 }
 
@@ -58,6 +58,8 @@ pub struct Applied {
     pub compacted: Option<i64>,
     /// A hash of the history as it is after the entry.
     pub hash: Option<HashWanted>,
+    /// The digest began anew.
+    pub digest_begun: bool,
 }
 
 /// What a hash is to cover.
@@ -122,6 +124,7 @@ impl Machine {
                 let row = rows::Applied::decode(row).map_err(|e| BaseError::Corrupt(format!("applied position: {e}")))?;
                 level::check_format(row.format)?;
                 let digest = row.digest.as_ref().try_into().map(u128::from_be_bytes).unwrap_or_default();
+                let digest = if row.digest_format == digest::FORMAT { digest } else { 0 };
                 Position { index: row.index, term: row.term, time_ms: row.time_ms, digest }
             }
             None => Position::default(),
@@ -265,6 +268,11 @@ impl Machine {
             }
             Op::Alarm(a) => self.alarm(index, &a),
             Op::Fence(f) => self.fence(index, &f),
+            Op::DigestBegin(_) => {
+                self.position.digest = digest::begun(index);
+                applied.digest_begun = true;
+                Ok(Outcome::Done)
+            }
             Op::HashCheck(_) => {
                 let wanted = HashWanted { revision: self.store.revision(), compacted: self.store.compact_revision() };
                 applied.hash = Some(wanted);
@@ -521,6 +529,7 @@ impl Machine {
             digest: Bytes::copy_from_slice(&p.digest.to_be_bytes()),
             format: level::ROWS_FORMAT,
             time_ms: p.time_ms,
+            digest_format: digest::FORMAT,
         };
         self.store.put_sys(sys::single(sys::APPLIED), Some(row.encode_to_vec().into()));
         self.store.freeze();

@@ -80,6 +80,7 @@ pub fn op_name(op: &Op) -> &'static str {
         Op::Auth(_) => "Auth",
         Op::Fence(_) => "Fence",
         Op::HashCheck(_) => "HashCheck",
+        Op::DigestBegin(_) => "DigestBegin",
     }
 }
 

@@ -27,6 +27,7 @@ impl World {
             let running = self.members[at].running.as_ref()?;
             let node = &running.node;
             let sound = !node.handle().is_fenced() && !self.is_damaged(at);
+            let sound = sound && node.digest() != 0;
             sound.then(|| (node.handle().status().applied_index, node.digest()))
         };
         let first = stand(0);
