@@ -153,17 +153,16 @@ served_by_the_new() {
 # It runs beside the control plane, as one more program. Its issuer has an authority of the test's; the operator asks for the
 # certificates, the members serve with them, and a shorter validity renews them without a restart.
 issued_by_cert_manager() {
-  local CLUSTER=issued KEYS before result manager
+  local CLUSTER=issued KEYS before result
   mkdir -p "$work/issuer" && lab exec kubectl apply --server-side -f "$CERT_MANAGER_CRDS" && within 30 lab exec kubectl get issuers.cert-manager.io -A || return 1
-  lab exec "$CERT_MANAGER" --leader-elect=false --kubeconfig "$(lab exec bash -c 'echo $KUBECONFIG')" >"$work/cert-manager.log" 2>&1 &
-  manager=$!
+  lab exec bash -c 'echo $$ > "$1"; shift; exec "$@"' cert-manager "$work/cert-manager.pid" "$CERT_MANAGER" --leader-elect=false --kubeconfig "$(lab exec bash -c 'echo $KUBECONFIG')" >"$work/cert-manager.log" 2>&1 &
   openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout "$work/issuer/ca.key" -out "$work/issuer/ca.crt" -days 30 -subj /CN=issuer -addext keyUsage=critical,keyCertSign 2>/dev/null &&
     k create secret tls issuer --cert="$work/issuer/ca.crt" --key="$work/issuer/ca.key" && k apply -f - <<<'{"apiVersion": "cert-manager.io/v1", "kind": "Issuer", "metadata": {"name": "own"}, "spec": {"ca": {"secretName": "issuer"}}}' &&
     own 'replicas=3,tls.mode=CertManager,tls.issuerRef.name=own' && take_keys && fill 1 10 && is 10 keys_held && before=$(pods -o 'jsonpath={.items[*].metadata.uid}') && is Issued reason CertificatesReady &&
     served_serial > "$work/serial" && change '{"tls":{"extraSANs":["kv.example.com"]}}' && within 180 another_serial && is "$before" pods -o 'jsonpath={.items[*].metadata.uid}' && is 10 keys_held && drop
   result=$?
   [ $result = 0 ] || { tail -n 20 "$work/cert-manager.log"; k get certificates,certificaterequests,issuers; shown quoratecluster issued; }
-  kill "$manager" 2>/dev/null
+  kill "$(cat "$work/cert-manager.pid")" 2>/dev/null
   return $result
 }
 reason() { resource ".status.conditions[]? | select(.type == \"$1\") | .reason"; }
