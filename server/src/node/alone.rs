@@ -7,8 +7,9 @@
 
 use super::NodeSettings;
 use super::apply::configuration;
+use super::identity::read_identity;
 use super::log_store::from_log;
-use super::start::{Paths, StartError, open_state, read_identity};
+use super::start::{Paths, StartError, open_state};
 use crate::base::BaseError;
 use crate::env::files::Files;
 use crate::state::{Machine, Position};

@@ -10,8 +10,9 @@
 use super::NodeSettings;
 use super::alone::apply;
 use super::apply::configuration;
+use super::identity::{Stamp, read_stamped, write_identity};
 use super::run::conf_state;
-use super::start::{Paths, Stamp, StartError, open_state, read_stamped, refuse_lost, write_identity};
+use super::start::{Paths, StartError, open_state, refuse_lost};
 use crate::base::{Base, RocksBase};
 use crate::env::failpoint::{self, Place};
 use crate::env::files::{FileLock, Files};

@@ -3,6 +3,11 @@
 //! Order of effects, each with its why: log groups first (their write is the slowest step), then a leader's messages (they travel
 //! while its disk writes), then committed entries to the apply thread, then read rounds. A follower's answers leave from the log's
 //! own callback, after the sync that covers them.
+//! What the loop does for snapshots, proposals and reads has a file each below this one.
+
+mod proposals;
+mod reads;
+mod snapshots;
 
 use super::apply::ApplyTask;
 use super::driver::{Driver, Effects};
@@ -23,6 +28,8 @@ use prost::encoding::{WireType, encode_key, encode_varint};
 use quorate_proto::entry::{self, Command, Proposal, command::Op};
 use quorate_proto::state::{Configuration, MemberChange, MemberChangeKind};
 use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState, Entry, Message, MessageType, Snapshot};
+use reads::{Fresh, Round};
+use snapshots::Installing;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -133,59 +140,8 @@ pub(super) enum Input {
 const MAX_WAITING: usize = 65_536;
 /// Groups the log may be writing before further proposals wait to share an entry: with one, what came during a sync shares the next.
 const MAX_WRITING: usize = 1;
-/// Proposal bytes put into one entry, but for a proposal that is larger by itself.
-const MAX_ENTRY: usize = 512 << 10;
 /// Inputs taken at once.
 const MAX_INPUTS: usize = 1024;
-/// A read round that got no answer is asked again, under a new context.
-const READ_RETRY: Duration = Duration::from_millis(500);
-/// Changes of members that may wait for one another.
-const MAX_CHANGES: usize = 64;
-/// The part of the leader's log that a learner must have before it may vote.
-const READY_PART: f64 = 0.9;
-/// Leases revoked in one entry.
-const MAX_EXPIRED: usize = 256;
-
-/// A view that nobody reads any more is kept for this long: a transfer that broke goes on with it.
-const VIEW_KEPT: Duration = Duration::from_secs(60);
-
-/// A snapshot that raft took: installed once its mark in the log is durable, and nothing later is applied before.
-struct Installing {
-    number: u64,
-    /// Gone when the apply thread has it.
-    snapshot: Option<Snapshot>,
-    index: u64,
-    held: Vec<Entry>,
-}
-
-struct Round {
-    context: u64,
-    /// By the member's clock.
-    asked: Duration,
-    readers: Vec<u64>,
-}
-
-/// When a lone voter's store may be read as it is: once everything that was committed when its term began is applied. From then on a
-/// write is acknowledged only after it is applied, so the published store is never behind an acknowledgement; before, the writes of
-/// an earlier life may still wait in the log.
-#[derive(Default)]
-struct Fresh {
-    /// The term, and the committed index when it was first seen to serve.
-    since: Option<(u64, u64)>,
-}
-
-impl Fresh {
-    fn at(&mut self, serves: bool, term: u64, committed: u64, applied: u64) -> bool {
-        if !serves {
-            self.since = None;
-            return false;
-        }
-        if self.since.is_none_or(|(t, _)| t != term) {
-            self.since = Some((term, committed));
-        }
-        self.since.is_some_and(|(_, index)| applied >= index)
-    }
-}
 
 pub(super) struct Loop {
     pub driver: Driver,
@@ -444,251 +400,6 @@ impl Loop {
         self.driver.alone()
     }
 
-    // === snapshots ===
-
-    fn view_ready(&mut self, view: Option<Arc<View>>) {
-        self.view_asked = false;
-        let Some(view) = view else { return };
-        let mut snapshot = Snapshot::default();
-        let meta = snapshot.mut_metadata();
-        (meta.index, meta.term) = (view.applied.index, view.applied.term);
-        meta.set_conf_state(conf_state(view.configuration.clone()));
-        self.driver.store().snapshot_state().ready = Some(snapshot);
-        *self.inner.view.lock() = Some(view);
-        self.view_used = self.inner.time.now();
-    }
-
-    /// Lets go of a view nobody reads, or that the log has left behind.
-    fn drop_old_view(&mut self, now: Duration) {
-        let mut slot = self.inner.view.lock();
-        let Some(view) = slot.as_ref() else { return };
-        let idle = Arc::strong_count(view) == 1;
-        if !idle {
-            self.view_used = now;
-        } else if now.saturating_sub(self.view_used) > VIEW_KEPT {
-            *slot = None;
-            self.driver.store().snapshot_state().ready = None;
-        }
-    }
-
-    /// Steps a snapshot whose rows are complete; true when raft takes it. A second one while the first is not yet installed would
-    /// end the process.
-    fn take_snapshot(&mut self, message: Message, complete: bool) -> bool {
-        if self.installing.is_some() {
-            return false;
-        }
-        let index = message.get_snapshot().get_metadata().index;
-        // One that was asked for replaces the log as well: it must have the rows, and reach as far as the log does.
-        if self.driver.requested().is_some_and(|wanted| !complete || index < wanted) {
-            return false;
-        }
-        self.driver.step(message);
-        let effects = self.driver.ready();
-        self.carry_out(effects);
-        self.installing.as_ref().is_some_and(|i| i.index == index)
-    }
-
-    /// The log is durable up to a number: a snapshot whose mark is among that may become the member's rows.
-    fn install(&mut self, number: u64) {
-        if let Some(i) = self.installing.as_mut().filter(|i| i.number <= number)
-            && let Some(snapshot) = i.snapshot.take()
-        {
-            let _ = self.apply.send(ApplyTask::Install(snapshot));
-        }
-    }
-
-    fn installed(&mut self, index: u64) {
-        if self.installing.as_ref().is_some_and(|i| i.index <= index)
-            && let Some(done) = self.installing.take()
-            && !done.held.is_empty()
-        {
-            let _ = self.apply.send(ApplyTask::Entries(done.held));
-        }
-    }
-
-    // === proposals ===
-
-    fn propose(&mut self) {
-        while let Some(change) = self.changes.pop_front() {
-            if !self.propose_change(&change) {
-                self.changes.push_front(change);
-                break;
-            }
-        }
-        if !self.driver.is_leader() {
-            // What a leader decided by its clock is not to be carried out under another, whose clients may have kept leases alive.
-            let own = std::mem::take(&mut self.own);
-            if plant::is(Plant::ForwardedExpiry) {
-                self.waiting.extend(own);
-            }
-        }
-        while !self.own.is_empty() || !self.waiting.is_empty() {
-            if self.driver.leader() == 0 {
-                return;
-            }
-            if !self.driver.is_leader() {
-                let leader = self.driver.leader();
-                self.peers.forward(leader, self.waiting.drain(..).collect());
-                return;
-            }
-            let bytes: usize = self.waiting.iter().map(Bytes::len).take(MAX_INPUTS).sum();
-            if self.driver.transferring() || (self.driver.writing() >= MAX_WRITING && bytes < MAX_ENTRY) {
-                return;
-            }
-            let (entry, count) = self.entry();
-            if !self.driver.propose(entry) {
-                return;
-            }
-            let own = count.min(self.own.len());
-            self.own.drain(..own);
-            self.waiting.drain(..count - own);
-            // Raft hands out what was proposed before the next entry is built, so that the count of groups being written is true.
-            let effects = self.driver.ready();
-            self.carry_out(effects);
-        }
-    }
-
-    /// One entry of as many waiting proposals as it takes. The proposals are spliced in as they came.
-    fn entry(&mut self) -> (Bytes, usize) {
-        let mut count = 0;
-        let mut size = 0;
-        for p in self.own.iter().chain(&self.waiting) {
-            if count > 0 && size + p.len() > MAX_ENTRY {
-                break;
-            }
-            size += p.len() + 8;
-            count += 1;
-        }
-        let time = self.inner.time.wall().as_millis() as i64;
-        self.last_time_ms = self.last_time_ms.max(time);
-        let head = entry::Batch { version: self.inner.entry_level(), time_ms: self.last_time_ms, proposals: Vec::new() };
-        let mut out = BytesMut::with_capacity(size + 24);
-        head.encode(&mut out).expect("the buffer grows");
-        for p in self.own.iter().chain(&self.waiting).take(count) {
-            encode_key(3, WireType::LengthDelimited, &mut out);
-            encode_varint(p.len() as u64, &mut out);
-            out.put_slice(p);
-        }
-        (out.freeze(), count)
-    }
-
-    /// Takes a change of members to propose, when this member leads; whoever asked looks for the leader when not.
-    fn take_change(&mut self, change: MemberChange) {
-        let refused = if !self.driver.is_leader() {
-            Some(ProposeError::NotLeader)
-        } else {
-            (self.changes.len() >= MAX_CHANGES).then_some(ProposeError::TooManyRequests)
-        };
-        match refused {
-            Some(e) => self.inner.ports.answer([(change.sequence, Reply::NotProposed(e))]),
-            None => self.changes.push_back(change),
-        }
-    }
-
-    /// Proposes a change; false when it must wait, since another one is under way.
-    fn propose_change(&mut self, change: &MemberChange) -> bool {
-        if !self.driver.is_leader() {
-            self.inner.ports.answer([(change.sequence, Reply::NotProposed(ProposeError::NotLeader))]);
-            return true;
-        }
-        let id = change.member.as_ref().map_or(0, |m| m.id);
-        if change.kind() == MemberChangeKind::Promote
-            && let Err(e) = self.may_promote(id)
-        {
-            let answer = Answer { revision: self.inner.store.revision(), term: self.driver.term(), result: Err(e) };
-            self.inner.ports.answer([(change.sequence, Reply::Applied(answer))]);
-            return true;
-        }
-        let kind = match change.kind() {
-            MemberChangeKind::Add | MemberChangeKind::Promote => ConfChangeType::AddNode,
-            MemberChangeKind::AddLearner => ConfChangeType::AddLearnerNode,
-            MemberChangeKind::Remove => ConfChangeType::RemoveNode,
-            // Raft knows nothing of addresses, and takes no change without a step: the member becomes what it is.
-            MemberChangeKind::Update if self.driver.conf_state().learners.contains(&id) => ConfChangeType::AddLearnerNode,
-            MemberChangeKind::Update => ConfChangeType::AddNode,
-        };
-        let mut single = ConfChangeSingle { node_id: id, ..Default::default() };
-        single.set_change_type(kind);
-        let mut v2 = ConfChangeV2 { context: change.encode_to_vec().into(), ..Default::default() };
-        v2.set_changes(vec![single]);
-        self.driver.propose_change(&v2)
-    }
-
-    /// A learner votes only once it has nine tenths of the log, as in etcd: before, the quorum would wait for it.
-    fn may_promote(&self, id: MemberId) -> Result<(), ApplyError> {
-        let (matched, own) = self.driver.progress(id).ok_or(ApplyError::MemberNotFound)?;
-        if (matched as f64) < own as f64 * READY_PART { Err(ApplyError::LearnerNotReady) } else { Ok(()) }
-    }
-
-    fn expire_leases(&mut self, now: Duration) {
-        if !self.driver.is_leader() || self.inner.shared.fenced_at(self.inner.member_id).is_some() {
-            return;
-        }
-        let ids = self.inner.clock.lock().expired(now, MAX_EXPIRED);
-        if !ids.is_empty() {
-            self.inner.meter.leases_expired(ids.len());
-            self.propose_own(Op::LeaseRevoke(entry::LeaseRevoke { ids }));
-        }
-    }
-
-    /// Puts a command of this member's own among those to propose, which count only while it leads.
-    fn propose_own(&mut self, op: Op) {
-        let command = Command { op: Some(op) };
-        self.own.push_back(Proposal { command: Some(command), ..Default::default() }.encode_to_vec().into());
-    }
-
-    // === reads ===
-
-    fn start_round(&mut self) {
-        if self.readers.is_empty() || self.round.is_some() || self.driver.leader() == 0 {
-            return;
-        }
-        // Before its first commit a leader drops rounds without a word.
-        if self.driver.is_leader() && !self.driver.may_serve_reads() {
-            return;
-        }
-        if plant::is(Plant::StaleReadIndex) && self.driver.is_leader() {
-            let readers = std::mem::take(&mut self.readers);
-            self.answered.push((self.driver.committed(), readers));
-            return self.release_reads(self.inner.shared.applied_index());
-        }
-        self.next_context += 1;
-        let readers = std::mem::take(&mut self.readers);
-        self.round = Some(Round { context: self.next_context, asked: self.inner.time.now(), readers });
-        self.driver.read_index(self.next_context.to_be_bytes().to_vec());
-    }
-
-    fn retry_reads(&mut self, now: Duration) {
-        if self.round.as_ref().is_some_and(|r| now.saturating_sub(r.asked) >= READ_RETRY) {
-            let round = self.round.take().expect("checked");
-            self.inner.meter.slow_read_round();
-            self.readers.splice(0..0, round.readers);
-        }
-    }
-
-    fn answer_rounds(&mut self, reads: Vec<(Vec<u8>, u64)>) {
-        for (context, index) in reads {
-            let mine = self.round.as_ref().is_some_and(|r| r.context.to_be_bytes().as_slice() == context);
-            if mine {
-                let round = self.round.take().expect("checked");
-                self.answered.push((index, round.readers));
-            }
-        }
-        self.release_reads(self.inner.shared.applied_index());
-        self.start_round();
-    }
-
-    fn release_reads(&mut self, applied: u64) {
-        if self.answered.is_empty() {
-            return;
-        }
-        let applied = if plant::is(Plant::ReadBeforeApply) { u64::MAX } else { applied };
-        let (ready, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.answered).into_iter().partition(|(i, _)| *i <= applied);
-        self.answered = rest;
-        let sequences = ready.into_iter().flat_map(|(_, readers)| readers);
-        self.inner.ports.answer(sequences.map(|s| (s, Reply::Read(Ok(())))));
-    }
-
     // === leadership ===
 
     fn start_transfer(&mut self, to: MemberId, sequence: u64) {
@@ -825,23 +536,5 @@ impl Loop {
         failpoint::visit(failpoint::Place::AfterMark);
         self.wal.purge(index);
         self.driver.store().compact(index, term);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Fresh;
-
-    /// What an earlier life acknowledged and this one has not replayed yet is not missed by a read.
-    #[test]
-    fn a_lone_voter_is_fresh_once_its_first_entry_is_applied() {
-        let mut fresh = Fresh::default();
-        assert!(!fresh.at(false, 2, 100, 40), "no leader yet");
-        assert!(!fresh.at(true, 3, 101, 40), "entries of the earlier life wait in the log");
-        assert!(!fresh.at(true, 3, 105, 100));
-        assert!(fresh.at(true, 3, 105, 101), "what came after was not acknowledged before it was applied");
-        assert!(fresh.at(true, 3, 200, 150));
-        assert!(!fresh.at(true, 4, 210, 150), "a new term begins anew");
-        assert!(!fresh.at(false, 4, 210, 210));
     }
 }

@@ -3,10 +3,12 @@
 //! A folder is made whole or not at all: a new member's files are written under `member.new`, which takes its real name last.
 //! `member/identity` says whose data this is; `member/wal` is the log, `member/db` the durable rows.
 
-use super::apply::{ApplyThread, EventSink, Reconfigure, ask_loop, configuration};
+use super::apply::{ApplyThread, EventSink, Reconfigure, ask_loop};
 use super::driver::{Driver, DriverSettings};
+use super::founding::{Founding, found};
 use super::handle::{Gauges, Inner, NodeHandle, RequestLimits};
 use super::hasher::Hasher;
+use super::identity::read_identity;
 use super::integrity::{Checks, Integrity};
 use super::keeper::{Keeper, SweepPace};
 use super::log_store::{LogStore, from_log};
@@ -25,15 +27,10 @@ use crate::queue::Sender;
 use crate::snapshot::folder::{Folders, RocksFolders};
 use crate::snapshot::{Reached, Receiver, RestoreOptions, SnapshotError, folder};
 use crate::state::Machine;
-use crate::wal::{
-    Durable, Group, HardState as LogHardState, Hooks, Identity, Replay, SnapshotMark, Verdict, Wal, WalError, WalWriter, renew,
-    take_lock,
-};
+use crate::wal::{Durable, Hooks, Identity, Replay, Verdict, Wal, WalError, WalWriter, renew, take_lock};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use prost::Message as _;
-use quorate_proto::state::Member;
-use raft::eraftpb::{ConfState, HardState, Message};
+use raft::eraftpb::{HardState, Message};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -61,29 +58,6 @@ pub struct NodeSettings {
     /// Told of what goes on.
     pub meter: Arc<dyn Meter>,
     pub checks: Checks,
-}
-
-/// How an empty folder becomes a member. The founding of a cluster is the same on each of its first members.
-#[derive(Clone, Debug, Default)]
-pub struct Founding {
-    pub cluster_id: u64,
-    pub member_id: u64,
-    /// The first members; of a cluster that is joined, its members as one of them told.
-    pub members: Vec<Member>,
-    /// The cluster exists already and lists this member: everything comes from there.
-    pub joins: bool,
-    pub stamp: Stamp,
-}
-
-/// What is written beside the ids when a member is made for somebody who counts his members.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Stamp {
-    /// The member's name.
-    pub name: Option<String>,
-    /// The id of what the cluster was made for.
-    pub owner: Option<String>,
-    /// Ids of the recoveries that this member's data went through, or that it joined after.
-    pub recovered: Vec<String>,
 }
 
 /// Why a member does not start. Nothing on disk was changed.
@@ -168,121 +142,21 @@ impl Paths {
         Self { dir, wal }
     }
 
-    fn db(&self) -> PathBuf {
+    pub fn db(&self) -> PathBuf {
         self.dir.join("db")
     }
 
-    fn identity(&self) -> PathBuf {
+    pub fn identity(&self) -> PathBuf {
         self.dir.join("identity")
     }
 }
 
-fn io(path: &Path) -> impl FnOnce(std::io::Error) -> StartError {
+pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> StartError {
     let path = path.to_path_buf();
     move |error| StartError::Io { path, error }
 }
 
-/// First lines of the identity file: without a stamp, and with one.
-const IDENTITY_HEAD: &str = "quorate member 1";
-const STAMPED_HEAD: &str = "quorate member 2";
-/// With a recovery: an older build, which knows nothing of it, must not take the member up.
-const RECOVERED_HEAD: &str = "quorate member 3";
-/// The newest format of the identity file that this build knows.
-const IDENTITY_VERSION: u32 = 3;
-
-/// The file's text. A stamp's words are JSON strings: nothing in them can break a line.
-fn identity_text(id: Identity, stamp: &Stamp) -> String {
-    let head = match stamp {
-        stamp if !stamp.recovered.is_empty() => RECOVERED_HEAD,
-        stamp if *stamp == Stamp::default() => IDENTITY_HEAD,
-        _ => STAMPED_HEAD,
-    };
-    let mut body = format!("{head}\ncluster {:016x}\nmember {:016x}\n", id.cluster, id.member);
-    for (key, value) in [("name", &stamp.name), ("owner", &stamp.owner)] {
-        if let Some(value) = value {
-            body += &format!("{key} {}\n", serde_json::Value::from(value.as_str()));
-        }
-    }
-    for id in &stamp.recovered {
-        body += &format!("recovered {}\n", serde_json::Value::from(id.as_str()));
-    }
-    let sum = crc32c::crc32c(body.as_bytes());
-    format!("{body}crc32c {sum:08x}\n")
-}
-
-fn parse_identity(text: &str) -> Option<(Identity, Stamp)> {
-    let (body, sum) = text.strip_suffix('\n')?.rsplit_once("\ncrc32c ")?;
-    let body = format!("{body}\n");
-    if format!("{:08x}", crc32c::crc32c(body.as_bytes())) != sum {
-        return None;
-    }
-    let mut lines = body.lines();
-    let head = lines.next()?;
-    let (mut cluster, mut member, mut stamp) = (None, None, Stamp::default());
-    for line in lines {
-        let (key, value) = line.split_once(' ')?;
-        match key {
-            "cluster" => cluster = Some(u64::from_str_radix(value, 16).ok()?),
-            "member" => member = Some(u64::from_str_radix(value, 16).ok()?),
-            "name" if head != IDENTITY_HEAD => stamp.name = serde_json::from_str(value).ok()?,
-            "owner" if head != IDENTITY_HEAD => stamp.owner = serde_json::from_str(value).ok()?,
-            "recovered" if head == RECOVERED_HEAD => stamp.recovered.push(serde_json::from_str(value).ok()?),
-            _ => return None,
-        }
-    }
-    let known = [IDENTITY_HEAD, STAMPED_HEAD, RECOVERED_HEAD].contains(&head);
-    known.then_some((Identity { cluster: cluster?, member: member? }, stamp))
-}
-
-/// Whether a text is an identity file of a format that this build does not know yet, whole and unchanged.
-fn is_newer(text: &str) -> bool {
-    let sound = text
-        .strip_suffix('\n')
-        .and_then(|t| t.rsplit_once("\ncrc32c "))
-        .is_some_and(|(body, sum)| format!("{:08x}", crc32c::crc32c(format!("{body}\n").as_bytes())) == sum);
-    let version = text.lines().next().and_then(|head| head.strip_prefix("quorate member "));
-    sound && version.and_then(|v| v.parse::<u32>().ok()).is_some_and(|v| v > IDENTITY_VERSION)
-}
-
-/// Replaces the identity file in one step; durable on return.
-pub(super) fn write_identity(member: &Path, id: Identity, stamp: &Stamp) -> Result<(), StartError> {
-    let (new, real) = (member.join("identity.new"), member.join("identity"));
-    std::fs::write(&new, identity_text(id, stamp)).map_err(io(&new))?;
-    std::fs::File::open(&new).and_then(|f| f.sync_all()).map_err(io(&new))?;
-    std::fs::rename(&new, &real).map_err(io(&real))?;
-    std::fs::File::open(member).and_then(|f| f.sync_all()).map_err(io(member))
-}
-
-/// The identity in a data folder; `None` when no member lives there.
-pub fn read_identity(data_dir: &Path) -> Result<Option<Identity>, StartError> {
-    Ok(read_stamped(data_dir)?.map(|(identity, _)| identity))
-}
-
-/// The identity in a data folder and the stamp beside it.
-///
-/// # Errors
-/// As for [`read_identity`].
-pub fn read_stamped(data_dir: &Path) -> Result<Option<(Identity, Stamp)>, StartError> {
-    let path = data_dir.join("member").join("identity");
-    match std::fs::read_to_string(&path) {
-        Ok(text) => match parse_identity(&text) {
-            Some(stamped) => Ok(Some(stamped)),
-            None if is_newer(&text) => Err(StartError::NewerIdentity { path, known: IDENTITY_VERSION }),
-            None => Err(StartError::BadIdentity { path, why: "its lines or checksum are wrong".into() }),
-        },
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            let member = data_dir.join("member");
-            if member.exists() {
-                let why = "the folder has data but no identity (another program's?)".into();
-                return Err(StartError::BadIdentity { path, why });
-            }
-            Ok(None)
-        }
-        Err(e) => Err(io(&path)(e)),
-    }
-}
-
-fn open_rows(path: &Path, settings: &NodeSettings) -> Result<Arc<Store>, StartError> {
+pub(super) fn open_rows(path: &Path, settings: &NodeSettings) -> Result<Arc<Store>, StartError> {
     let base: Arc<dyn Base> = Arc::new(RocksBase::open(path, settings.rocks)?);
     Ok(Arc::new(Store::open(base, settings.delta)?))
 }
@@ -338,104 +212,6 @@ pub fn restore(
         Ok(())
     })?;
     Ok(reached)
-}
-
-impl Founding {
-    /// Who joins has no vote and no say before the cluster's own log tells it the configuration.
-    fn conf_state(&self) -> ConfState {
-        let counts = |learner: bool| {
-            let members = self.members.iter().filter(|m| !self.joins && m.learner == learner);
-            members.map(|m| m.id).collect()
-        };
-        ConfState { voters: counts(false), learners: counts(true), ..Default::default() }
-    }
-}
-
-/// What a founding member's log begins with. The cluster's log begins after a snapshot that every founding member makes for itself,
-/// so that one that starts empty later can only join by a real snapshot.
-fn first_group(conf: &ConfState) -> Group {
-    Group {
-        hard_state: Some(LogHardState { term: 1, vote: 0, commit: 1 }),
-        snapshot: Some(SnapshotMark { index: 1, term: 1, conf: conf.encode_to_vec().into() }),
-        must_sync: true,
-        ..Default::default()
-    }
-}
-
-/// Writes the rows that a founding member begins with, durably.
-fn found_rows(store: &Arc<Store>, founding: &Founding, conf: &ConfState) -> Result<(), StartError> {
-    let mut machine = Machine::open(store.clone())?;
-    machine.put_configuration(&configuration(conf));
-    // The members of a cluster that is joined are written down as well: this one must be able to answer them before it has their rows.
-    let begin = u64::from(!founding.joins);
-    machine.found(founding.members.clone(), begin, begin);
-    machine.settle(true);
-    store.checkpoint(true)?;
-    Ok(())
-}
-
-/// Makes a founding member's log and rows where there are none, without a folder round them: for a simulation.
-pub(super) fn found_in_place(
-    founding: &Founding,
-    dir: &Path,
-    files: Arc<dyn Files>,
-    options: crate::wal::Options,
-    store: &Arc<Store>,
-) -> Result<(), StartError> {
-    let conf = founding.conf_state();
-    let identity = Identity { cluster: founding.cluster_id, member: founding.member_id };
-    let mut wal = Wal::create_with(dir, identity, files, options)?;
-    wal.append(&[first_group(&conf)])?;
-    wal.close()?;
-    found_rows(store, founding, &conf)
-}
-
-/// Writes a founding member's files and gives the folder its name. `rows` may put rows into the folder it is told first.
-fn found(
-    settings: &NodeSettings,
-    founding: &Founding,
-    files: &Arc<dyn Files>,
-    rows: impl FnOnce(&Path) -> Result<(), StartError>,
-) -> Result<(), StartError> {
-    let new = Paths::of(settings, "member.new");
-    // Left over from a start that was cut short; nothing in it was ever acknowledged.
-    match std::fs::remove_dir_all(&new.dir) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(&new.dir)(e)),
-        _ => {}
-    }
-    std::fs::create_dir_all(&new.dir).map_err(io(&new.dir))?;
-    let conf = founding.conf_state();
-    let identity = Identity { cluster: founding.cluster_id, member: founding.member_id };
-    let mut wal = match settings.wal_dir {
-        // A log in a folder of its own is not under the name that comes last: one without entries was left by a start cut short.
-        Some(_) if Wal::exists(&new.wal, files).map_err(io(&new.wal))? => {
-            let (wal, replay) = Wal::open(&new.wal, identity, files.clone())?;
-            if !replay.entries.is_empty() {
-                let why = "it holds the log of a member whose data directory is gone".into();
-                return Err(StartError::BadIdentity { path: new.wal.clone(), why });
-            }
-            wal
-        }
-        _ => Wal::create(&new.wal, identity, files.clone())?,
-    };
-    if !founding.joins {
-        wal.append(&[first_group(&conf)])?;
-    }
-    wal.close()?;
-    rows(&new.db())?;
-    failpoint::visit(Place::FoundLog);
-    let store = open_rows(&new.db(), settings)?;
-    found_rows(&store, founding, &conf)?;
-    drop(store);
-    std::fs::write(new.identity(), identity_text(identity, &founding.stamp)).map_err(io(&new.identity()))?;
-    let sync = |p: &Path| std::fs::File::open(p).and_then(|f| f.sync_all()).map_err(io(p));
-    sync(&new.identity())?;
-    sync(&new.dir)?;
-    let real = Paths::of(settings, "member");
-    failpoint::visit(Place::FoundBeforeRename);
-    std::fs::rename(&new.dir, &real.dir).map_err(io(&real.dir))?;
-    failpoint::visit(Place::FoundAfterRename);
-    sync(&settings.data_dir)
 }
 
 struct LogDrain;
@@ -758,8 +534,13 @@ impl Node {
 
 #[cfg(test)]
 mod tests {
+    use super::super::apply::configuration;
     use super::*;
     use crate::env::files::RealFiles;
+    use crate::wal::{Group, HardState as LogHardState, SnapshotMark};
+    use prost::Message as _;
+    use quorate_proto::state::Member;
+    use raft::eraftpb::ConfState;
 
     fn settings(dir: &Path) -> NodeSettings {
         NodeSettings {
@@ -834,27 +615,5 @@ mod tests {
         mark(&lost.path().join("member"));
         let error = Opened::open(settings(lost.path()), None, RealFiles::shared()).err().unwrap();
         assert!(matches!(error, StartError::LostData { .. }), "{error}");
-    }
-
-    /// An identity file keeps its stamp, whatever its words; one without a stamp reads as it always did; a changed one is refused.
-    #[test]
-    fn identity_files() {
-        let id = Identity { cluster: 0xc1, member: 7 };
-        let plain = identity_text(id, &Stamp::default());
-        assert!(plain.starts_with("quorate member 1\ncluster 00000000000000c1\nmember 0000000000000007\ncrc32c "));
-        assert_eq!(parse_identity(&plain), Some((id, Stamp::default())));
-        let stamp = Stamp { name: Some("kv-0".into()), owner: Some("8f0c-11".into()), ..Stamp::default() };
-        let text = identity_text(id, &stamp);
-        assert!(text.starts_with("quorate member 2\n"));
-        assert_eq!(parse_identity(&text), Some((id, stamp)));
-        assert_eq!(parse_identity(&text.replace("kv-0", "kv-1")), None);
-        assert_eq!(parse_identity(&plain.replace("member 1", "member 2")), None);
-        let recovered = Stamp { recovered: vec!["r-1".into(), "r 2".into()], ..Stamp::default() };
-        let text = identity_text(id, &recovered);
-        assert!(text.starts_with("quorate member 3\n"));
-        assert_eq!(parse_identity(&text), Some((id, recovered)));
-        assert!(!is_newer(&text));
-        let broken = Stamp { name: Some("a\ncluster 0".into()), ..Stamp::default() };
-        assert_eq!(parse_identity(&identity_text(id, &broken)), Some((id, broken)));
     }
 }

@@ -6,13 +6,14 @@
 //! [`crate::env::end`].
 
 use super::apply::{ApplyTask, ApplyThread, EventSink};
+use super::founding::{Founding, found_in_place};
 use super::handle::{NodeHandle, ProposeError, Reply};
 use super::hasher::Hasher;
 use super::integrity::Checks;
 use super::keeper::{Keeper, SweepPace};
 use super::port::Ticket;
 use super::run::{Input, Log, Loop, PeerSink};
-use super::start::{Desk, Founding, NodeSettings, Opened, StartError, Surroundings, found_in_place};
+use super::start::{Desk, NodeSettings, Opened, StartError, Surroundings};
 use crate::base::RocksOptions;
 use crate::env::clock::Clock;
 use crate::env::end;
