@@ -1,7 +1,7 @@
 //! `etcdserverpb.Maintenance`: alarms, status, hashes, snapshots, leadership.
 //!
 //! In: client messages. Out: entries for the node, questions for the rooms behind.
-//! `Defragment` answers at once: the store compacts in the background, so there is nothing to defragment. `Downgrade` is
+//! `Defragment` answers at once and has the store give free space back in the background, while reads and writes go on. `Downgrade` is
 //! etcd's dance of versions: the cluster shows the version before until it is cancelled, or until every member's program is of it.
 
 use std::{sync::Arc, time::Instant};

@@ -158,7 +158,7 @@ impl ApplyThread {
         self.inner.meter.installing(false);
         self.sink.reset(revision);
         let _ = self.keeper.send(KeeperTask::Sweep);
-        let _ = self.inner.inbox.send(Input::Applied(index));
+        let _ = self.inner.inbox.send(Input::Installed(index));
     }
 
     /// Applies entries in order; false when the loop ended in between, and with it everything that follows.

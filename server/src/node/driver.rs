@@ -17,7 +17,7 @@ use crate::wal::{Group, HardState as LogHardState, SnapshotMark};
 use bytes::Bytes;
 use prost::Message as _;
 use raft::eraftpb::{ConfChangeV2, ConfState, Entry, EntryType, Message, MessageType, Snapshot};
-use raft::{RawNode, SnapshotStatus, StateRole, Storage};
+use raft::{ProgressState, RawNode, SnapshotStatus, StateRole, Storage};
 use std::collections::VecDeque;
 
 /// What raft is told at start.
@@ -276,16 +276,31 @@ impl Driver {
     pub fn step(&mut self, message: Message) {
         match message.get_msg_type() {
             MessageType::MsgPropose => {}
+            // Raft takes the one entry that holds the context for granted.
+            MessageType::MsgReadIndex if message.entries.len() != 1 => {}
             MessageType::MsgReadIndex if self.is_leader() => self.read(message),
             MessageType::MsgTimeoutNow if self.taking_up.is_some() => {
                 tracing::info!("leadership was offered before a snapshot was in place; not taken");
             }
             _ => {
+                self.forget_request(&message);
                 if let Err(e) = self.raw.step(message) {
                     tracing::debug!(error = %e, "raft refused a message");
                 }
                 self.draw_timeout();
             }
+        }
+    }
+
+    /// A member that waits for a snapshot answers heartbeats with its wish. One that answers them as others do has given the wish up,
+    /// and a leader that kept it would send it no entries.
+    fn forget_request(&mut self, message: &Message) {
+        if message.get_msg_type() == MessageType::MsgHeartbeatResponse
+            && message.term == self.term()
+            && let Some(progress) = self.raw.raft.mut_prs().get_mut(message.from)
+            && progress.state != ProgressState::Snapshot
+        {
+            progress.pending_request_snapshot = raft::INVALID_INDEX;
         }
     }
 
@@ -470,6 +485,49 @@ mod tests {
         let store = LogStore::new(state, conf, (1, 1), Vec::new(), 1 << 20);
         let settings = DriverSettings { id: 1, election_ticks: 10, heartbeat_ticks: 1, pre_vote: true, applied: 1, seed: None };
         Driver::new(&settings, store, &slog::Logger::root(slog::Discard, slog::o!())).expect("a driver")
+    }
+
+    /// The leader of two members; what it sends is thrown away.
+    fn leader_of_two() -> Driver {
+        let conf = ConfState { voters: vec![1, 2], ..Default::default() };
+        let state = raft::eraftpb::HardState { term: 1, commit: 1, ..Default::default() };
+        let store = LogStore::new(state, conf, (1, 1), Vec::new(), 1 << 20);
+        let settings = DriverSettings { id: 1, election_ticks: 10, heartbeat_ticks: 1, pre_vote: false, applied: 1, seed: None };
+        let mut driver = Driver::new(&settings, store, &slog::Logger::root(slog::Discard, slog::o!())).expect("a driver");
+        driver.campaign();
+        settle(&mut driver);
+        driver.step(from_two(MessageType::MsgRequestVoteResponse, &driver));
+        settle(&mut driver);
+        assert!(driver.is_leader());
+        driver
+    }
+
+    fn from_two(kind: MessageType, driver: &Driver) -> Message {
+        let mut message = Message { from: 2, to: 1, term: driver.term(), ..Default::default() };
+        message.set_msg_type(kind);
+        message
+    }
+
+    /// A read request without the entry that holds its context is dropped; raft would take it for granted and end the process.
+    #[test]
+    fn a_read_request_without_a_context_is_dropped() {
+        let mut driver = leader_of_two();
+        let mut done = from_two(MessageType::MsgAppendResponse, &driver);
+        done.index = driver.raw.raft.raft_log.last_index();
+        driver.step(done);
+        settle(&mut driver);
+        assert!(driver.may_serve_reads(), "before, raft drops read requests unread");
+        driver.step(from_two(MessageType::MsgReadIndex, &driver));
+        assert_eq!(driver.raw.raft.pending_read_count(), 0);
+    }
+
+    /// A member that answers a heartbeat as others do has given up the snapshot it asked for: it is sent entries again.
+    #[test]
+    fn a_wish_for_a_snapshot_ends_with_a_plain_answer() {
+        let mut driver = leader_of_two();
+        driver.raw.raft.mut_prs().get_mut(2).expect("a peer").pending_request_snapshot = 7;
+        driver.step(from_two(MessageType::MsgHeartbeatResponse, &driver));
+        assert_eq!(driver.raw.raft.prs().get(2).expect("a peer").pending_request_snapshot, raft::INVALID_INDEX);
     }
 
     /// Makes everything handed to the log durable, round by round, and returns the groups and the committed entries.

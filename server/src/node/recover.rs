@@ -47,6 +47,8 @@ pub struct Survey {
     pub voters: Vec<Vec<u64>>,
     /// The recoveries behind this data.
     pub recoveries: Vec<Recovery>,
+    /// The cluster has found this member's data to differ from the majority's, and they were not rebuilt since.
+    pub fenced: bool,
     /// A recovery of this folder that was begun and cut short.
     pub begun: Option<String>,
     /// Keeps others from opening the folder as long as the survey lives.
@@ -125,6 +127,7 @@ fn finish_survey(
         written_ms: machine.position().time_ms,
         members,
         voters,
+        fenced: machine.shared().fenced_at(identity.member).is_some(),
         begun: recoveries.iter().find(|r| r.former == identity.cluster).map(|r| r.id.clone()),
         recoveries,
         _lock: lock,

@@ -111,6 +111,8 @@ pub(super) enum Input {
     Peer(Vec<Message>),
     Persisted(u64),
     Applied(u64),
+    /// A snapshot is in place, up to this index.
+    Installed(u64),
     /// The machine allowed a committed configuration change; the new state goes back.
     ApplyChange {
         change: ConfChangeV2,
@@ -240,7 +242,7 @@ impl Loop {
             let waits = self.waits_for_apply();
             self.inner.applied_wanted.store(waits, Ordering::SeqCst);
             std::sync::atomic::fence(Ordering::SeqCst);
-            let moved = waits && self.inner.shared.applied_index() > self.driver.applied_index();
+            let moved = waits && self.installing.is_none() && self.inner.shared.applied_index() > self.driver.applied_index();
             let wait = if moved { Duration::ZERO } else { next_tick.saturating_sub(self.inner.time.now()) };
             let mut taken = 0;
             // While the log writes all that it may, more proposals would only be put aside: they can wait for it too.
@@ -317,6 +319,10 @@ impl Loop {
             Input::Pin(answer) => drop(self.apply.send(ApplyTask::View(ViewFor::Reader(answer)))),
             Input::Snapshot { message, complete, answer } => drop(answer.send(self.take_snapshot(message, complete))),
             Input::Applied(index) => self.applied(index),
+            Input::Installed(index) => {
+                self.installed(index);
+                self.applied(index);
+            }
             Input::ApplyChange { change, reply } => {
                 let _ = reply.send(self.reconfigure(&change));
             }
@@ -361,6 +367,7 @@ impl Loop {
         if fenced {
             // Rows that are not to be trusted must not become another member's.
             self.driver.store().snapshot_state().ready = None;
+            *self.inner.view.lock() = None;
         }
         if !self.view_asked && !fenced && std::mem::take(&mut self.driver.store().snapshot_state().wanted) {
             self.view_asked = true;
@@ -376,13 +383,14 @@ impl Loop {
     /// Takes note of what was applied since the last turn. Apply sends no word of it while nobody waits for it: see
     /// [`Loop::waits_for_apply`].
     fn look_at_applied(&mut self) {
-        if self.installing.is_none() {
-            self.applied(self.inner.shared.applied_index());
-        }
+        self.applied(self.inner.shared.applied_index());
     }
 
     fn applied(&mut self, index: u64) {
-        self.installed(index);
+        // While a snapshot is taken up only its own end counts: entries before it may end at the very same index.
+        if self.installing.is_some() {
+            return;
+        }
         self.driver.applied(index);
         self.release_reads(index);
     }

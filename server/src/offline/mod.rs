@@ -105,7 +105,10 @@ fn restore(args: Vec<OsString>) -> Result<String, Failure> {
     let reached = node::restore(&file, &settings, &founding, &options, &RealFiles::shared())?;
     let mut words = format!("restored {} into {}", file.display(), config.data_dir.display());
     if !options.deltas.files.is_empty() {
-        words += &format!(": revision {} with {} files of deltas", reached.revision, reached.deltas);
+        // A time asked for may lie after the last change that is there.
+        let until =
+            jiff::Timestamp::from_millisecond(reached.time_ms).map_or_else(|_| reached.time_ms.to_string(), |t| t.to_string());
+        words += &format!(": revision {} of {until}, with {} files of deltas", reached.revision, reached.deltas);
     }
     Ok(words)
 }

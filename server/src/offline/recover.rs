@@ -180,8 +180,8 @@ fn refuse_mixture(found: &[Found]) -> Result<(), Failure> {
 /// The one that has the most, and is a member.
 fn choose(found: &[Found]) -> Result<usize, Failure> {
     let eligible = |f: &&Found| f.survey.own().is_some() && f.survey.last.1 > 0;
-    // A recovery that was cut short has told its own directory already that it counts.
-    let rank = |f: &Found| (f.survey.begun.is_some(), f.survey.last, f.survey.committed, f.survey.applied);
+    // A recovery that was cut short has told its own directory already that it counts. Of equal logs the one whose rows are trusted.
+    let rank = |f: &Found| (f.survey.begun.is_some(), f.survey.last, !f.survey.fenced, f.survey.committed, f.survey.applied);
     let best = found.iter().filter(eligible).map(rank).max();
     let at = best.and_then(|best| found.iter().position(|f| eligible(&f) && rank(f) == best));
     at.ok_or_else(|| {

@@ -75,6 +75,13 @@ pub(super) fn judge(found: &[Found], chosen: usize) -> Verdict {
             best.written()
         ));
     }
+    if best.survey.fenced {
+        notes.push(
+            "its rows differ from what the majority had: the cluster had set it aside (alarm CORRUPT) and not rebuilt it yet. Compare what \
+             it serves with a backup"
+                .into(),
+        );
+    }
     let seen = "a client that has seen a higher one, such as a controller that caches, must be started again";
     notes.push(format!("the revision goes on from {}; {seen}", best.survey.revision));
     notes.push(

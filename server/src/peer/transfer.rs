@@ -101,9 +101,7 @@ async fn over(
         while waiting < UNACKNOWLEDGED
             && let Some(at) = from.take()
         {
-            if !node.status().is_leader {
-                return Err("this member no longer leads".into());
-            }
+            may_send(node)?;
             let chunk = view.chunk(at, size).await.map_err(|e| e.to_string())?;
             from = chunk.next;
             if chunk.count == 0 {
@@ -129,11 +127,23 @@ async fn over(
             waiting -= 1;
         }
     }
+    may_send(node)?;
     let _ = chunks.send(SnapshotChunk { end: Some(end), ..Default::default() }).await;
     match receipt(&mut receipts, LAST_SILENCE).await? {
         SnapshotReceipt { done: true, .. } => Ok(()),
         _ => Err("the peer did not say that it took the snapshot".into()),
     }
+}
+
+/// Rows of a member that does not lead, or whose data are not to be trusted, must not become another's.
+fn may_send(node: &NodeHandle) -> Result<(), String> {
+    if node.is_fenced() {
+        return Err("this member's data differ from the majority's".into());
+    }
+    if !node.status().is_leader {
+        return Err("this member no longer leads".into());
+    }
+    Ok(())
 }
 
 async fn receipt(receipts: &mut Streaming<SnapshotReceipt>, silence: Duration) -> Result<SnapshotReceipt, String> {

@@ -71,7 +71,7 @@ fn failed(path: &Path, e: ReadError) -> SnapshotError {
 /// Puts the deltas behind the rows of a snapshot of `cluster` at `applied`, and moves `applied` along.
 ///
 /// # Errors
-/// When the target lies before the snapshot or after the last delta; `Damaged` with the file's name as said above.
+/// When the target lies before the snapshot, or a revision after the last delta (of a time after it the newest state is taken); `Damaged` with the file's name as said above.
 pub(super) fn replay(base: &Arc<dyn Base>, cluster: u64, applied: &mut Applied, deltas: &Deltas) -> Result<Reached, SnapshotError> {
     let full = Reached { revision: applied.revision, time_ms: applied.time_ms, deltas: 0 };
     match deltas.until {

@@ -101,7 +101,32 @@ pub(crate) fn write_rows(
 }
 
 fn is_kept(key: &[u8]) -> bool {
-    let gone =
-        [sys::APPLIED, sys::MEMBER, sys::REMOVED_MEMBER, sys::CONFIGURATION, sys::CLUSTER_VERSION, sys::RECOVERY, sys::DOWNGRADE];
+    let gone = [
+        sys::APPLIED,
+        sys::MEMBER,
+        sys::REMOVED_MEMBER,
+        sys::CONFIGURATION,
+        sys::CLUSTER_VERSION,
+        sys::RECOVERY,
+        sys::DOWNGRADE,
+        // Its entries are of another log.
+        sys::FENCE,
+    ];
     key.first().is_some_and(|tag| !gone.contains(tag))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What belongs to the cluster that was backed up, and to its log, stays behind; what belongs to the data comes along.
+    #[test]
+    fn rows_of_the_former_cluster_stay_behind() {
+        for tag in [sys::APPLIED, sys::MEMBER, sys::CONFIGURATION, sys::RECOVERY, sys::FENCE] {
+            assert!(!is_kept(&[tag, 1]), "{tag:#x}");
+        }
+        for tag in [sys::LEASE, sys::COMPACT] {
+            assert!(is_kept(&[tag, 1]), "{tag:#x}");
+        }
+    }
 }

@@ -85,4 +85,27 @@ mod tests {
         assert_eq!(changed(lifted, &command(Raise, 9), 13), None, "it was lifted meanwhile");
         assert_eq!(changed(lifted, &command(Raise, 0), 14), Some(Fence { index: 14, lifted: false }));
     }
+    /// Who is left alone, in one way or the other, has nobody to differ from: no fence is left, its own not either.
+    #[test]
+    fn alone_there_is_no_fence() {
+        use crate::base::MemBase;
+        use crate::mvcc::{DeltaPolicy, Store};
+        use crate::state::Machine;
+        use quorate_proto::state::Member;
+        use std::sync::Arc;
+
+        for recovered in [false, true] {
+            let policy = DeltaPolicy { freeze_bytes: 1 << 20, inline: false };
+            let store = Arc::new(Store::open(Arc::new(MemBase::default()), policy).unwrap());
+            for id in [1, 2] {
+                put(&store, id, Some(Fence { index: 9, lifted: id == 2 }));
+            }
+            let mut machine = Machine::open(store.clone()).unwrap();
+            machine.found(vec![Member { id: 1, ..Default::default() }, Member { id: 2, ..Default::default() }], 1, 1);
+            assert_eq!(machine.shared().fences().len(), 2);
+            assert!(if recovered { machine.stand_alone_as(1, None, &[]) } else { machine.stand_alone(1) });
+            assert!(machine.shared().fences().is_empty());
+            assert!(load(&store).unwrap().is_empty(), "nor at the next start");
+        }
+    }
 }

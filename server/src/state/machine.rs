@@ -474,12 +474,16 @@ impl Machine {
     /// Leaves one member on the list, as a voter, and puts the others among those removed. False when it is not on the list.
     pub fn stand_alone(&mut self, own: u64) -> bool {
         let found = self.members.keep_only(&self.store, own);
-        // Nobody is left to differ from.
+        self.forget_fences();
+        self.publish_members();
+        found
+    }
+
+    /// Alone, nobody is left to differ from.
+    fn forget_fences(&mut self) {
         for member in self.shared.fences().keys() {
             self.put_fence(*member, None);
         }
-        self.publish_members();
-        found
     }
 
     /// Writes a recovery down that is about to be carried out.
@@ -501,6 +505,7 @@ impl Machine {
             }
             self.members.put(&self.store, member);
         }
+        self.forget_fences();
         self.publish_members();
         true
     }

@@ -57,7 +57,12 @@ impl Loop {
         self.driver.step(message);
         let effects = self.driver.ready();
         self.carry_out(effects);
-        self.installing.as_ref().is_some_and(|i| i.index == index)
+        let taken = self.installing.as_ref().is_some_and(|i| i.index == index);
+        if taken {
+            // A second one would be received for nothing.
+            self.inner.rows_wanted.store(0, Ordering::Release);
+        }
+        taken
     }
 
     /// The log is durable up to a number: a snapshot whose mark is among that may become the member's rows.
