@@ -174,7 +174,7 @@ impl Store {
     }
 
     /// The newest hash that a compaction left behind.
-    pub(crate) fn newest_kept_hash(&self) -> Option<HashKv> {
+    pub fn newest_kept_hash(&self) -> Option<HashKv> {
         self.rows.load().newest_kept_hash()
     }
 
