@@ -187,16 +187,16 @@ pub fn run(segments: &[Segment], cluster: &str) -> Option<(i64, Segment)> {
     Some((begin, (*last).clone()))
 }
 
-/// Files of deltas that lead from no full backup of the schedule: those before its oldest one, and those of clusters that no full
-/// backup in the folder is of. `fulls` are all that are left.
+/// Files of deltas that nothing leads on from: those before the oldest full backup of their cluster, whichever schedule or person made
+/// it, and those of clusters that no full backup in the folder is of. None while the schedule itself has no full backup there. `fulls`
+/// are all that are left.
 pub fn superfluous(fulls: &[Full], segments: &[Segment], schedule: &str) -> Vec<String> {
-    let mine = |full: &&Full| full.manifest.schedule.as_deref() == Some(schedule);
+    if !fulls.iter().any(|full| full.manifest.schedule.as_deref() == Some(schedule)) {
+        return Vec::new();
+    }
     let gone = |segment: &&Segment| {
-        let of_cluster = || fulls.iter().filter(|full| full.manifest.cluster_id == segment.cluster);
-        match of_cluster().filter(mine).map(|full| full.manifest.revision).min() {
-            Some(oldest) => segment.revision < oldest,
-            None => fulls.iter().any(|full| mine(&full)) && of_cluster().next().is_none(),
-        }
+        let of_cluster = fulls.iter().filter(|full| full.manifest.cluster_id == segment.cluster);
+        of_cluster.map(|full| full.manifest.revision).min().is_none_or(|oldest| segment.revision < oldest)
     };
     segments.iter().filter(gone).map(|segment| segment.name.clone()).collect()
 }
@@ -283,6 +283,9 @@ mod tests {
         let names = |picked: &[usize]| picked.iter().map(|at| files[*at].name.clone()).collect::<Vec<_>>();
         assert_eq!(gone(&[full("a2", "a", 20, 300), manual.clone()]), names(&[0, 4]));
         assert_eq!(gone(&[full("a1", "a", 12, 100), full("a2", "a", 30, 300)]), names(&[3, 4]));
+        // What somebody else took is led on from as well.
+        let other = Full { manifest: Manifest { schedule: None, ..full("m", "a", 12, 1).manifest }, ..full("m", "a", 12, 1) };
+        assert_eq!(gone(&[full("a2", "a", 30, 300), other, manual.clone()]), names(&[4]));
         assert_eq!(gone(&[manual]), names(&[]));
         assert_eq!(gone(&[]), names(&[]));
     }
