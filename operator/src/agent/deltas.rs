@@ -157,14 +157,16 @@ struct Pending {
     since: Option<Instant>,
     /// The main revision of the newest row.
     row: i64,
-    /// When the newest delta came, milliseconds since 1970.
-    heard_ms: u64,
+    /// Up to when nothing that was acknowledged is missing here, milliseconds since 1970.
+    heard_ms: i64,
 }
 
 impl Pending {
     fn take(&mut self, delta: bp::Delta) {
-        self.heard_ms = now_ms();
-        if delta.rows.is_empty() && delta.side.is_empty() && !delta.side_whole {
+        // A member that catches up tells news late: by their own time. That there are none is true of the moment it is said.
+        let news = !delta.rows.is_empty() || !delta.side.is_empty() || delta.side_whole;
+        self.heard_ms = self.heard_ms.max(if news { delta.time_ms } else { now_ms() });
+        if !news {
             // It tells how far the others reach, and of a compaction; alone it is not worth a file.
             match self.deltas.last_mut() {
                 Some(last) if last.revision == delta.revision => last.compacted = delta.compacted,
@@ -237,7 +239,7 @@ impl Keeper<'_> {
                 greeted = Instant::now();
             }
             if pending.deltas.is_empty() {
-                self.tell(|report| report.covered_ms = report.covered_ms.max(pending.heard_ms as i64));
+                self.tell(|report| report.covered_ms = report.covered_ms.max(pending.heard_ms));
                 if greeted.elapsed() >= GREETING {
                     greeted = Instant::now();
                     self.stored(member).await?;
@@ -304,7 +306,7 @@ impl Keeper<'_> {
         self.last = Some(last);
         self.tell(|report| {
             report.revision = revision;
-            report.covered_ms = report.covered_ms.max(heard_ms as i64);
+            report.covered_ms = report.covered_ms.max(heard_ms);
             report.segments += 1;
             report.bytes += size;
             report.error = None;
@@ -354,8 +356,8 @@ async fn sleep_until(due: Option<Instant>) {
     }
 }
 
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
 
 #[cfg(test)]
@@ -408,6 +410,20 @@ mod tests {
             assert_eq!(segment.previous, before);
             before = hash.to_vec();
         }
+    }
+
+    /// News cover the time that they are of; that there are none covers the present.
+    #[test]
+    fn what_is_covered() {
+        let mut pending = Pending::default();
+        pending.take(bp::Delta { time_ms: 5000, ..delta(9, &[9], 0) });
+        assert_eq!(pending.heard_ms, 5000);
+        let before = now_ms();
+        pending.take(bp::Delta { time_ms: 5000, ..delta(9, &[], 0) });
+        let heard = pending.heard_ms;
+        assert!(heard >= before);
+        pending.take(bp::Delta { time_ms: 6000, ..delta(10, &[10], 0) });
+        assert_eq!(pending.heard_ms, heard, "what was covered stays so");
     }
 
     /// A file is due after its interval, at once for a compaction that waits or when it is large, and never in the middle of a revision.
