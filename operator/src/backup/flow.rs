@@ -33,6 +33,8 @@ const PORT: u16 = 8081;
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Bytes of the longest page.
 const PAGE: u64 = 64 << 10;
+/// The status tells how far deltas reach in steps of so many seconds.
+const STEP: i64 = 30;
 /// Deltas may lag behind by so many intervals, and at least so many seconds, before that is called trouble.
 const LAG: (u64, u64) = (3, 60);
 
@@ -72,7 +74,11 @@ pub async fn advance(
             let runs = object["spec"]["replicas"] == json!(1);
             deployments.patch(&name(&own), &PatchParams::apply(MANAGER).force(), &Patch::Apply(&object)).await?;
             match runs {
-                false => (false, "Suspended", "the schedule is suspended, or the cluster sleeps".to_string(), None),
+                false => {
+                    // Nothing is to be covered, so nobody should be alarmed.
+                    context.metrics.covered(&namespace, &own, None);
+                    (false, "Suspended", "the schedule is suspended, or the cluster sleeps".to_string(), None)
+                }
                 true => match read(context, &namespace, &own).await? {
                     Err(why) => (false, "Unreachable", why, None),
                     Ok(report) => {
@@ -84,9 +90,7 @@ pub async fn advance(
         }
     };
     if let Some(report) = report.as_ref().filter(|report| report.covered_ms > 0) {
-        let covered = Timestamp::from_second(report.covered_ms / 1000).ok().map(Time);
-        let (since_revision, revision) = (Some(report.since), Some(report.revision));
-        status.deltas = Some(DeltasStatus { since_revision, revision, covered_until: covered });
+        tell(&mut status.deltas, report);
         context.metrics.covered(&namespace, &own, Some(report.covered_ms as f64 / 1000.0));
     }
     set_condition(&mut status.conditions, "Flowing", flowing, reason, &message, schedule.metadata.generation, now());
@@ -118,6 +122,19 @@ async fn prepare(
         return Ok(Err(("Waiting", format!("there is no QuorateBackupStore {store}"))));
     };
     Ok(Ok((validate(&object, context.default_image.as_deref())?, store_object.spec)))
+}
+
+/// Puts the report into the status, in steps: each change of it is written, and read by everybody who watches.
+fn tell(known: &mut Option<DeltasStatus>, report: &Report) {
+    let covered_until = Timestamp::from_second(report.covered_ms / 1000).ok().map(Time);
+    let new = DeltasStatus { since_revision: Some(report.since), revision: Some(report.revision), covered_until };
+    let second = |status: &DeltasStatus| status.covered_until.as_ref().map_or(0, |until| until.0.as_second());
+    let near = known.as_ref().is_some_and(|known| {
+        known.since_revision == new.since_revision && (second(known)..second(known) + STEP).contains(&second(&new))
+    });
+    if !near {
+        *known = Some(new);
+    }
 }
 
 /// The schedule that keeps the same deltas already: of those that want to, the oldest does.
@@ -160,7 +177,8 @@ fn judge(report: &Report, deltas: &Deltas, now: Timestamp) -> (bool, &'static st
     }
     let lag = u64::try_from(now.as_millisecond() - report.covered_ms).unwrap_or(0) / 1000;
     if lag > (LAG.0 * deltas.seconds()).max(LAG.1) {
-        return (false, "Behind", format!("the store lacks what was written in the last {lag} s"));
+        let covered = Timestamp::from_second(report.covered_ms / 1000).unwrap_or(Timestamp::UNIX_EPOCH);
+        return (false, "Behind", format!("the store may lack what was written since {covered}"));
     }
     (true, "UpToDate", "changes reach the store as they come".into())
 }
@@ -335,5 +353,23 @@ mod tests {
         assert_eq!(judge(&Report { covered_ms: 0, ..report.clone() }, &deltas, now).1, "Starting");
         assert_eq!(judge(&Report { error: Some("x".into()), ..report }, &deltas, now).1, "AgentFails");
         assert_eq!(Deltas { interval: "2m".into() }.seconds(), 120);
+    }
+
+    /// Reports that differ by a few seconds leave the status as it is, and the words of one that does not move stay the same.
+    #[test]
+    fn steps() {
+        let report = |since, revision, second: i64| Report { since, revision, covered_ms: second * 1000 + 7, ..Report::default() };
+        let mut status = None;
+        let mut told = |report: &Report| {
+            tell(&mut status, report);
+            let known = status.clone().unwrap();
+            (known.revision.unwrap(), known.covered_until.unwrap().0.as_second())
+        };
+        assert_eq!(told(&report(1, 5, 100)), (5, 100));
+        assert_eq!((told(&report(1, 6, 110)), told(&report(1, 7, 129))), ((5, 100), (5, 100)));
+        assert_eq!((told(&report(1, 8, 130)), told(&report(9, 9, 131))), ((8, 130), (9, 131)));
+        assert_eq!(told(&report(9, 9, 120)), (9, 120));
+        let words = |now| judge(&report(1, 5, 100), &Deltas::default(), Timestamp::from_second(now).unwrap());
+        assert_eq!((words(500), words(500).1), (words(900), "Behind"));
     }
 }
