@@ -318,7 +318,8 @@ fn a_restore_without_a_first_volume_goes_back() {
     let mut model = settled(3);
     let before: Vec<u64> = model.members.iter().filter(|member| member.slot > 0).map(|member| member.id).collect();
     model.fills_in = Some(0);
-    (model.pods.remove(&0), model.volumes.remove(&0));
+    model.pods.remove(&0);
+    model.volumes.remove(&0);
     request(&mut model, Ask::Restore { keep: false });
     for _ in 0..2 {
         model.operate(false);
