@@ -100,7 +100,20 @@ async fn backups_in(client: &Client, namespace: Option<&str>, shared: Arc<Shared
 }
 
 async fn schedules_in(client: &Client, namespace: Option<&str>, shared: Arc<Shared>, stop: watch::Receiver<bool>) {
-    let controller = Controller::new(scoped::<QuorateBackupSchedule>(client, namespace), watcher::Config::default())
+    let (reader, writer) = reflector::store();
+    let metrics = shared.context.metrics.clone();
+    // What changes by itself is looked at in time; our own writes of it are no reason for another round.
+    let changes = watcher(scoped::<QuorateBackupSchedule>(client, namespace), watcher::Config::default())
+        .default_backoff()
+        .inspect(move |event| {
+            if let Ok(watcher::Event::Delete(gone)) = event {
+                metrics.covered(&gone.namespace().unwrap_or_default(), &gone.name_any(), None);
+            }
+        })
+        .reflect(writer)
+        .applied_objects()
+        .predicate_filter(predicates::generation.combine(predicates::annotations), Default::default());
+    let controller = Controller::for_stream(changes, reader)
         .with_config(Config::default().debounce(DEBOUNCE).concurrency(PARALLEL))
         .watches(scoped::<QuorateBackup>(client, namespace), watcher::Config::default(), |backup| {
             let name = backup.labels().get(schedule::SCHEDULE_LABEL)?.clone();

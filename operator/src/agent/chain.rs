@@ -3,11 +3,20 @@
 //! ```text
 //! FOLDER/TIME-NAME-UID.snapshot                            a full backup
 //! FOLDER/TIME-NAME-UID.snapshot.json                       its manifest, written after it: without one it is not looked at here
-//! FOLDER/deltas/CLUSTER/AFTER-REVISION-TIME.segment        what followed revision AFTER up to REVISION, at TIME ms
+//! FOLDER/deltas/CLUSTER/AFTER-REVISION-TIME-PREVIOUS-OWN.segment    what followed revision AFTER up to REVISION, at TIME ms
 //! ```
+//! PREVIOUS and OWN are the first half of the hashes of the file before and of this one: no two files of different content share a name,
+//! and names alone tell which follows which. Where two agents went on from the same file, there are two branches; both are good, and
+//! each is followed by itself.
+//!
 //! Anything else in there belongs to somebody else: it is neither read nor deleted.
 
+use std::collections::{HashMap, HashSet};
+
 use serde::{Deserialize, Serialize};
+
+/// Letters of a hash in a file's name.
+const HASH_LETTERS: usize = 16;
 
 /// What is known of a full backup; also the last words of the agent that took it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -64,6 +73,10 @@ pub struct Segment {
     pub time_ms: i64,
     /// The store's cluster id, hexadecimal.
     pub cluster: String,
+    /// The first half of the hash of the file before, hexadecimal; zeros for the first of a run.
+    pub previous: String,
+    /// The first half of this file's hash.
+    pub own: String,
     /// The object's name.
     pub name: String,
 }
@@ -103,18 +116,89 @@ pub fn is_manifest(folder: &str, name: &str) -> bool {
     name.strip_prefix(folder).is_some_and(|rest| !rest.contains('/') && rest.ends_with(".snapshot.json"))
 }
 
-/// The name of a file of deltas.
-pub fn segment_name(folder: &str, cluster: &str, after: i64, revision: i64, time_ms: i64) -> String {
-    format!("{folder}deltas/{cluster}/{after:019}-{revision:019}-{time_ms:015}.segment")
+/// The name of a file of deltas. `previous` and `own` are the whole hashes of the file before and of this one; the first of a run has
+/// none before it.
+pub fn segment_name(
+    folder: &str,
+    cluster: &str,
+    (after, revision, time_ms): (i64, i64, i64),
+    previous: &[u8],
+    own: &[u8],
+) -> String {
+    let (previous, own) = (hash_letters(previous), hash_letters(own));
+    format!("{folder}deltas/{cluster}/{after:019}-{revision:019}-{time_ms:015}-{previous}-{own}.segment")
+}
+
+fn hash_letters(hash: &[u8]) -> String {
+    let letters: String = hash.iter().take(HASH_LETTERS / 2).map(|byte| format!("{byte:02x}")).collect();
+    format!("{letters:0<HASH_LETTERS$}")
 }
 
 /// Reads such a name.
 pub fn segment(folder: &str, name: &str) -> Option<Segment> {
     let (cluster, file) = name.strip_prefix(folder)?.strip_prefix("deltas/")?.split_once('/')?;
-    let mut numbers = file.strip_suffix(".segment")?.split('-').map(|number| number.parse::<i64>().ok());
-    let (after, revision, time_ms) = (numbers.next()??, numbers.next()??, numbers.next()??);
-    let found = Segment { after, revision, time_ms, cluster: cluster.to_string(), name: name.to_string() };
-    (segment_name(folder, cluster, after, revision, time_ms) == name).then_some(found)
+    let parts: Vec<&str> = file.strip_suffix(".segment")?.split('-').collect();
+    let [after, revision, time_ms, previous, own] = parts[..] else { return None };
+    let number = |text: &str, letters: usize| text.parse::<i64>().ok().filter(|number| *number >= 0 && text.len() == letters);
+    let hash = |text: &str| {
+        let plain = text.len() == HASH_LETTERS && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        plain.then(|| text.to_string())
+    };
+    Some(Segment {
+        after: number(after, 19)?,
+        revision: number(revision, 19)?,
+        time_ms: number(time_ms, 15)?,
+        cluster: cluster.to_string(),
+        previous: hash(previous)?,
+        own: hash(own)?,
+        name: name.to_string(),
+    })
+}
+
+/// The files of one cluster, and which follows which.
+struct Branches<'a> {
+    files: Vec<&'a Segment>,
+    by_hash: HashMap<&'a str, &'a Segment>,
+}
+
+impl<'a> Branches<'a> {
+    fn new(segments: &'a [Segment], cluster: &str) -> Self {
+        let mut files: Vec<&Segment> = segments.iter().filter(|segment| segment.cluster == cluster).collect();
+        files.sort();
+        let by_hash = files.iter().map(|file| (file.own.as_str(), *file)).collect();
+        Self { files, by_hash }
+    }
+
+    /// The file that this one follows. The first of a run follows whatever ends where it begins: it tells the whole of what lies
+    /// beside the key space.
+    fn before(&self, file: &Segment) -> Option<&'a Segment> {
+        if file.previous.bytes().any(|letter| letter != b'0') {
+            return self.by_hash.get(file.previous.as_str()).copied().filter(|before| before.revision == file.after);
+        }
+        let joins =
+            |before: &&&Segment| before.revision >= file.after && (before.after, before.revision) < (file.after, file.revision);
+        self.files.iter().filter(joins).min_by_key(|before| (before.revision, -before.time_ms)).copied()
+    }
+
+    /// Each branch, in order: from its first file that ends at this revision or later to its newest.
+    fn all(&self, from: i64) -> Vec<Vec<&'a Segment>> {
+        let followed: HashSet<&str> = self.files.iter().map(|file| file.previous.as_str()).collect();
+        let leaves = self.files.iter().filter(|file| file.revision >= from && !followed.contains(file.own.as_str()));
+        leaves
+            .map(|leaf| {
+                let mut branch = vec![*leaf];
+                // Names can lie; a circle of them must end.
+                while let Some(before) = self
+                    .before(branch[branch.len() - 1])
+                    .filter(|before| before.revision >= from && branch.len() < self.files.len())
+                {
+                    branch.push(before);
+                }
+                branch.reverse();
+                branch
+            })
+            .collect()
+    }
 }
 
 /// The way to a state. `named` is the full backup that the user named: only its cluster's line of history counts then.
@@ -142,61 +226,64 @@ pub fn plan(mut fulls: Vec<Full>, segments: &[Segment], target: Target, named: O
         }
         (_, Some((_, time_ms))) => format!("the oldest full backup is of {time_ms} ms since 1970, after the time that is wanted"),
     })?;
-    let mut mine: Vec<&Segment> = segments.iter().filter(|segment| segment.cluster == full.manifest.cluster_id).collect();
-    mine.sort();
-    let (mut place, mut chosen) = (full.manifest.revision, Vec::new());
-    let mut over = full.manifest.time_ms;
-    for segment in mine.into_iter().filter(|segment| segment.revision >= full.manifest.revision) {
-        let enough = match target {
-            Target::Newest => false,
-            Target::Revision(wanted) => place >= wanted && segment.revision > wanted,
-            // One that ends later may begin before.
-            Target::Time(wanted) => over > wanted,
-        };
-        if enough {
-            break;
-        }
-        if segment.after > place {
-            if target == Target::Newest {
+    let begin = full.manifest.revision;
+    let branches = Branches::new(segments, &full.manifest.cluster_id).all(begin);
+    // What of a branch leads to the target, and how far it does.
+    let cut = |branch: &Vec<&Segment>| {
+        let (mut place, mut over, mut chosen) = (begin, full.manifest.time_ms, Vec::new());
+        for segment in branch {
+            let enough = match target {
+                Target::Newest => false,
+                Target::Revision(wanted) => place >= wanted && segment.revision > wanted,
+                // One that ends later may begin before.
+                Target::Time(wanted) => over > wanted,
+            };
+            if enough {
                 break;
             }
-            return Err(format!("the deltas from revision {} to {} are missing", place + 1, segment.after));
+            (place, over) = (place.max(segment.revision), over.max(segment.time_ms));
+            chosen.push((*segment).clone());
         }
-        place = place.max(segment.revision);
-        over = over.max(segment.time_ms);
-        chosen.push(segment.clone());
-    }
-    match target {
-        Target::Revision(wanted) if wanted > place => Err(format!("the deltas end at revision {place}, before {wanted}")),
+        (place, over, chosen)
+    };
+    let (whole, torn): (Vec<_>, Vec<_>) = branches.into_iter().partition(|branch| branch[0].after <= begin);
+    let best = whole.iter().map(cut).max_by_key(|(place, over, chosen)| (*place, *over, chosen.len()));
+    let (place, over, chosen) = best.unwrap_or((begin, full.manifest.time_ms, Vec::new()));
+    let reached = match target {
+        Target::Newest => true,
+        Target::Revision(wanted) => place >= wanted,
+        Target::Time(wanted) => over > wanted,
+    };
+    let gap = torn.iter().map(|branch| branch[0].after).filter(|after| *after > place).min();
+    match (target, gap) {
+        (_, Some(after)) if !reached => Err(format!("the deltas from revision {} to {after} are missing", place + 1)),
+        (Target::Revision(wanted), _) if !reached => Err(format!("the deltas end at revision {place}, before {wanted}")),
         _ => Ok(Plan { full, segments: chosen }),
     }
 }
 
-/// The revision after which the files of a cluster's deltas follow one another without a gap up to the newest, and the newest file.
+/// The revision after which the files of a cluster's deltas follow one another without a gap up to the newest, and the newest file: the
+/// one that the next is to follow.
 pub fn run(segments: &[Segment], cluster: &str) -> Option<(i64, Segment)> {
-    let mut mine: Vec<&Segment> = segments.iter().filter(|segment| segment.cluster == cluster).collect();
-    mine.sort();
-    let last = mine.iter().max_by_key(|segment| (segment.revision, segment.time_ms))?;
-    let (mut begin, mut place) = (mine[0].after, mine[0].revision);
-    for segment in &mine {
-        if segment.after > place {
-            begin = segment.after;
-        }
-        place = place.max(segment.revision);
-    }
-    Some((begin, (*last).clone()))
+    let branches = Branches::new(segments, cluster).all(i64::MIN);
+    let (begin, last) = branches
+        .iter()
+        .filter_map(|branch| Some((branch.len(), branch[0].after, *branch.last()?)))
+        .max_by_key(|(length, _, last)| (last.revision, last.time_ms, *length))
+        .map(|(_, begin, last)| (begin, last))?;
+    Some((begin, last.clone()))
 }
 
-/// Files of deltas that lead from no full backup of the schedule: those before its oldest one, and those of clusters that no full
-/// backup in the folder is of. `fulls` are all that are left.
+/// Files of deltas that nothing leads on from: those before the oldest full backup of their cluster, whichever schedule or person made
+/// it, and those of clusters that no full backup in the folder is of. None while the schedule itself has no full backup there. `fulls`
+/// are all that are left.
 pub fn superfluous(fulls: &[Full], segments: &[Segment], schedule: &str) -> Vec<String> {
-    let mine = |full: &&Full| full.manifest.schedule.as_deref() == Some(schedule);
+    if !fulls.iter().any(|full| full.manifest.schedule.as_deref() == Some(schedule)) {
+        return Vec::new();
+    }
     let gone = |segment: &&Segment| {
-        let of_cluster = || fulls.iter().filter(|full| full.manifest.cluster_id == segment.cluster);
-        match of_cluster().filter(mine).map(|full| full.manifest.revision).min() {
-            Some(oldest) => segment.revision < oldest,
-            None => fulls.iter().any(|full| mine(&full)) && of_cluster().next().is_none(),
-        }
+        let of_cluster = fulls.iter().filter(|full| full.manifest.cluster_id == segment.cluster);
+        of_cluster.map(|full| full.manifest.revision).min().is_none_or(|oldest| segment.revision < oldest)
     };
     segments.iter().filter(gone).map(|segment| segment.name.clone()).collect()
 }
@@ -213,15 +300,29 @@ mod tests {
         Full { name: name.into(), manifest }
     }
 
+    /// A file of that content whose hash begins with `own`, which follows the one whose hash begins with `previous`.
+    fn linked(cluster: &str, (after, revision): (i64, i64), previous: u64, own: u64) -> Segment {
+        let hash = |number: u64| if number == 0 { Vec::new() } else { number.to_be_bytes().to_vec() };
+        let name = segment_name(FOLDER, cluster, (after, revision, revision * 10), &hash(previous), &hash(own));
+        segment(FOLDER, &name).unwrap()
+    }
+
+    /// The first file of a run.
     fn file(cluster: &str, after: i64, revision: i64) -> Segment {
-        segment(FOLDER, &segment_name(FOLDER, cluster, after, revision, revision * 10)).unwrap()
+        linked(cluster, (after, revision), 0, (after * 1000 + revision).cast_unsigned() + 1)
+    }
+
+    /// Files that follow one another.
+    fn chain(cluster: &str, places: &[i64]) -> Vec<Segment> {
+        let number = |at: usize| if at == 0 { 0 } else { 1 << 40 | at as u64 };
+        let pairs = places.windows(2).enumerate();
+        pairs.map(|(at, pair)| linked(cluster, (pair[0], pair[1]), number(at), number(at + 1))).collect()
     }
 
     #[track_caller]
     fn check(target: Target, named: Option<&str>, wanted: Result<(&str, &[i64]), &str>) {
         let fulls = vec![full("a1", "a", 10, 100), full("a2", "a", 30, 300), full("b1", "b", 1000, 500)];
-        let files =
-            [file("a", 5, 12), file("a", 12, 20), file("a", 20, 35), file("a", 35, 35), file("a", 40, 50), file("b", 990, 1005)];
+        let files = [chain("a", &[5, 12, 20, 35, 35]), vec![file("a", 40, 50), file("b", 990, 1005)]].concat();
         let found = plan(fulls, &files, target, named);
         let found = found.map(|plan| (plan.full.name, plan.segments.iter().map(|s| s.revision).collect::<Vec<_>>()));
         match wanted {
@@ -250,13 +351,34 @@ mod tests {
         assert!(plan(vec![], &[], Target::Newest, None).is_err());
     }
 
+    /// Agents that begin anew on a quiet history write files of the same range; each is there, and they are followed in order. What
+    /// somebody wrote beside them from the same file on is a branch of its own.
+    #[test]
+    fn branches() {
+        let fulls = || vec![full("a1", "a", 10, 100)];
+        let mut files = vec![linked("a", (10, 20), 0, 7), linked("a", (20, 20), 7, 9), linked("a", (20, 20), 9, 8)];
+        let owns = |plan: Plan| plan.segments.iter().map(|file| u64::from_str_radix(&file.own, 16).unwrap()).collect::<Vec<_>>();
+        assert_eq!(plan(fulls(), &files, Target::Newest, None).map(owns), Ok(vec![7, 9, 8]));
+        files.extend([linked("a", (20, 30), 8, 1), linked("a", (20, 25), 9, 2), linked("a", (30, 40), 1, 3)]);
+        assert_eq!(plan(fulls(), &files, Target::Newest, None).map(owns), Ok(vec![7, 9, 8, 1, 3]));
+        assert_eq!(plan(fulls(), &files, Target::Revision(35), None).map(owns), Ok(vec![7, 9, 8, 1, 3]));
+        assert_eq!(plan(fulls(), &files, Target::Revision(20), None).map(owns), Ok(vec![7, 9, 8]));
+        // One that was lost is missed, though others cover the same revisions.
+        files.retain(|file| file.own != "0000000000000008");
+        assert_eq!(plan(fulls(), &files, Target::Newest, None).map(owns), Ok(vec![7, 9, 2]));
+        assert!(plan(fulls(), &files, Target::Revision(35), None).is_err_and(|e| e.contains("25")));
+        // Names that lead in a circle end.
+        let circle = [linked("a", (10, 10), 5, 6), linked("a", (10, 10), 6, 5)];
+        assert_eq!(plan(fulls(), &circle, Target::Newest, None).map(owns), Ok(vec![]));
+    }
+
     /// Names lead back to what they were made from; foreign names to nothing.
     #[test]
     fn names() {
         let found = file("00ab", 7, 9);
         assert_eq!((found.after, found.revision, found.time_ms, found.cluster.as_str()), (7, 9, 90, "00ab"));
         for name in
-            ["lab/ns/kv/u/deltas/a/1-2-3.segment", "lab/ns/kv/u/deltas/x.segment", "other/deltas/a/1.segment", "lab/ns/kv/u/x"]
+            ["lab/ns/kv/u/deltas/a/1-2-3-4-5.segment", "lab/ns/kv/u/deltas/x.segment", "other/deltas/a/1.segment", "lab/ns/kv/u/x"]
         {
             assert_eq!(segment(FOLDER, name), None, "{name}");
         }
@@ -268,21 +390,27 @@ mod tests {
     /// The unbroken run of deltas ends at the newest and begins after the last gap.
     #[test]
     fn runs() {
-        let files = [file("a", 5, 12), file("a", 12, 20), file("a", 25, 30), file("a", 28, 40), file("b", 1, 99)];
+        let mut files = [chain("a", &[5, 12, 20]), vec![file("a", 25, 30), file("a", 28, 40), file("b", 1, 99)]].concat();
         let (begin, last) = run(&files, "a").unwrap();
         assert_eq!((begin, last.revision), (25, 40));
+        // Of two that end at the same place the one is gone on from that the other is followed by.
+        files.extend([linked("a", (40, 40), 28_041, 3), linked("a", (40, 40), 3, 2), linked("a", (40, 40), 28_041, 9)]);
+        assert_eq!(run(&files, "a").unwrap().1.own, "0000000000000002");
         assert_eq!(run(&files, "c"), None);
     }
 
     /// Deltas go with the full backups they lead from: a kept full backup keeps all that follows it, whatever else is there.
     #[test]
     fn pruning() {
-        let files = [file("a", 5, 12), file("a", 12, 20), file("a", 20, 35), file("b", 1, 9), file("c", 1, 9)];
+        let files = [chain("a", &[5, 12, 20, 35]), vec![file("b", 1, 9), file("c", 1, 9)]].concat();
         let manual = Full { manifest: Manifest { schedule: None, ..full("m", "b", 1, 1).manifest }, ..full("m", "b", 1, 1) };
         let gone = |fulls: &[Full]| superfluous(fulls, &files, "nightly");
         let names = |picked: &[usize]| picked.iter().map(|at| files[*at].name.clone()).collect::<Vec<_>>();
         assert_eq!(gone(&[full("a2", "a", 20, 300), manual.clone()]), names(&[0, 4]));
         assert_eq!(gone(&[full("a1", "a", 12, 100), full("a2", "a", 30, 300)]), names(&[3, 4]));
+        // What somebody else took is led on from as well.
+        let other = Full { manifest: Manifest { schedule: None, ..full("m", "a", 12, 1).manifest }, ..full("m", "a", 12, 1) };
+        assert_eq!(gone(&[full("a2", "a", 30, 300), other, manual.clone()]), names(&[4]));
         assert_eq!(gone(&[manual]), names(&[]));
         assert_eq!(gone(&[]), names(&[]));
     }

@@ -157,14 +157,16 @@ struct Pending {
     since: Option<Instant>,
     /// The main revision of the newest row.
     row: i64,
-    /// When the newest delta came, milliseconds since 1970.
-    heard_ms: u64,
+    /// Up to when nothing that was acknowledged is missing here, milliseconds since 1970.
+    heard_ms: i64,
 }
 
 impl Pending {
     fn take(&mut self, delta: bp::Delta) {
-        self.heard_ms = now_ms();
-        if delta.rows.is_empty() && delta.side.is_empty() && !delta.side_whole {
+        // A member that catches up tells news late: by their own time. That there are none is true of the moment it is said.
+        let news = !delta.rows.is_empty() || !delta.side.is_empty() || delta.side_whole;
+        self.heard_ms = self.heard_ms.max(if news { delta.time_ms } else { now_ms() });
+        if !news {
             // It tells how far the others reach, and of a compaction; alone it is not worth a file.
             match self.deltas.last_mut() {
                 Some(last) if last.revision == delta.revision => last.compacted = delta.compacted,
@@ -237,7 +239,7 @@ impl Keeper<'_> {
                 greeted = Instant::now();
             }
             if pending.deltas.is_empty() {
-                self.tell(|report| report.covered_ms = report.covered_ms.max(pending.heard_ms as i64));
+                self.tell(|report| report.covered_ms = report.covered_ms.max(pending.heard_ms));
                 if greeted.elapsed() >= GREETING {
                     greeted = Instant::now();
                     self.stored(member).await?;
@@ -287,13 +289,10 @@ impl Keeper<'_> {
     /// Writes what waits, however long the store takes to accept it.
     async fn write(&mut self, member: &Client, pending: &mut Pending) -> Result<(), Error> {
         let Pending { deltas, bytes: _, heard_ms, .. } = std::mem::take(pending);
-        let (Some(last), Some(newest)) = (self.last.clone(), deltas.last()) else { return Ok(()) };
-        let (revision, time_ms) = (newest.revision, newest.time_ms);
-        let file =
-            bp::Segment { cluster: last.cluster, after: last.revision, revision, time_ms, previous: last.hash.into(), deltas };
-        let (content, hash) = segment::encode(&file);
-        let name = chain::segment_name(self.folder, &format!("{:016x}", last.cluster), last.revision, revision, time_ms);
-        let size = content.len() as u64;
+        let Some((name, content, last)) = self.last.as_ref().and_then(|last| file(self.folder, last, deltas)) else {
+            return Ok(());
+        };
+        let (size, revision) = (content.len() as u64, last.revision);
         let mut pause = BACKOFF.0;
         while let Err(error) = self.store.put(&name, content.clone()).await {
             tracing::warn!(object = name, %error, "cannot write deltas");
@@ -304,10 +303,10 @@ impl Keeper<'_> {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(BACKOFF.1);
         }
-        self.last = Some(Last { cluster: last.cluster, since: last.since, revision, hash: hash.to_vec() });
+        self.last = Some(last);
         self.tell(|report| {
             report.revision = revision;
-            report.covered_ms = report.covered_ms.max(heard_ms as i64);
+            report.covered_ms = report.covered_ms.max(heard_ms);
             report.segments += 1;
             report.bytes += size;
             report.error = None;
@@ -324,6 +323,18 @@ impl Keeper<'_> {
         }
         Ok(())
     }
+}
+
+/// The file of these deltas: its name, its content, and where the files then end. A file of that name, should there be one, has this
+/// very content. None without deltas.
+fn file(folder: &str, last: &Last, deltas: Vec<bp::Delta>) -> Option<(String, Vec<u8>, Last)> {
+    let (revision, time_ms) = deltas.last().map(|newest| (newest.revision, newest.time_ms))?;
+    let previous = last.hash.clone().into();
+    let file = bp::Segment { cluster: last.cluster, after: last.revision, revision, time_ms, previous, deltas };
+    let (content, hash) = segment::encode(&file);
+    let cluster = format!("{:016x}", last.cluster);
+    let name = chain::segment_name(folder, &cluster, (last.revision, revision, time_ms), &last.hash, &hash);
+    Some((name, content, Last { revision, hash: hash.to_vec(), ..last.clone() }))
 }
 
 /// Opens a stream and waits for its first word, so that a refusal is told here. The word is the whole of the rows beside the key space,
@@ -345,8 +356,8 @@ async fn sleep_until(due: Option<Instant>) {
     }
 }
 
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
 
 #[cfg(test)]
@@ -356,6 +367,63 @@ mod tests {
     fn delta(revision: i64, rows: &[i64], compacted: i64) -> bp::Delta {
         let rows = rows.iter().map(|main| bp::Row { main: *main, kv: vec![0; 10].into(), ..bp::Row::default() }).collect();
         bp::Delta { revision, rows, compacted, ..bp::Delta::default() }
+    }
+
+    /// Agents that begin anew on a quiet history each write a file of the same range. All of them stay, each names the one before it as
+    /// the replay wants it, and the plan leads through all of them.
+    #[tokio::test]
+    async fn restarts_on_a_quiet_history() {
+        const FOLDER: &str = "lab/ns/kv/u/";
+        let store = Store::over(Arc::new(object_store::memory::InMemory::new()), None);
+        let (page, (_stop, stopped)) = (Page::default(), watch::channel(false));
+        let keeper = Keeper {
+            store: &store,
+            folder: FOLDER,
+            holder: String::new(),
+            interval: Duration::from_secs(5),
+            page: &page,
+            stop: stopped,
+            last: None,
+        };
+        let told =
+            |revision: i64, rows: &[i64]| bp::Delta { cluster: 5, side_whole: true, time_ms: 1000, ..delta(revision, rows, 0) };
+        let mut last = Last { cluster: 5, since: 3, revision: 3, hash: Vec::new() };
+        for (deltas, restarts) in [(told(9, &[4, 9]), true), (told(9, &[]), true), (told(9, &[]), true), (told(10, &[10]), false)] {
+            let (name, content, next) = file(FOLDER, &last, vec![deltas]).unwrap();
+            store.put(&name, content).await.unwrap();
+            last = next;
+            if restarts {
+                let found = keeper.find(5).await.unwrap().unwrap();
+                assert_eq!((found.since, found.revision, &found.hash), (3, last.revision, &last.hash));
+                last = found;
+            }
+        }
+        let files = store.segments(FOLDER, "0000000000000005").await.unwrap();
+        assert_eq!(files.len(), 4);
+        let manifest = chain::Manifest { revision: 4, cluster_id: "0000000000000005".into(), ..chain::Manifest::default() };
+        let full = chain::Full { name: "full".into(), manifest };
+        let plan = chain::plan(vec![full], &files, chain::Target::Newest, None).unwrap();
+        assert_eq!(plan.segments.len(), 4);
+        let mut before = Vec::new();
+        for file in plan.segments {
+            let (segment, hash) = segment::decode(&store.get(&file.name).await.unwrap()).unwrap();
+            assert_eq!(segment.previous, before);
+            before = hash.to_vec();
+        }
+    }
+
+    /// News cover the time that they are of; that there are none covers the present.
+    #[test]
+    fn what_is_covered() {
+        let mut pending = Pending::default();
+        pending.take(bp::Delta { time_ms: 5000, ..delta(9, &[9], 0) });
+        assert_eq!(pending.heard_ms, 5000);
+        let before = now_ms();
+        pending.take(bp::Delta { time_ms: 5000, ..delta(9, &[], 0) });
+        let heard = pending.heard_ms;
+        assert!(heard >= before);
+        pending.take(bp::Delta { time_ms: 6000, ..delta(10, &[10], 0) });
+        assert_eq!(pending.heard_ms, heard, "what was covered stays so");
     }
 
     /// A file is due after its interval, at once for a compaction that waits or when it is large, and never in the middle of a revision.

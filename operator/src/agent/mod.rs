@@ -54,6 +54,9 @@ pub enum Work {
         /// The schedule that wants it
         #[arg(long, value_name = "NAME")]
         schedule: Option<String>,
+        /// Also delete deltas that lead on from no full backup any more
+        #[arg(long, requires = "schedule")]
+        prune_deltas: bool,
         /// Objects to delete once this one is in the store; may be given several times
         #[arg(long, value_name = "NAME")]
         delete: Vec<String>,
@@ -183,10 +186,10 @@ pub async fn work(work: &Work) -> Result<String, Error> {
     // The library for object stores takes the process' provider; two in one place would each want to be it.
     let _ = rustls::crypto::ring::default_provider().install_default();
     match work {
-        Work::Backup { store, object, endpoint, tls, schedule, delete } => {
+        Work::Backup { store, object, endpoint, tls, schedule, prune_deltas, delete } => {
             let store = store::Store::open(store)?;
             let manifest = take::backup(&store, object, endpoint, tls.as_deref(), schedule.clone()).await?;
-            let deleted = take::tidy(&store, object, delete, schedule.as_deref()).await;
+            let deleted = take::tidy(&store, object, delete, schedule.as_deref().filter(|_| *prune_deltas)).await;
             Ok(words(&Taken { manifest, deleted }))
         }
         Work::Restore { store, source, data_dir, name, peer_url, token, bump_revision, server } => {

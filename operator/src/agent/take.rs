@@ -171,8 +171,8 @@ async fn look(client: &Client, header: &SnapshotHeader) -> Result<Option<Seen>, 
     }))
 }
 
-/// Deletes the full backups that were superseded, and the deltas that lead from none any more. The new backup is safe, so what cannot
-/// be deleted, because it is locked, is told and left. Returns which full backups are gone.
+/// Deletes the full backups that were superseded and, for a schedule that keeps deltas, those that lead from none any more. The new
+/// backup is safe, so what cannot be deleted, because it is locked, is told and left. Returns which full backups are gone.
 pub async fn tidy(store: &Store, object: &str, delete: &[String], schedule: Option<&str>) -> Vec<String> {
     let mut deleted = Vec::new();
     for old in delete.iter().take(TOLD) {

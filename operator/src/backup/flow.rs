@@ -9,7 +9,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -23,6 +23,8 @@ use crate::cluster::{Context, Error};
 use crate::crd::backup::{Deltas, DeltasStatus, QuorateBackupStoreSpec, ScheduleStatus};
 use crate::crd::{QuorateBackupSchedule, QuorateBackupStore, QuorateCluster};
 
+/// The reason of a schedule whose deltas another one keeps.
+const TAKEN: &str = "KeptByAnother";
 /// Who writes, as Kubernetes keeps account of fields.
 const MANAGER: &str = "quorate-operator";
 /// Where the agent shows its page.
@@ -31,6 +33,8 @@ const PORT: u16 = 8081;
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Bytes of the longest page.
 const PAGE: u64 = 64 << 10;
+/// The status tells how far deltas reach in steps of so many seconds.
+const STEP: i64 = 30;
 /// Deltas may lag behind by so many intervals, and at least so many seconds, before that is called trouble.
 const LAG: (u64, u64) = (3, 60);
 
@@ -51,21 +55,30 @@ pub async fn advance(
         if status.deltas.take().is_some() || status.conditions.iter().any(|condition| condition.type_ == "Flowing") {
             status.conditions.retain(|condition| condition.type_ != "Flowing");
             context.metrics.covered(&namespace, &own, None);
-            match deployments.delete(&name(&own), &DeleteParams::background()).await {
-                Err(kube::Error::Api(status)) if status.is_not_found() => (),
-                other => drop(other?),
-            }
+            stop(&deployments, schedule).await?;
         }
         return Ok(None);
     };
     let (flowing, reason, message, report) = match prepare(context, schedule, &namespace).await? {
-        Err(why) => (false, "Waiting", why, None),
+        Err((reason, why)) => {
+            if reason == TAKEN {
+                // The other one's agent would write beside this one's.
+                stop(&deployments, schedule).await?;
+                context.metrics.covered(&namespace, &own, None);
+                status.deltas = None;
+            }
+            (false, reason, why, None)
+        }
         Ok((cluster, store)) => {
             let object = deployment(schedule, deltas, &cluster, &store, context.default_image.as_deref());
             let runs = object["spec"]["replicas"] == json!(1);
             deployments.patch(&name(&own), &PatchParams::apply(MANAGER).force(), &Patch::Apply(&object)).await?;
             match runs {
-                false => (false, "Suspended", "the schedule is suspended, or the cluster sleeps".to_string(), None),
+                false => {
+                    // Nothing is to be covered, so nobody should be alarmed.
+                    context.metrics.covered(&namespace, &own, None);
+                    (false, "Suspended", "the schedule is suspended, or the cluster sleeps".to_string(), None)
+                }
                 true => match read(context, &namespace, &own).await? {
                     Err(why) => (false, "Unreachable", why, None),
                     Ok(report) => {
@@ -77,9 +90,7 @@ pub async fn advance(
         }
     };
     if let Some(report) = report.as_ref().filter(|report| report.covered_ms > 0) {
-        let covered = Timestamp::from_second(report.covered_ms / 1000).ok().map(Time);
-        let (since_revision, revision) = (Some(report.since), Some(report.revision));
-        status.deltas = Some(DeltasStatus { since_revision, revision, covered_until: covered });
+        tell(&mut status.deltas, report);
         context.metrics.covered(&namespace, &own, Some(report.covered_ms as f64 / 1000.0));
     }
     set_condition(&mut status.conditions, "Flowing", flowing, reason, &message, schedule.metadata.generation, now());
@@ -91,15 +102,69 @@ async fn prepare(
     context: &Context,
     schedule: &QuorateBackupSchedule,
     namespace: &str,
-) -> Result<Result<(Valid, QuorateBackupStoreSpec), String>, Error> {
+) -> Result<Result<(Valid, QuorateBackupStoreSpec), (&'static str, String)>, Error> {
+    let all: Api<QuorateBackupSchedule> = Api::namespaced(context.client.clone(), namespace);
+    if let Some(rival) = rival(schedule, &all.list(&ListParams::default()).await?.items) {
+        return Ok(Err((TAKEN, format!("QuorateBackupSchedule {rival} keeps this cluster's deltas in this store already"))));
+    }
+    let deployments: Api<Deployment> = Api::namespaced(context.client.clone(), namespace);
+    let name = name(&schedule.name_any());
+    if deployments.get_opt(&name).await?.is_some_and(|known| !belongs(&known, schedule)) {
+        return Ok(Err(("Waiting", format!("deployment {name} belongs to something else: delete it, or use another name"))));
+    }
     let clusters: Api<QuorateCluster> = Api::namespaced(context.client.clone(), namespace);
     let stores: Api<QuorateBackupStore> = Api::namespaced(context.client.clone(), namespace);
     let (cluster, store) = (&schedule.spec.cluster_ref.name, &schedule.spec.store_ref.name);
-    let Some(object) = clusters.get_opt(cluster).await? else { return Ok(Err(format!("there is no QuorateCluster {cluster}"))) };
+    let Some(object) = clusters.get_opt(cluster).await? else {
+        return Ok(Err(("Waiting", format!("there is no QuorateCluster {cluster}"))));
+    };
     let Some(store_object) = stores.get_opt(store).await? else {
-        return Ok(Err(format!("there is no QuorateBackupStore {store}")));
+        return Ok(Err(("Waiting", format!("there is no QuorateBackupStore {store}"))));
     };
     Ok(Ok((validate(&object, context.default_image.as_deref())?, store_object.spec)))
+}
+
+/// Puts the report into the status, in steps: each change of it is written, and read by everybody who watches.
+fn tell(known: &mut Option<DeltasStatus>, report: &Report) {
+    let covered_until = Timestamp::from_second(report.covered_ms / 1000).ok().map(Time);
+    let new = DeltasStatus { since_revision: Some(report.since), revision: Some(report.revision), covered_until };
+    let second = |status: &DeltasStatus| status.covered_until.as_ref().map_or(0, |until| until.0.as_second());
+    let near = known.as_ref().is_some_and(|known| {
+        known.since_revision == new.since_revision && (second(known)..second(known) + STEP).contains(&second(&new))
+    });
+    if !near {
+        *known = Some(new);
+    }
+}
+
+/// The schedule that keeps the same deltas already: of those that want to, the oldest does.
+fn rival(schedule: &QuorateBackupSchedule, all: &[QuorateBackupSchedule]) -> Option<String> {
+    let place = |of: &QuorateBackupSchedule| (of.spec.cluster_ref.name.clone(), of.spec.store_ref.name.clone());
+    let age = |of: &QuorateBackupSchedule| (of.metadata.creation_timestamp.clone(), of.name_any());
+    let same = all.iter().filter(|other| {
+        let lives = other.metadata.deletion_timestamp.is_none() && other.spec.deltas.is_some();
+        lives && other.uid() != schedule.uid() && place(other) == place(schedule) && age(other) < age(schedule)
+    });
+    same.min_by_key(|other| age(other)).map(|other| other.name_any())
+}
+
+/// The Deployment is this schedule's.
+fn belongs(deployment: &Deployment, schedule: &QuorateBackupSchedule) -> bool {
+    deployment.owner_references().iter().any(|owner| Some(&owner.uid) == schedule.metadata.uid.as_ref())
+}
+
+/// Takes the schedule's own Deployment away, if there is one.
+async fn stop(deployments: &Api<Deployment>, schedule: &QuorateBackupSchedule) -> kube::Result<()> {
+    let name = name(&schedule.name_any());
+    let Some(known) = deployments.get_opt(&name).await?.filter(|known| belongs(known, schedule)) else { return Ok(()) };
+    if known.metadata.deletion_timestamp.is_some() {
+        return Ok(());
+    }
+    let preconditions = Some(Preconditions { uid: known.uid(), resource_version: None });
+    match deployments.delete(&name, &DeleteParams { preconditions, ..DeleteParams::background() }).await {
+        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
+        other => other.map(drop),
+    }
 }
 
 /// What the report means: whether all is well, why not, in words.
@@ -112,7 +177,8 @@ fn judge(report: &Report, deltas: &Deltas, now: Timestamp) -> (bool, &'static st
     }
     let lag = u64::try_from(now.as_millisecond() - report.covered_ms).unwrap_or(0) / 1000;
     if lag > (LAG.0 * deltas.seconds()).max(LAG.1) {
-        return (false, "Behind", format!("the store lacks what was written in the last {lag} s"));
+        let covered = Timestamp::from_second(report.covered_ms / 1000).unwrap_or(Timestamp::UNIX_EPOCH);
+        return (false, "Behind", format!("the store may lack what was written since {covered}"));
     }
     (true, "UpToDate", "changes reach the store as they come".into())
 }
@@ -170,7 +236,7 @@ fn deployment(
         "metadata": {"name": name, "namespace": namespace, "labels": labels, "ownerReferences": [owner]},
         "spec": {
             "replicas": wanted,
-            // Two at once would do no harm, but write everything twice.
+            // Two at once would write everything twice, each its own branch.
             "strategy": {"type": "Recreate"},
             "selector": {"matchLabels": {SCHEDULE_LABEL: own, "app.kubernetes.io/component": "deltas"}},
             "template": {"metadata": {"labels": labels}, "spec": spec},
@@ -253,6 +319,26 @@ mod tests {
         assert_eq!(build(&schedule, &cluster)["spec"]["replicas"], 0);
     }
 
+    /// Of schedules that want the same deltas the oldest keeps them; another store, a schedule without deltas and one that goes are none.
+    #[test]
+    fn one_keeper() {
+        let one = |name: &str, store: &str, made: i64, deltas: bool| {
+            let mut spec = json!({"clusterRef": {"name": "kv"}, "storeRef": {"name": store}, "schedule": "0 3 * * *"});
+            if deltas {
+                spec["deltas"] = json!({});
+            }
+            let mut schedule = QuorateBackupSchedule::new(name, serde_json::from_value(spec).unwrap());
+            schedule.metadata.uid = Some(name.into());
+            schedule.metadata.creation_timestamp = Some(Time(Timestamp::from_second(made).unwrap()));
+            schedule
+        };
+        let mut all = vec![one("b", "s", 5, true), one("a", "s", 5, true), one("c", "s", 1, false), one("d", "t", 1, true)];
+        let rivals = |all: &[QuorateBackupSchedule]| all.iter().map(|schedule| rival(schedule, all)).collect::<Vec<_>>();
+        assert_eq!(rivals(&all), [Some("a".to_string()), None, None, None]);
+        all[1].metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+        assert_eq!(rival(&all[0], &all), None);
+    }
+
     /// The page is read, and what it says is called by its name.
     #[test]
     fn reports() {
@@ -267,5 +353,23 @@ mod tests {
         assert_eq!(judge(&Report { covered_ms: 0, ..report.clone() }, &deltas, now).1, "Starting");
         assert_eq!(judge(&Report { error: Some("x".into()), ..report }, &deltas, now).1, "AgentFails");
         assert_eq!(Deltas { interval: "2m".into() }.seconds(), 120);
+    }
+
+    /// Reports that differ by a few seconds leave the status as it is, and the words of one that does not move stay the same.
+    #[test]
+    fn steps() {
+        let report = |since, revision, second: i64| Report { since, revision, covered_ms: second * 1000 + 7, ..Report::default() };
+        let mut status = None;
+        let mut told = |report: &Report| {
+            tell(&mut status, report);
+            let known = status.clone().unwrap();
+            (known.revision.unwrap(), known.covered_until.unwrap().0.as_second())
+        };
+        assert_eq!(told(&report(1, 5, 100)), (5, 100));
+        assert_eq!((told(&report(1, 6, 110)), told(&report(1, 7, 129))), ((5, 100), (5, 100)));
+        assert_eq!((told(&report(1, 8, 130)), told(&report(9, 9, 131))), ((8, 130), (9, 131)));
+        assert_eq!(told(&report(9, 9, 120)), (9, 120));
+        let words = |now| judge(&report(1, 5, 100), &Deltas::default(), Timestamp::from_second(now).unwrap());
+        assert_eq!((words(500), words(500).1), (words(900), "Behind"));
     }
 }

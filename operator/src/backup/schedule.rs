@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{DeleteParams, ListParams, ObjectMeta, PostParams};
+use kube::api::{DeleteParams, ListParams, ObjectMeta, PostParams, Preconditions};
 use kube::{Api, ResourceExt};
 
 use super::cron::Cron;
@@ -78,8 +78,10 @@ pub async fn reconcile(context: &Context, name: &str, namespace: &str) -> Result
         for old in
             superseded(&all, usize::try_from(keep).unwrap_or(usize::MAX), &schedule.spec.store_ref.name).into_iter().filter(gone)
         {
-            match backups.delete(&old.name_any(), &DeleteParams::background()).await {
-                Err(kube::Error::Api(status)) if status.is_not_found() => (),
+            // One that was made anew under the name is another.
+            let preconditions = Some(Preconditions { uid: old.uid(), resource_version: None });
+            match backups.delete(&old.name_any(), &DeleteParams { preconditions, ..DeleteParams::background() }).await {
+                Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => (),
                 other => drop(other?),
             }
         }

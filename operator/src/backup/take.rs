@@ -137,7 +137,12 @@ async fn step(context: &Context, backup: &QuorateBackup, status: &mut BackupStat
         arguments.push("--tls=/etc/quorate/tls".into());
     }
     arguments.extend(backup.labels().get(SCHEDULE_LABEL).map(|schedule| format!("--schedule={schedule}")));
-    let outdated = outdated(context, backup, &namespace).await?;
+    let schedule = schedule(context, backup, &namespace).await?;
+    // Deltas belong to the schedule that keeps them: another one of the same cluster must not judge them.
+    if schedule.as_ref().is_some_and(|schedule| schedule.spec.deltas.is_some()) {
+        arguments.push("--prune-deltas".into());
+    }
+    let outdated = outdated(context, backup, schedule.as_ref(), &namespace).await?;
     arguments.extend(outdated.iter().map(|location| format!("--delete={location}")));
     let worker = Worker {
         name: &job_name,
@@ -170,11 +175,23 @@ async fn step(context: &Context, backup: &QuorateBackup, status: &mut BackupStat
     Ok(Outcome::Runs)
 }
 
-/// Objects of the same schedule that this backup makes superfluous, once it succeeds.
-async fn outdated(context: &Context, backup: &QuorateBackup, namespace: &str) -> Result<Vec<String>, Error> {
-    let Some(schedule) = backup.labels().get(SCHEDULE_LABEL) else { return Ok(Vec::new()) };
+/// The schedule that wants it, if there is one.
+async fn schedule(context: &Context, backup: &QuorateBackup, namespace: &str) -> Result<Option<QuorateBackupSchedule>, Error> {
+    let Some(schedule) = backup.labels().get(SCHEDULE_LABEL) else { return Ok(None) };
     let schedules: Api<QuorateBackupSchedule> = Api::namespaced(context.client.clone(), namespace);
-    let Some(keep) = schedules.get_opt(schedule).await?.and_then(|schedule| schedule.spec.keep_last) else { return Ok(Vec::new()) };
+    Ok(schedules.get_opt(schedule).await?)
+}
+
+/// Objects of the same schedule that this backup makes superfluous, once it succeeds.
+async fn outdated(
+    context: &Context,
+    backup: &QuorateBackup,
+    schedule: Option<&QuorateBackupSchedule>,
+    namespace: &str,
+) -> Result<Vec<String>, Error> {
+    let Some((schedule, keep)) = schedule.and_then(|known| Some((known.name_any(), known.spec.keep_last?))) else {
+        return Ok(Vec::new());
+    };
     let keep = usize::try_from(keep).unwrap_or(usize::MAX);
     let api: Api<QuorateBackup> = Api::namespaced(context.client.clone(), namespace);
     let all = api.list(&ListParams::default().labels(&format!("{SCHEDULE_LABEL}={schedule}"))).await?;

@@ -57,16 +57,30 @@ fn is_free(volume: &PersistentVolume) -> bool {
 pub async fn go_back(client: &Client, cluster: &Valid, errand: &Errand, job: &str) -> kube::Result<Outside> {
     let namespace = cluster.namespace.as_str();
     let jobs: Api<Job> = Api::namespaced(client.clone(), namespace);
-    if let Some(found) = jobs.get_opt(job).await? {
+    // A namesake's Job of the same name fills nothing of ours.
+    if let Some(found) = jobs.get_opt(job).await?.filter(|found| found.labels().get(build::UID_LABEL) == Some(&cluster.uid)) {
         if found.metadata.deletion_timestamp.is_none() {
-            gone(jobs.delete(job, &DeleteParams::foreground()).await)?;
+            let preconditions = Some(Preconditions { uid: found.uid(), resource_version: None });
+            gone(jobs.delete(job, &DeleteParams { preconditions, ..DeleteParams::foreground() }).await)?;
         }
         return Ok(Outside::Busy("wait for the restore's job to end".into()));
     }
-    let Some(old) = errand.old.iter().find(|old| old.slot == errand.slot) else { return Ok(Outside::Done) };
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
     let volumes: Api<PersistentVolume> = Api::all(client.clone());
     let name = cluster.claim(errand.slot);
+    let Some(old) = errand.old.iter().find(|old| old.slot == errand.slot) else {
+        // There was no claim to put aside; what is there now is the copy, on which a store of its own would begin.
+        let copy = claims.get_opt(&name).await?.filter(|claim| {
+            let ours = claim.labels().get(build::UID_LABEL) == Some(&cluster.uid);
+            ours && !errand.is_old(claim.metadata.uid.as_deref().unwrap_or_default())
+        });
+        let Some(copy) = copy else { return Ok(Outside::Done) };
+        if copy.metadata.deletion_timestamp.is_none() {
+            let preconditions = Some(Preconditions { uid: copy.uid(), resource_version: None });
+            gone(claims.delete(&name, &DeleteParams { preconditions, ..DeleteParams::default() }).await)?;
+        }
+        return Ok(Outside::Busy(format!("wait for claim {name} of the restored copy to go")));
+    };
     if let Some(claim) = claims.get_opt(&name).await? {
         let uid = claim.uid().unwrap_or_default();
         let bound = claim.spec.as_ref().and_then(|spec| spec.volume_name.clone()).unwrap_or_default();
@@ -88,6 +102,11 @@ pub async fn go_back(client: &Client, cluster: &Valid, errand: &Errand, job: &st
                 volumes.patch(&old.volume, &PatchParams::default(), &Patch::Merge(patch)).await?;
             }
             return Ok(Outside::Done);
+        }
+        if claim.labels().get(build::UID_LABEL) != Some(&cluster.uid) {
+            return Ok(Outside::Failed(format!(
+                "volume claim {name} is not this cluster's: keep its data elsewhere and delete it"
+            )));
         }
         if claim.metadata.deletion_timestamp.is_none() && uid != old.claim {
             let preconditions = Preconditions { uid: Some(uid), resource_version: None };

@@ -69,7 +69,7 @@ pub async fn read(client: &Client, cluster: &Valid, status: &ClusterStatus) -> k
             return Ok(Asked::default());
         }
         if matches!(phase, ADMITTED | "Running") {
-            let ask = Ask::Restore { keep: restore.spec.old_volumes == OldVolumes::Keep };
+            let ask = Ask::Restore { keep: crate::restore::keeps(restore, crate::now().0) };
             let request = Request { name: restore.name_any(), uid, confirm: Some(restore.spec.confirm.clone()), ask };
             open.push((restore.metadata.creation_timestamp.clone(), request));
         }

@@ -17,7 +17,7 @@ pub struct Upkeep {
     pub full: bool,
     /// A full store is given room by itself; so many of the newest revisions stay.
     pub heal_keeping: Option<i64>,
-    /// When it was last done.
+    /// When it was last done, or found to be of no use.
     pub healed: Option<Seconds>,
     /// Everything before this revision is forgotten. None when nobody told.
     pub compacted: Option<i64>,

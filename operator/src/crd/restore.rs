@@ -54,7 +54,8 @@ pub struct QuorateRestoreSpec {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct SafetyBackup {
-    /// Whether it is taken. A cluster without a quorum cannot be backed up, and is restored without one.
+    /// Whether it is taken. One that has been without a quorum for a minute cannot be backed up, and is
+    /// restored without; its old volumes are kept then.
     #[serde(default = "yes")]
     pub enabled: bool,
     /// The QuorateBackupStore that it goes to. Default: the one that the restored backup is in.
@@ -85,6 +86,10 @@ pub struct RestoreStatus {
     /// The QuorateBackup that was taken first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub safety_backup: Option<String>,
+    /// When that was done. After ten minutes without a beginning another is taken; where none can be taken, old volumes
+    /// are kept, whatever spec.oldVolumes says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub safety_backup_at: Option<Time>,
     /// Volumes that were replaced and kept.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kept_volumes: Vec<KeptVolume>,

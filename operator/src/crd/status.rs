@@ -244,7 +244,7 @@ pub struct MaintenanceStatus {
     /// Why what is due is not done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
-    /// When a full store was last given room.
+    /// When a full store was last given room, or nothing was found that could give it any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub healed_at: Option<Time>,
 }

@@ -13,7 +13,12 @@ fn named(name: &str) -> String {
 
 /// A backup by the agent; its words.
 fn backup(place: &Place, source: &Server, name: &str, further: &[String]) -> serde_json::Value {
-    let own = [format!("--object={}", named(name)), format!("--endpoint={}", source.endpoint), "--schedule=nightly".to_string()];
+    let own = [
+        format!("--object={}", named(name)),
+        format!("--endpoint={}", source.endpoint),
+        "--schedule=nightly".to_string(),
+        "--prune-deltas".to_string(),
+    ];
     place.run("backup", &[&own, further].concat()).unwrap()
 }
 

@@ -6,7 +6,7 @@
 //! only tells how long something has been going on, and makes steps that destroy something wait for a second look.
 //!
 //! Order: what is paused rests; what somebody asked for that stops everything (errands); forming; sleeping and waking; without a
-//! quorum nothing but restarts of what does not run anyway; then a full store, a learner under way, lost members, empty slots, volumes
+//! quorum nothing but restarts of what does not run anyway; then a full store, where there is anything to try, a learner under way, lost members, empty slots, volumes
 //! of no use, changes of pods, size, and maintenance last.
 //!
 //! Invariants, which the tests check over random worlds:
@@ -60,6 +60,8 @@ pub enum Window {
     Reclaimed(i64),
     /// Room was made in a full store.
     Healed,
+    /// Everything was tried, and the store is as full as before.
+    Hopeless,
     /// It waits; why.
     Waits(String),
 }
@@ -278,6 +280,7 @@ fn decide(world: &World) -> Option<Verdict> {
         .or_else(|| scale::leaving(&view))
         .or_else(|| upkeep::asked(&view))
         .or_else(|| upkeep::scheduled(&view))
+        .or_else(|| upkeep::hopeless(&view))
 }
 
 /// A world whose members are known.

@@ -3,10 +3,12 @@
 
 use super::super::errand::{Ask, Ended};
 use super::super::world::{Kind, Member, Seconds, Slot};
-use super::{Blocked, Step, Verdict, View, Window};
+use super::{Step, Verdict, View, Window};
 
 /// Between two times at which room is made in a full store, seconds: writes fill what little was won at once.
 const HEAL_AGAIN: Seconds = 60;
+/// The same while nothing but deleting keys or a larger quota can help.
+const HOPE_AGAIN: Seconds = 600;
 /// How often one thing is tried before the next is done.
 const TRIES: u32 = 3;
 /// How often leadership is handed over before that counts as failed.
@@ -16,7 +18,8 @@ const MOVE_TRIES: u32 = 10;
 pub(super) fn heal(view: &View<'_>) -> Option<Verdict> {
     let upkeep = &view.world.upkeep;
     let keep = upkeep.heal_keeping.filter(|_| upkeep.full)?;
-    if upkeep.healed.is_some_and(|at| view.world.now - at < HEAL_AGAIN) {
+    let pause = if upkeep.hopelessly_full().is_some() { HOPE_AGAIN } else { HEAL_AGAIN };
+    if upkeep.healed.is_some_and(|at| view.world.now - at < pause) {
         return None;
     }
     let kind = Kind::HealSpace;
@@ -32,19 +35,26 @@ pub(super) fn heal(view: &View<'_>) -> Option<Verdict> {
         let text = format!("the store is full: member {slot} gives free space back");
         return Some(Verdict { revision, ..Verdict::act(kind, Some(slot), Step::Defragment { slot }, text) });
     }
-    if let Some((in_use, quota)) = upkeep.hopelessly_full() {
-        let message = format!(
-            "the store is full and its live data ({} MiB) leaves no room below the quota ({} MiB): delete keys, or raise spec.config.quotaBackendBytes",
-            in_use >> 20,
-            quota >> 20
-        );
-        let slot = known.and_then(|known| known.slot);
-        let blocked = Some(Blocked { reason: "StoreFull", message: message.clone() });
-        return Some(Verdict { revision, blocked, ..Verdict::wait(kind, slot, message) });
+    // Everything else has its turn before this is begun anew.
+    if upkeep.hopelessly_full().is_some() {
+        let text = "the store is full, and no history or free space is left to give up";
+        return Some(Verdict { revision, window: Some(Window::Hopeless), ..Verdict::wait(kind, None, text) });
     }
     let slot = known.and_then(|known| known.slot);
     let disarm = Verdict::act(kind, slot, Step::Disarm, "the store has room again: let writes in");
     Some(Verdict { revision, window: Some(Window::Healed), ..disarm })
+}
+
+/// A full store that nothing here gives room: only a person can help. It hinders nothing else.
+pub(super) fn hopeless(view: &View<'_>) -> Option<Verdict> {
+    let upkeep = &view.world.upkeep;
+    let (taken, quota) = upkeep.hopelessly_full().filter(|_| upkeep.full && upkeep.heal_keeping.is_some())?;
+    let message = format!(
+        "the store is full and its live data ({} MiB) leaves no room below the quota ({} MiB): delete keys, or raise spec.config.quotaBackendBytes",
+        taken >> 20,
+        quota >> 20
+    );
+    Some(Verdict::blocked(Kind::HealSpace, None, "StoreFull", message))
 }
 
 /// What was asked for and stops nobody.

@@ -63,7 +63,7 @@ pub(super) fn record(status: &mut ClusterStatus, seen: &Seen<'_>) {
             _ => None,
         },
     };
-    if window == Some(&Window::Healed) {
+    if matches!(window, Some(Window::Healed | Window::Hopeless)) {
         state.healed_at = Some(time(now));
     }
     status.maintenance = (state != MaintenanceStatus::default()).then_some(state);

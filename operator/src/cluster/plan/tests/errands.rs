@@ -132,8 +132,16 @@ impl Model {
                 Some(Outside::Busy("fill".into()))
             }
             Stage::GoingBack => {
-                let old = errand.old.iter().find(|old| old.slot == slot);
-                let Some(old) = old.filter(|_| !is_old) else { return Some(Outside::Done) };
+                if is_old {
+                    return Some(Outside::Done);
+                }
+                let Some(old) = errand.old.iter().find(|old| old.slot == slot) else {
+                    // There was nothing to put aside; what is there is the copy.
+                    return Some(match self.volumes.remove(&slot) {
+                        Some(_) => Outside::Busy("remove the copy".into()),
+                        None => Outside::Done,
+                    });
+                };
                 match known {
                     Some(volume) if volume.name.to_string() == old.volume => Some(Outside::Done),
                     Some(_) => {
@@ -301,4 +309,31 @@ fn a_restore_that_fails_goes_back() {
         assert_eq!(model.members.iter().map(|member| member.id).collect::<Vec<_>>(), before);
         assert!(model.aside.is_empty() && model.ended.last().is_some_and(|ended| !ended.done));
     }
+}
+
+/// The same where the first volume was gone when the restore began: there is nothing to go back to in its place, so the copy goes, and
+/// its member joins the others anew.
+#[test]
+fn a_restore_without_a_first_volume_goes_back() {
+    let mut model = settled(3);
+    let before: Vec<u64> = model.members.iter().filter(|member| member.slot > 0).map(|member| member.id).collect();
+    model.fills_in = Some(0);
+    model.pods.remove(&0);
+    model.volumes.remove(&0);
+    request(&mut model, Ask::Restore { keep: false });
+    for _ in 0..2 {
+        model.operate(false);
+    }
+    assert!(model.errand.as_ref().is_some_and(|errand| errand.old.len() == 2), "{:?}", model.errand);
+    for _ in 0..200 {
+        model.pass();
+        if matches!(model.volumes.get(&0), Some(ModelVolume { disk: Disk::Restored(_), .. })) {
+            break;
+        }
+        model.operate(false);
+    }
+    model.withdrawn = true;
+    steps(&mut model);
+    assert!(before.iter().all(|id| model.members.iter().any(|member| member.id == *id)), "{:?}", model.members);
+    assert!(model.members.len() == 3 && model.ended.last().is_some_and(|ended| !ended.done));
 }

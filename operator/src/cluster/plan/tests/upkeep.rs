@@ -19,7 +19,7 @@ fn take_steps(model: &mut Model, rounds: u32) -> Vec<Step> {
             match window {
                 Window::Compacted(..) => model.upkeep.compaction = None,
                 Window::Reclaimed(_) => model.upkeep.reclaim = None,
-                Window::Healed => model.upkeep.healed = Some(model.now),
+                Window::Healed | Window::Hopeless => model.upkeep.healed = Some(model.now),
                 Window::Waits(_) => (),
             }
         }
@@ -58,9 +58,28 @@ fn live_data_leaves_no_room() {
     assert!(!take_steps(&mut model, 30).contains(&Step::Disarm));
     assert_eq!(model.operate(false).blocked.map(|blocked| blocked.reason), Some("StoreFull"));
     sizes(&mut model, [100; 3]);
-    assert_eq!(take_steps(&mut model, 3).last(), Some(&Step::Disarm), "keys were deleted");
+    assert_eq!(take_steps(&mut model, 40).last(), Some(&Step::Disarm), "keys were deleted");
     (model.upkeep.full, model.upkeep.heal_keeping) = (true, None);
     assert_eq!(take_steps(&mut model, 5), []);
+}
+
+/// A store that stays full keeps nobody from what else is to be done; after a pause everything is tried anew.
+#[test]
+fn a_full_store_blocks_nothing_else() {
+    let mut model = settled(3);
+    sizes(&mut model, [980; 3]);
+    (model.upkeep.full, model.upkeep.heal_keeping) = (true, Some(0));
+    assert_eq!(slots(&take_steps(&mut model, 20)).len(), 3);
+    model.revision = 6000;
+    model.wish.replicas = 5;
+    model.template += 1;
+    model.volumes.get_mut(&1).unwrap().terminating = true;
+    model.pods.get_mut(&1).unwrap().terminating = true;
+    take_steps(&mut model, 250);
+    assert!(model.members.len() == 5 && model.pods.values().all(|pod| pod.template == model.template), "{:?}", model.members);
+    let later = take_steps(&mut model, 100);
+    assert_eq!((later.first(), slots(&later).len()), (Some(&Step::Compact { revision: 6000 }), 5), "{later:?}");
+    assert_eq!(model.operate(false).blocked.map(|blocked| blocked.reason), Some("StoreFull"));
 }
 
 /// A window: compaction first, then those that are worth it, one after the other, the leader last.
