@@ -105,6 +105,16 @@ fn family_options(family: Family, o: &RocksOptions, cache: &Cache) -> Options {
     opts
 }
 
+/// Opens a folder to read it; another process may have it open.
+fn read_only(dir: &Path, o: RocksOptions) -> Result<DB, rocksdb::Error> {
+    let mut options = Options::default();
+    options.set_max_open_files(512);
+    options.set_paranoid_checks(true);
+    let cache = Cache::new_lru_cache(o.block_cache);
+    let families = Family::ALL.iter().map(|f| ColumnFamilyDescriptor::new(f.name(), family_options(*f, &o, &cache)));
+    DB::open_cf_descriptors_read_only(&options, dir, families, false)
+}
+
 /// Row bytes that a start reads and checks at most. What is beyond is checked when it is read: RocksDB keeps a checksum of each block
 /// and gives an error, never the bytes.
 const VERIFY_MOST: u64 = 1 << 30;
@@ -125,12 +135,7 @@ impl RocksBase {
         if !dir.join("CURRENT").exists() {
             return Err(BaseError::Corrupt(format!("{} is missing", dir.join("CURRENT").display())));
         }
-        let mut options = Options::default();
-        options.set_max_open_files(512);
-        options.set_paranoid_checks(true);
-        let cache = Cache::new_lru_cache(o.block_cache);
-        let families = Family::ALL.iter().map(|f| ColumnFamilyDescriptor::new(f.name(), family_options(*f, &o, &cache)));
-        let db = DB::open_cf_descriptors_read_only(&options, dir, families, false).map_err(in_dir)?;
+        let db = read_only(dir, o).map_err(in_dir)?;
         let mut left = VERIFY_MOST;
         for family in [Family::Sys, Family::Latest, Family::Hist, Family::Log] {
             let mut read = ReadOptions::default();
@@ -186,12 +191,7 @@ impl RocksBase {
     /// # Errors
     /// `Corrupt` when it is damaged or no folder of rows.
     pub fn open_read_only(dir: &Path, o: RocksOptions) -> Result<Self, BaseError> {
-        let mut options = Options::default();
-        options.set_max_open_files(512);
-        options.set_paranoid_checks(true);
-        let cache = Cache::new_lru_cache(o.block_cache);
-        let families = Family::ALL.iter().map(|f| ColumnFamilyDescriptor::new(f.name(), family_options(*f, &o, &cache)));
-        let db = DB::open_cf_descriptors_read_only(&options, dir, families, false).map_err(fail)?;
+        let db = read_only(dir, o).map_err(fail)?;
         Ok(Self { db, folder: Folder { path: dir.to_path_buf(), retired: AtomicBool::new(false) } })
     }
 

@@ -195,7 +195,7 @@ impl ApplyThread {
     /// Says where this member stands after what it applied, and whether it is set aside.
     fn stand(&self) {
         self.inner.standing.moved(self.machine.position());
-        let fenced = self.inner.shared.fenced_at(self.inner.member_id).is_some();
+        let fenced = self.inner.is_fenced();
         let changed = self.inner.fenced.send_if_modified(|was| std::mem::replace(was, fenced) != fenced);
         match (changed, fenced) {
             (true, true) => tracing::error!("the cluster found this member's data to differ: it serves nobody until it is rebuilt"),
@@ -233,7 +233,7 @@ impl ApplyThread {
 
     fn answer(&self, results: Vec<EntryResult>) {
         // What was made from rows that differ is not to be told; whoever waits learns nothing of what happened, which is the truth.
-        if self.inner.shared.fenced_at(self.inner.member_id).is_some() {
+        if self.inner.is_fenced() {
             return;
         }
         let mine = results.into_iter().filter(|r| r.origin == self.inner.member_id);

@@ -5,7 +5,7 @@
 //! could still make a majority, nobody is judged; when none can be, there is no telling who is wrong.
 
 use super::standing::{HistoryHash, LEVELS, Standing, level};
-use crate::state::{Fence, Fences};
+use crate::state::{Fence, Fences, fences};
 use crate::types::MemberId;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -186,12 +186,16 @@ fn quorum(voters: &[MemberId]) -> usize {
     voters.len() / 2 + 1
 }
 
+/// Whether a member's word counts: it is not set aside.
+fn is_sound(fences: &Fences, member: &MemberId) -> bool {
+    fences::up(fences, *member).is_none()
+}
+
 /// Votes for each value, of those whose word counts.
 fn votes<V: Ord + Copy>(told: &Told<V>, voters: &[MemberId], fences: &Fences) -> BTreeMap<V, usize> {
     let mut votes = BTreeMap::new();
     for (member, value) in told {
-        let fenced = fences.get(member).is_some_and(|f| !f.lifted);
-        if voters.contains(member) && !fenced {
+        if voters.contains(member) && is_sound(fences, member) {
             *votes.entry(*value).or_default() += 1;
         }
     }
@@ -202,7 +206,7 @@ fn votes<V: Ord + Copy>(told: &Told<V>, voters: &[MemberId], fences: &Fences) ->
 fn agrees<V: Ord + Copy>(told: &Told<V>, member: MemberId, voters: &[MemberId], fences: &Fences) -> Option<bool> {
     let votes = votes(told, voters, fences);
     let (value, count) = votes.iter().max_by_key(|(_, count)| **count)?;
-    let sound = voters.iter().filter(|v| fences.get(v).is_none_or(|f| f.lifted)).count();
+    let sound = voters.iter().filter(|v| is_sound(fences, v)).count();
     // The fenced one's own vote is what is to be found out: the others of a majority must be there.
     (*count * 2 > sound || *count >= quorum(voters)).then(|| told.get(&member) == Some(value))
 }
@@ -218,8 +222,7 @@ fn weigh<V: Ord + Copy>(told: &Told<V>, voters: &[MemberId], fences: &Fences, at
     if most >= quorum(voters) {
         let right = votes.iter().find(|(_, count)| **count == most).map(|(value, _)| *value);
         for (member, value) in told {
-            let fenced = fences.get(member).is_some_and(|f| !f.lifted);
-            if Some(*value) != right && !fenced {
+            if Some(*value) != right && is_sound(fences, member) {
                 out.wrong.entry(*member).or_insert(at);
             }
         }
@@ -229,8 +232,7 @@ fn weigh<V: Ord + Copy>(told: &Told<V>, voters: &[MemberId], fences: &Fences, at
         return;
     }
     let heard: BTreeSet<&MemberId> = told.keys().collect();
-    let fenced = |v: &MemberId| fences.get(v).is_some_and(|f| !f.lifted);
-    let silent = voters.iter().filter(|v| !heard.contains(v) && !fenced(v)).count();
+    let silent = voters.iter().filter(|v| !heard.contains(v) && is_sound(fences, v)).count();
     let slot = if most + silent >= quorum(voters) { &mut out.open } else { &mut out.unclear };
     slot.get_or_insert(at);
 }

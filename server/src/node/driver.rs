@@ -146,14 +146,12 @@ impl Driver {
     }
 
     pub fn lone_voter(&self) -> bool {
-        let conf = self.conf_state();
-        conf.voters.len() == 1 && conf.voters[0] == self.raw.raft.id && conf.voters_outgoing.is_empty()
+        self.raw.raft.prs().is_singleton() && self.raw.raft.promotable()
     }
 
-    /// True for a lone voter without learners.
+    /// True for a lone voter without learners: there is nobody to talk to.
     pub fn alone(&self) -> bool {
-        let prs = self.raw.raft.prs();
-        prs.is_singleton() && prs.iter().len() == 1 && prs.get(self.raw.raft.id).is_some()
+        self.lone_voter() && self.raw.raft.prs().iter().len() == 1
     }
 
     /// The newest index that raft knows to be applied.

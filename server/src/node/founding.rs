@@ -3,7 +3,7 @@
 //! In: who founds the cluster, the settings. Out: a folder with identity, log and rows, made whole or not at all.
 
 use super::apply::configuration;
-use super::identity::{Stamp, identity_text};
+use super::identity::{Stamp, write_identity};
 use super::start::{NodeSettings, Paths, StartError, io, open_rows};
 use crate::env::failpoint::{self, Place};
 use crate::env::files::Files;
@@ -115,13 +115,10 @@ pub(super) fn found(
     let store = open_rows(&new.db(), settings)?;
     found_rows(&store, founding, &conf)?;
     drop(store);
-    std::fs::write(new.identity(), identity_text(identity, &founding.stamp)).map_err(io(&new.identity()))?;
-    let sync = |p: &Path| std::fs::File::open(p).and_then(|f| f.sync_all()).map_err(io(p));
-    sync(&new.identity())?;
-    sync(&new.dir)?;
+    write_identity(&new.dir, identity, &founding.stamp)?;
     let real = Paths::of(settings, "member");
     failpoint::visit(Place::FoundBeforeRename);
     std::fs::rename(&new.dir, &real.dir).map_err(io(&real.dir))?;
     failpoint::visit(Place::FoundAfterRename);
-    sync(&settings.data_dir)
+    std::fs::File::open(&settings.data_dir).and_then(|f| f.sync_all()).map_err(io(&settings.data_dir))
 }

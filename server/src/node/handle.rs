@@ -148,6 +148,11 @@ impl Inner {
     pub fn entry_level(&self) -> u32 {
         self.shared.feature_level().max(self.gauges.raise_level.load(Ordering::Acquire))
     }
+
+    /// True while this member is set aside: what it holds must reach nobody.
+    pub fn is_fenced(&self) -> bool {
+        self.shared.fenced_at(self.member_id).is_some()
+    }
 }
 
 /// The desk's front: cheap to clone, usable from any thread.
@@ -358,7 +363,7 @@ impl NodeHandle {
 
     /// True while this member is set aside: what it holds must reach nobody.
     pub fn is_fenced(&self) -> bool {
-        self.0.shared.fenced_at(self.0.member_id).is_some()
+        self.0.is_fenced()
     }
 
     // === snapshots ===

@@ -27,7 +27,7 @@ const RECOVERED_HEAD: &str = "quorate member 3";
 const IDENTITY_VERSION: u32 = 3;
 
 /// The file's text. A stamp's words are JSON strings: nothing in them can break a line.
-pub(super) fn identity_text(id: Identity, stamp: &Stamp) -> String {
+fn identity_text(id: Identity, stamp: &Stamp) -> String {
     let head = match stamp {
         stamp if !stamp.recovered.is_empty() => RECOVERED_HEAD,
         stamp if *stamp == Stamp::default() => IDENTITY_HEAD,

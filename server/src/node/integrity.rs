@@ -138,7 +138,7 @@ impl Integrity {
         }
         self.leading = true;
         self.leave_slow_disk(driver, inner, now);
-        if !driver.may_serve_reads() || inner.shared.fenced_at(inner.member_id).is_some() {
+        if !driver.may_serve_reads() || inner.is_fenced() {
             return Vec::new();
         }
         let mut ops = if driver.voters().is_empty() { Vec::new() } else { self.hash_when_due(now) };

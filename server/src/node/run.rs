@@ -72,6 +72,7 @@ pub(super) trait Log: Send {
     fn submit(&self, task: WalTask<Vec<Message>>) -> bool;
     /// Writes a task at once, on the calling thread, when nothing else is being written: the number it is durable up to, for which no
     /// [`Input::Persisted`] comes. Otherwise the task comes back.
+    #[expect(clippy::result_large_err, reason = "the task goes on to the log's thread; in a box each would cost an allocation")]
     fn write_now(&self, task: WalTask<Vec<Message>>) -> Result<u64, WalTask<Vec<Message>>> {
         Err(task)
     }
@@ -363,7 +364,7 @@ impl Loop {
         self.start_round();
         let effects = self.driver.ready();
         self.carry_out(effects);
-        let fenced = self.inner.shared.fenced_at(self.inner.member_id).is_some();
+        let fenced = self.inner.is_fenced();
         if fenced {
             // Rows that are not to be trusted must not become another member's.
             self.driver.store().snapshot_state().ready = None;
@@ -399,13 +400,8 @@ impl Loop {
     fn waits_for_apply(&self) -> bool {
         let g = &self.inner.gauges;
         let becoming =
-            self.driver.is_leader() && !(self.keeps_time && (g.reads_are_fresh.load(Ordering::Relaxed) || !self.alone()));
+            self.driver.is_leader() && !(self.keeps_time && (g.reads_are_fresh.load(Ordering::Relaxed) || !self.driver.alone()));
         becoming || !self.answered.is_empty() || self.installing.is_some()
-    }
-
-    /// True when there is nobody to talk to: this member is all there is.
-    fn alone(&self) -> bool {
-        self.driver.alone()
     }
 
     // === leadership ===
@@ -514,7 +510,7 @@ impl Loop {
         let mut task = WalTask { group, tag: after };
         // Alone there are no heartbeats to send meanwhile, and the next proposals wait for this write whoever does it: two changes of
         // threads are spared.
-        if task.tag.is_empty() && self.alone() {
+        if task.tag.is_empty() && self.driver.alone() {
             match self.wal.write_now(task) {
                 Ok(number) => {
                     self.written = self.written.max(Some(number));

@@ -145,10 +145,6 @@ impl Paths {
     pub fn db(&self) -> PathBuf {
         self.dir.join("db")
     }
-
-    pub fn identity(&self) -> PathBuf {
-        self.dir.join("identity")
-    }
 }
 
 pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> StartError {

@@ -25,6 +25,11 @@ pub struct Fence {
 /// Every member that is or was fenced.
 pub type Fences = BTreeMap<MemberId, Fence>;
 
+/// The fence that keeps a member aside; `None` when it has none, or its last one was lifted.
+pub fn up(fences: &Fences, member: MemberId) -> Option<Fence> {
+    fences.get(&member).copied().filter(|f| !f.lifted)
+}
+
 /// Reads the rows.
 pub(super) fn load(store: &Store) -> Result<Fences, BaseError> {
     let (lower, upper) = sys::tag_range(sys::FENCE);

@@ -8,7 +8,7 @@
 //! read at any time.
 
 mod digest;
-mod fences;
+pub mod fences;
 mod level;
 mod machine;
 mod members;

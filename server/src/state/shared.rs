@@ -1,6 +1,6 @@
 //! What other threads may read of the machine at any time: small snapshots, swapped whole.
 
-use super::{AlarmEntry, Fences};
+use super::{AlarmEntry, Fences, fences};
 use crate::lease::{Lease, LeaseTable};
 use crate::types::{LeaseId, MemberId};
 use arc_swap::ArcSwap;
@@ -57,7 +57,7 @@ impl Shared {
 
     /// The entry that set a member aside; `None` when none did, or it was taken back.
     pub fn fenced_at(&self, id: MemberId) -> Option<u64> {
-        self.fences.load().get(&id).filter(|f| !f.lifted).map(|f| f.index)
+        fences::up(&self.fences.load(), id).map(|f| f.index)
     }
 
     /// An alarm that concerns the whole cluster: a member that is set aside raises none here.

@@ -20,6 +20,15 @@ fn watchful() -> Tuning {
     Tuning { checks, ..Default::default() }
 }
 
+/// Damages a key's row on a follower, which is down meanwhile; the follower.
+fn damage_a_follower(cluster: &mut Cluster, key: &str) -> usize {
+    let at = cluster.follower();
+    cluster.stop(at);
+    damage(cluster, at, key);
+    cluster.run(at);
+    at
+}
+
 /// Changes the value of a key's newest version in the rows of a member that is down.
 fn damage(cluster: &Cluster, at: usize, key: &str) {
     let member = cluster.slots[at].dir.path().join("member");
@@ -64,10 +73,7 @@ async fn a_damaged_member_is_found_and_rebuilt() {
         must(cluster.handle(0), put(&format!("key-{n}"), b"value")).await;
     }
     cluster.agree();
-    let at = cluster.follower();
-    cluster.stop(at);
-    damage(&cluster, at, "key-7");
-    cluster.run(at);
+    let at = damage_a_follower(&mut cluster, "key-7");
     let other = cluster.leader();
     let id = cluster.slots[at].id;
     let mut refused = cluster.handle(at).fenced();
@@ -106,10 +112,7 @@ async fn a_damaged_leader_steps_down() {
     let mut cluster = Cluster::start(3, watchful());
     must(cluster.handle(0), put("key", b"value")).await;
     cluster.agree();
-    let at = cluster.follower();
-    cluster.stop(at);
-    damage(&cluster, at, "key");
-    cluster.run(at);
+    let at = damage_a_follower(&mut cluster, "key");
     let leader = cluster.leader();
     // It may be found before it leads; either way it does not stay leader.
     let _ = cluster.handle(leader).transfer_leader(cluster.slots[at].id).await;
@@ -127,10 +130,7 @@ async fn two_that_differ_stop() {
     let mut cluster = Cluster::start(2, watchful());
     must(cluster.handle(0), put("key", b"value")).await;
     cluster.agree();
-    let at = cluster.follower();
-    cluster.stop(at);
-    damage(&cluster, at, "key");
-    cluster.run(at);
+    damage_a_follower(&mut cluster, "key");
     let leader = cluster.leader();
     eventually("the alarm", || cluster.handle(leader).shared().has_alarm(AlarmKind::Corrupt));
     let alarms = cluster.handle(leader).shared().alarms();

@@ -131,13 +131,7 @@ impl Cluster {
                 continue;
             }
             self.members.set_program(at, program);
-            self.members.signal(at, Signal::Term)?;
-            let end = self.members.wait(at)?;
-            if !end.success() {
-                return Err(format!("member {} was told to stop and ended with {end}", at + 1));
-            }
-            self.members.start(&self.ground, at, true)?;
-            self.settle().await?;
+            self.restart(at).await?;
         }
         Ok(())
     }
@@ -181,15 +175,21 @@ impl Cluster {
         self.members.start(&self.ground, at, true)
     }
 
+    /// Stops a member as a host would, starts it again and waits until all are at rest.
+    async fn restart(&mut self, at: usize) -> Result<(), String> {
+        self.members.signal(at, Signal::Term)?;
+        let end = self.members.wait(at)?;
+        if !end.success() {
+            return Err(format!("member {} was told to stop and ended with {end}", at + 1));
+        }
+        self.members.start(&self.ground, at, true)?;
+        self.settle().await?;
+        Ok(())
+    }
+
     async fn rolling_restart(&mut self) -> Result<(), String> {
         for at in 0..MEMBERS {
-            self.members.signal(at, Signal::Term)?;
-            let end = self.members.wait(at)?;
-            if !end.success() {
-                return Err(format!("member {} was told to stop and ended with {end}", at + 1));
-            }
-            self.members.start(&self.ground, at, true)?;
-            self.settle().await?;
+            self.restart(at).await?;
         }
         Ok(())
     }

@@ -127,7 +127,7 @@ impl Loop {
     }
 
     pub(super) fn expire_leases(&mut self, now: Duration) {
-        if !self.driver.is_leader() || self.inner.shared.fenced_at(self.inner.member_id).is_some() {
+        if !self.driver.is_leader() || self.inner.is_fenced() {
             return;
         }
         let ids = self.inner.clock.lock().expired(now, MAX_EXPIRED);
