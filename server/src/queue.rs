@@ -13,26 +13,55 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 struct State<T> {
-    /// Each with whether it is patient.
-    items: VecDeque<(T, bool)>,
-    /// Items that are not patient.
-    urgent: usize,
+    items: VecDeque<(T, Class)>,
+    /// Items of each class.
+    of: [usize; CLASSES],
     senders: usize,
     receiver_alive: bool,
-    sleep: Sleep,
+    /// What wakes the receiver; `None` while it does not sleep.
+    sleep: Option<Classes>,
     /// Senders that wait for room.
     blocked: usize,
 }
 
-/// What wakes the receiver.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Sleep {
-    /// It does not sleep.
-    Awake,
-    /// Any item.
-    ForAny,
-    /// Any item but one that was sent as patient.
-    ForUrgent,
+/// How an item was sent: the receiver may say which classes it has a use for, and only those end its sleep.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Class(u8);
+
+/// Classes there are.
+const CLASSES: usize = 4;
+
+impl Class {
+    /// What [`Sender::send`] and [`Sender::try_send`] send: it wakes every receiver.
+    pub const URGENT: Class = Class(0);
+
+    /// One of the other classes, `n` from 1 to 3.
+    #[must_use]
+    pub const fn patient(n: u8) -> Class {
+        assert!(n > 0 && (n as usize) < CLASSES);
+        Class(n)
+    }
+}
+
+/// A set of classes; [`Class::URGENT`] is always in it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Classes(u8);
+
+impl Classes {
+    /// Every class.
+    pub const ALL: Classes = Classes(u8::MAX);
+    /// [`Class::URGENT`] alone.
+    pub const URGENT: Classes = Classes(1);
+
+    /// With `class` in it, if `wanted`.
+    #[must_use]
+    pub const fn and(self, class: Class, wanted: bool) -> Classes {
+        Classes(self.0 | (wanted as u8) << class.0)
+    }
+
+    const fn has(self, class: Class) -> bool {
+        self.0 & (1 << class.0) != 0
+    }
 }
 
 struct Shared<T> {
@@ -44,9 +73,14 @@ struct Shared<T> {
 
 impl<T> State<T> {
     fn pop(&mut self) -> Option<T> {
-        let (item, patient) = self.items.pop_front()?;
-        self.urgent -= usize::from(!patient);
+        let (item, class) = self.items.pop_front()?;
+        self.of[usize::from(class.0)] -= 1;
         Some(item)
+    }
+
+    /// True when an item of one of these classes waits.
+    fn has(&self, classes: Classes) -> bool {
+        (0..CLASSES).any(|n| self.of[n] > 0 && classes.has(Class(n as u8)))
     }
 }
 
@@ -65,7 +99,7 @@ pub struct Receiver<T>(Arc<Shared<T>>);
 
 /// A queue of at most `limit` items; `limit` is at least one.
 pub fn bounded<T>(limit: usize) -> (Sender<T>, Receiver<T>) {
-    let state = State { items: VecDeque::new(), urgent: 0, senders: 1, receiver_alive: true, sleep: Sleep::Awake, blocked: 0 };
+    let state = State { items: VecDeque::new(), of: [0; CLASSES], senders: 1, receiver_alive: true, sleep: None, blocked: 0 };
     let shared =
         Arc::new(Shared { state: Mutex::new(state), limit: limit.max(1), filled: Condvar::new(), drained: Condvar::new() });
     (Sender(shared.clone()), Receiver(shared))
@@ -79,11 +113,16 @@ pub fn unbounded<T>() -> (Sender<T>, Receiver<T>) {
 impl<T> Sender<T> {
     /// Queues an item; waits while the queue is full. Fails, with the item, when the receiver is gone.
     pub fn send(&self, item: T) -> Result<(), SendError<T>> {
+        self.send_as(item, Class::URGENT)
+    }
+
+    /// As [`Sender::send`], for an item of a class that the receiver may not be waiting for.
+    pub fn send_as(&self, item: T, class: Class) -> Result<(), SendError<T>> {
         let mut state = self.0.lock();
         while state.receiver_alive && state.items.len() >= self.0.limit {
             state.blocked += 1;
             // Whatever the receiver waits for, room comes first.
-            if std::mem::replace(&mut state.sleep, Sleep::Awake) != Sleep::Awake {
+            if state.sleep.take().is_some() {
                 self.0.filled.notify_one();
             }
             state = self.0.drained.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -92,21 +131,17 @@ impl<T> Sender<T> {
         if !state.receiver_alive {
             return Err(SendError(item));
         }
-        self.push(state, item, false);
+        self.push(state, item, class);
         Ok(())
     }
 
     /// Queues an item unless the queue is full or the receiver is gone.
     pub fn try_send(&self, item: T) -> Result<(), TrySendError<T>> {
-        self.try_push(item, false)
+        self.try_send_as(item, Class::URGENT)
     }
 
-    /// As [`Sender::try_send`], for an item that can wait when the receiver said that it has no use for such items yet.
-    pub fn try_send_patient(&self, item: T) -> Result<(), TrySendError<T>> {
-        self.try_push(item, true)
-    }
-
-    fn try_push(&self, item: T, patient: bool) -> Result<(), TrySendError<T>> {
+    /// As [`Sender::try_send`], for an item of a class that the receiver may not be waiting for.
+    pub fn try_send_as(&self, item: T, class: Class) -> Result<(), TrySendError<T>> {
         let state = self.0.lock();
         if !state.receiver_alive {
             return Err(TrySendError::Disconnected(item));
@@ -114,20 +149,16 @@ impl<T> Sender<T> {
         if state.items.len() >= self.0.limit {
             return Err(TrySendError::Full(item));
         }
-        self.push(state, item, patient);
+        self.push(state, item, class);
         Ok(())
     }
 
-    fn push(&self, mut state: MutexGuard<'_, State<T>>, item: T, patient: bool) {
-        state.items.push_back((item, patient));
-        state.urgent += usize::from(!patient);
-        let wake = match state.sleep {
-            Sleep::Awake => false,
-            Sleep::ForAny => true,
-            Sleep::ForUrgent => !patient,
-        };
+    fn push(&self, mut state: MutexGuard<'_, State<T>>, item: T, class: Class) {
+        state.items.push_back((item, class));
+        state.of[usize::from(class.0)] += 1;
+        let wake = state.sleep.is_some_and(|classes| classes.has(class));
         if wake {
-            state.sleep = Sleep::Awake;
+            state.sleep = None;
         }
         drop(state);
         if wake {
@@ -169,23 +200,23 @@ impl<T> Drop for Sender<T> {
 impl<T> Receiver<T> {
     /// The next item, as soon as there is one. Fails when the queue is empty and all senders are gone.
     pub fn recv(&self) -> Result<T, RecvError> {
-        self.take(None, Sleep::ForAny).map_err(|_| RecvError)
+        self.take(None, Classes::ALL).map_err(|_| RecvError)
     }
 
     /// The next item, if it comes within `wait`.
     pub fn recv_timeout(&self, wait: Duration) -> Result<T, RecvTimeoutError> {
-        self.take(Some(wait), Sleep::ForAny)
+        self.take(Some(wait), Classes::ALL)
     }
 
-    /// As [`Receiver::recv_timeout`], but patient items neither wake it nor end the wait by being there already: they come with
-    /// the next urgent one.
-    pub fn recv_urgent_timeout(&self, wait: Duration) -> Result<T, RecvTimeoutError> {
-        self.take(Some(wait), Sleep::ForUrgent)
+    /// As [`Receiver::recv_timeout`], but items of other classes neither wake it nor end the wait by being there already: they come,
+    /// in their order, with the next that does.
+    pub fn recv_some_timeout(&self, classes: Classes, wait: Duration) -> Result<T, RecvTimeoutError> {
+        self.take(Some(wait), classes)
     }
 
     /// The next item, if it comes before `until`.
     pub fn recv_deadline(&self, until: Instant) -> Result<T, RecvTimeoutError> {
-        self.take(Some(until.saturating_duration_since(Instant::now())), Sleep::ForAny)
+        self.take(Some(until.saturating_duration_since(Instant::now())), Classes::ALL)
     }
 
     /// The next item, if it is there.
@@ -207,12 +238,12 @@ impl<T> Receiver<T> {
         self.0.lock().items.is_empty()
     }
 
-    fn take(&self, wait: Option<Duration>, sleep: Sleep) -> Result<T, RecvTimeoutError> {
+    fn take(&self, wait: Option<Duration>, classes: Classes) -> Result<T, RecvTimeoutError> {
         // The clock is read only when there is something to wait for.
         let mut until = None;
         let mut state = self.0.lock();
         loop {
-            let waits = sleep == Sleep::ForUrgent && state.urgent == 0 && state.blocked == 0 && state.senders > 0;
+            let waits = !state.has(classes) && state.blocked == 0 && state.senders > 0;
             if !waits && let Some(item) = state.pop() {
                 self.popped(state);
                 return Ok(item);
@@ -220,20 +251,20 @@ impl<T> Receiver<T> {
             if state.senders == 0 {
                 return Err(RecvTimeoutError::Disconnected);
             }
-            state.sleep = sleep;
+            state.sleep = Some(classes);
             state = match wait {
                 None => self.0.filled.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(wait) => {
                     let now = Instant::now();
                     let left = until.get_or_insert(now + wait).saturating_duration_since(now);
                     if left.is_zero() {
-                        state.sleep = Sleep::Awake;
+                        state.sleep = None;
                         return Err(RecvTimeoutError::Timeout);
                     }
                     self.0.filled.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
                 }
             };
-            state.sleep = Sleep::Awake;
+            state.sleep = None;
         }
     }
 
@@ -300,30 +331,40 @@ mod tests {
         assert_eq!(sender.send(1), Err(SendError(1)));
     }
 
-    /// Patient items wait for an urgent one, in their order, however many there are; but not when a sender has to wait for room, nor
-    /// when nobody is left to send.
+    /// Items that nobody waits for come with the next that somebody does, in their order, however many there are; but at once when
+    /// a sender has to wait for room, and when nobody is left to send.
     #[test]
     fn patient_items_wait() {
+        const PATIENT: Class = Class::patient(1);
+        const OTHER: Class = Class::patient(2);
         let (sender, receiver) = bounded(3);
         let short = Duration::from_millis(5);
-        sender.try_send_patient(1).expect("room");
-        sender.try_send_patient(2).expect("room");
-        assert_eq!(receiver.recv_urgent_timeout(short), Err(RecvTimeoutError::Timeout));
+        let urgent = Classes::URGENT;
+        sender.try_send_as(1, PATIENT).expect("room");
+        sender.try_send_as(2, PATIENT).expect("room");
+        assert_eq!(receiver.recv_some_timeout(urgent, short), Err(RecvTimeoutError::Timeout));
         sender.try_send(3).expect("room");
-        assert_eq!(receiver.recv_urgent_timeout(short), Ok(1));
+        assert_eq!(receiver.recv_some_timeout(urgent, short), Ok(1));
         assert_eq!((receiver.try_recv(), receiver.recv()), (Ok(2), Ok(3)));
 
-        (1..=3).for_each(|n| sender.try_send_patient(n).expect("room"));
-        let urgent = sender.clone();
-        let blocked = thread::spawn(move || urgent.send(4));
-        assert_eq!(receiver.recv_urgent_timeout(Duration::from_secs(60)), Ok(1), "a full queue is no place to wait");
+        sender.try_send_as(1, OTHER).expect("room");
+        assert_eq!(receiver.recv_some_timeout(urgent.and(PATIENT, true), short), Err(RecvTimeoutError::Timeout));
+        sender.try_send_as(2, PATIENT).expect("room");
+        assert_eq!(receiver.recv_some_timeout(urgent.and(PATIENT, false), short), Err(RecvTimeoutError::Timeout));
+        assert_eq!(receiver.recv_some_timeout(urgent.and(PATIENT, true), short), Ok(1), "the first, though the second was awaited");
+        assert_eq!(receiver.recv(), Ok(2));
+
+        (1..=3).for_each(|n| sender.try_send_as(n, PATIENT).expect("room"));
+        let other = sender.clone();
+        let blocked = thread::spawn(move || other.send(4));
+        assert_eq!(receiver.recv_some_timeout(urgent, Duration::from_secs(60)), Ok(1), "a full queue is no place to wait");
         blocked.join().expect("no panic").expect("the receiver lives");
         assert_eq!([receiver.recv(), receiver.recv(), receiver.recv()], [Ok(2), Ok(3), Ok(4)]);
 
-        sender.try_send_patient(5).expect("room");
+        sender.try_send_as(5, PATIENT).expect("room");
         drop(sender);
-        assert_eq!(receiver.recv_urgent_timeout(Duration::from_secs(60)), Ok(5));
-        assert_eq!(receiver.recv_urgent_timeout(short), Err(RecvTimeoutError::Disconnected));
+        assert_eq!(receiver.recv_some_timeout(urgent, Duration::from_secs(60)), Ok(5));
+        assert_eq!(receiver.recv_some_timeout(urgent, short), Err(RecvTimeoutError::Disconnected));
     }
 
     /// A sender that waits for room fails when the receiver goes instead.

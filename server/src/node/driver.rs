@@ -73,6 +73,12 @@ pub(super) struct Driver {
     /// A commit index that is newer than the log's; it rides on the next group.
     unwritten: Option<LogHardState>,
     applied: u64,
+    /// Index of the last committed entry that was given out.
+    given: u64,
+    /// The newest answer to an append that left: term, leader and index.
+    answered: (u64, u64, u64),
+    /// An append without entries told the leader's commit index to a member that had answered for this index already.
+    told_commit: Option<u64>,
     chance: Option<u64>,
     /// Index of a snapshot that raft accepted and the machine has not taken up. Until then raft cannot read the entries between what
     /// is applied and the snapshot, and an election, which looks at them, would end the process.
@@ -106,6 +112,9 @@ impl Driver {
             sworn: (0, (0, 0)),
             unwritten: None,
             applied: settings.applied,
+            given: settings.applied,
+            answered: (0, 0, 0),
+            told_commit: None,
             chance: settings.seed,
             taking_up: None,
             rounds: Rounds::default(),
@@ -192,6 +201,15 @@ impl Driver {
         let own = self.raw.raft.id;
         let others = self.conf_state().voters.into_iter().filter(|id| *id != own);
         others.filter_map(|id| Some((id, self.progress(id)?.0))).collect()
+    }
+
+    /// Whether something is to happen as soon as the log has written what it was given. A follower's answers leave without the loop,
+    /// and what it learns to be committed it mostly has on disk by then.
+    pub fn waits_for_log(&self) -> bool {
+        self.raw.raft.state != StateRole::Follower
+            || self.committed() > self.given
+            || self.taking_up.is_some()
+            || self.sworn.0 > self.durable
     }
 
     /// How many groups the log is still writing.
@@ -282,8 +300,14 @@ impl Driver {
             }
             _ => {
                 self.forget_request(&message);
+                let tells_commit = message.get_msg_type() == MessageType::MsgAppend && message.entries.is_empty();
+                let (from, committed) = (message.from, self.committed());
                 if let Err(e) = self.raw.step(message) {
                     tracing::debug!(error = %e, "raft refused a message");
+                }
+                let last = self.raw.raft.raft_log.last_index();
+                if tells_commit && self.committed() > committed && self.answered == (self.term(), from, last) {
+                    self.told_commit = Some(last);
                 }
                 self.draw_timeout();
             }
@@ -423,6 +447,7 @@ impl Driver {
                 let conf = meta.get_conf_state().clone();
                 mark = Some(SnapshotMark { index: meta.index, term: meta.term, conf: conf.encode_to_vec().into() });
                 self.raw.mut_store().install(meta.index, meta.term, conf);
+                self.given = self.given.max(meta.index);
                 self.taking_up = Some(meta.index).filter(|_| !plant::is(Plant::ElectionDuringInstall));
                 out.snapshot = Some(snapshot);
             }
@@ -432,6 +457,7 @@ impl Driver {
                 self.raw.mut_store().set_hard_state(hs.clone());
             }
             out.committed.extend(ready.take_committed_entries());
+            self.given = out.committed.last().map_or(self.given, |e| self.given.max(e.index));
             let hard_state = hard_state.map(|hs| LogHardState { term: hs.term, vote: hs.vote, commit: hs.commit });
             if let Some(hs) = &hard_state
                 && self.sworn.1 != (hs.term, hs.vote)
@@ -439,6 +465,7 @@ impl Driver {
                 self.sworn = (ready.number(), (hs.term, hs.vote));
             }
             let mut after = ready.take_persisted_messages();
+            self.drop_echo(&mut after);
             // A heartbeat is answered at once, and a read asked for: all they say is that this member is in that term, which its disk
             // knows already.
             if self.sworn.0 <= self.durable {
@@ -470,6 +497,23 @@ impl Driver {
             self.raw.advance_append_async(ready);
         }
         out
+    }
+}
+
+impl Driver {
+    /// Takes the answer to an append that only told the commit index out of what is to leave: the leader has had the same answer, and
+    /// nothing it does depends on a second. At most one is left out for each commit index, so that a leader that lost the first one
+    /// gets another with the next append.
+    fn drop_echo(&mut self, after: &mut Vec<Message>) {
+        let is_answer = |m: &Message| m.get_msg_type() == MessageType::MsgAppendResponse && !m.reject;
+        if let Some(index) = self.told_commit.take()
+            && let Some(at) = after.iter().rposition(|m| is_answer(m) && m.index == index)
+        {
+            after.remove(at);
+        }
+        if let Some(m) = after.iter().rfind(|m| is_answer(m)) {
+            self.answered = (m.term, m.to, m.index);
+        }
     }
 }
 

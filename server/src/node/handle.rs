@@ -2,12 +2,12 @@
 
 use super::meter::Meter;
 use super::port::{Ports, Ticket};
-use super::run::Input;
+use super::run::{ECHO, Input, PROPOSAL, is_echo};
 use super::standing::OwnStanding;
 use crate::env::clock::Clock;
 use crate::lease::LeaseClock;
 use crate::mvcc::Store;
-use crate::queue::Sender;
+use crate::queue::{Class, Sender};
 use crate::snapshot::{Receiver, SnapshotError, View};
 use crate::state::{self, Answer, Shared};
 use crate::types::{LeaseId, MemberId};
@@ -205,7 +205,7 @@ impl NodeHandle {
             Proposal { origin: self.0.member_id, sequence: ticket.sequence, command: Some(command), ..Default::default() };
         let bytes = Bytes::from(proposal.encode_to_vec());
         let weight = Weight::new(&self.0, bytes.len() as i64);
-        self.0.inbox.try_send_patient(Input::Propose(bytes)).map_err(refused)?;
+        self.0.inbox.try_send_as(Input::Propose(bytes), PROPOSAL).map_err(refused)?;
         Ok((ticket, weight))
     }
 
@@ -330,7 +330,10 @@ impl NodeHandle {
 
     /// Messages from a peer, in the order it sent them.
     pub fn peer_messages(&self, messages: Vec<raft::eraftpb::Message>) -> Result<(), ProposeError> {
-        self.send(Input::Peer(messages))
+        // Who says that it has exactly what is committed moves nothing: the quorum was complete without it.
+        let committed = self.0.gauges.committed.load(Ordering::Acquire);
+        let class = if messages.iter().all(|m| is_echo(m, committed)) { ECHO } else { Class::URGENT };
+        self.0.inbox.try_send_as(Input::Peer(messages), class).map_err(refused)
     }
 
     /// Proposals that a follower's clients made, each an encoded `Proposal`.
@@ -338,7 +341,7 @@ impl NodeHandle {
         if !self.status().is_leader {
             return Err(ProposeError::NotLeader);
         }
-        proposals.into_iter().try_for_each(|p| self.0.inbox.try_send_patient(Input::Propose(p)).map_err(refused))
+        proposals.into_iter().try_for_each(|p| self.0.inbox.try_send_as(Input::Propose(p), PROPOSAL).map_err(refused))
     }
 
     /// Proposals of this member's clients that the leader we sent them to did not take: they wait for the next leader.

@@ -16,7 +16,7 @@ use super::integrity::Integrity;
 use super::keeper::ViewFor;
 use crate::env::plant::{self, Plant};
 use crate::env::{end, failpoint};
-use crate::queue::{Receiver, Sender};
+use crate::queue::{Class, Classes, Receiver, Sender};
 use crate::snapshot::{SnapshotError, View};
 use crate::state::{Answer, ApplyError, Position};
 use crate::types::MemberId;
@@ -97,6 +97,21 @@ impl Log for WalWriter<Vec<Message>> {
     fn close(self: Box<Self>) -> Result<(), WalError> {
         WalWriter::close(*self)
     }
+}
+
+/// Inputs for which the loop does not always wake, see [`Loop::wakes_for`].
+pub(super) const PROPOSAL: Class = Class::patient(1);
+/// Word from the log.
+pub(super) const PERSISTED: Class = Class::patient(2);
+/// An answer to an append that changes nothing: it is taken with the next input, at the latest with the next tick.
+pub(super) const ECHO: Class = Class::patient(3);
+
+/// Whether a message only says that its sender has what was committed anyway.
+pub(super) fn is_echo(message: &Message, committed: u64) -> bool {
+    message.get_msg_type() == MessageType::MsgAppendResponse
+        && !message.reject
+        && message.context.is_empty()
+        && message.index == committed
 }
 
 pub(super) enum Input {
@@ -246,12 +261,9 @@ impl Loop {
             let moved = waits && self.installing.is_none() && self.inner.shared.applied_index() > self.driver.applied_index();
             let wait = if moved { Duration::ZERO } else { next_tick.saturating_sub(self.inner.time.now()) };
             let mut taken = 0;
-            // While the log writes all that it may, more proposals would only be put aside: they can wait for it too.
-            let busy = self.driver.is_leader() && self.driver.writing() >= MAX_WRITING;
-            let next = if busy { self.inbox.recv_urgent_timeout(wait) } else { self.inbox.recv_timeout(wait) };
-            let mut input = match next {
+            let mut input = match self.inbox.recv_some_timeout(self.wakes_for(), wait) {
                 Ok(input) => Some(input),
-                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Timeout) => self.inbox.try_recv().ok(),
                 Err(RecvTimeoutError::Disconnected) => break,
             };
             while let Some(i) = input {
@@ -276,6 +288,13 @@ impl Loop {
         if let Err(e) = self.wal.close() {
             tracing::error!(error = %e, "the log did not close cleanly");
         }
+    }
+
+    /// What the loop has a use for at once.
+    fn wakes_for(&self) -> Classes {
+        // While the log writes all that it may, more proposals would only be put aside: they can wait for it too.
+        let proposals = !self.driver.is_leader() || self.driver.writing() < MAX_WRITING;
+        Classes::URGENT.and(PROPOSAL, proposals).and(PERSISTED, self.driver.waits_for_log())
     }
 
     /// What comes before the first input.

@@ -14,7 +14,7 @@ use super::keeper::{Keeper, SweepPace};
 use super::log_store::{LogStore, from_log};
 use super::meter::Meter;
 use super::port::Ports;
-use super::run::{Input, Log, Loop, PeerSink, conf_state};
+use super::run::{Input, Log, Loop, PERSISTED, PeerSink, conf_state};
 use super::standing::OwnStanding;
 use crate::base::{Base, BaseError, RocksBase, RocksOptions};
 use crate::env::clock::Clock;
@@ -498,7 +498,7 @@ fn wal_hooks(inbox: Sender<Input>, peers: Arc<dyn PeerSink>, meter: Arc<dyn Mete
             if !after.is_empty() {
                 peers.send(after);
             }
-            let _ = inbox.send(Input::Persisted(durable.number));
+            let _ = inbox.send_as(Input::Persisted(durable.number), PERSISTED);
         }),
         on_fault: Box::new(|e: &WalError| {
             if e.is_no_space() {

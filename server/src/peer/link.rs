@@ -43,7 +43,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LAST_PAUSE: Duration = Duration::from_secs(1);
 /// Reports of one unreachable peer come at most this often.
 const REPORT_GAP: Duration = Duration::from_millis(50);
-/// Round trips that are measured at once.
+/// Envelopes of which it is remembered when they left, to measure round trips.
 const MAX_STAMPS: usize = 256;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,13 +66,11 @@ struct Lane {
     outbox: Outbox,
     /// The connection of the newest attempt, for calls beside the stream.
     channel: Mutex<Option<Channel>>,
-    /// When envelopes left, by their number in the session: the oldest first.
-    stamps: Mutex<VecDeque<(u64, Instant)>>,
 }
 
 impl Lane {
     fn new(kind: Kind, outbox: Outbox) -> Self {
-        Self { kind, outbox, channel: Mutex::default(), stamps: Mutex::default() }
+        Self { kind, outbox, channel: Mutex::default() }
     }
 }
 
@@ -89,6 +87,8 @@ pub(crate) struct Link {
     urls: ArcSwap<Vec<String>>,
     control: Lane,
     append: Lane,
+    /// When the newest envelopes left by the control lane, by their number in the session: the oldest first.
+    stamps: Mutex<VecDeque<(u64, Instant)>>,
     proposals: Mutex<Proposals>,
     proposed: Notify,
     generation: AtomicU64,
@@ -109,6 +109,7 @@ impl Link {
             urls: ArcSwap::from_pointee(urls),
             control: Lane::new(Kind::Control, Outbox::new(CONTROL_BYTES, CONTROL_MESSAGES, Overflow::DropOldest)),
             append: Lane::new(Kind::Append, Outbox::new(APPEND_BYTES, APPEND_MESSAGES, Overflow::Refuse)),
+            stamps: Mutex::default(),
             proposals: Mutex::default(),
             proposed: Notify::new(),
             generation: AtomicU64::new(1),
@@ -269,7 +270,9 @@ impl Link {
         };
         let lane = self.lane(kind);
         let session = lane.outbox.open();
-        lane.stamps.lock().clear();
+        if kind == Kind::Control {
+            self.stamps.lock().clear();
+        }
         let hello = Envelope {
             cluster: self.inner.cluster_id,
             from: self.inner.member_id,
@@ -307,14 +310,13 @@ impl Link {
         loop {
             match acks.message().await {
                 Ok(Some(ack)) => {
-                    let mut stamps = self.lane(kind).stamps.lock();
+                    // Not every envelope is acknowledged: those before the one that is tell no time.
+                    let mut stamps = self.stamps.lock();
                     let mut newest = None;
                     while stamps.front().is_some_and(|(n, _)| *n <= ack.received) {
                         newest = stamps.pop_front();
                     }
-                    if let Some((_, left)) = newest
-                        && kind == Kind::Control
-                    {
+                    if let Some((_, left)) = newest.filter(|(n, _)| *n == ack.received && kind == Kind::Control) {
                         self.count.round_trip_took(left.elapsed());
                     }
                 }
@@ -459,11 +461,13 @@ impl Stream for Outbound {
         this.sent += 1;
         let messages: Vec<Bytes> = messages.iter().map(|m| Bytes::from(m.encode_to_vec())).collect();
         this.link.count.sent(messages.iter().map(Bytes::len).sum());
-        let mut stamps = lane.stamps.lock();
-        if stamps.len() < MAX_STAMPS {
+        if this.kind == Kind::Control {
+            let mut stamps = this.link.stamps.lock();
+            if stamps.len() >= MAX_STAMPS {
+                stamps.pop_front();
+            }
             stamps.push_back((this.sent, Instant::now()));
         }
-        drop(stamps);
         Poll::Ready(Some(Envelope { messages, ..Default::default() }))
     }
 }

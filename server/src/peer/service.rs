@@ -23,7 +23,7 @@ use raft::eraftpb::{Message, MessageType};
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tokio_stream::{Stream, StreamExt};
@@ -31,6 +31,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// A stream says who it is within this time.
 const GREETING: Duration = Duration::from_secs(5);
+/// What came is acknowledged at most this often. A sender only measures round trips by it: raft answers for its messages itself.
+const ACK_PAUSE: Duration = Duration::from_millis(250);
 /// Keys of a lease told at most: they travel in one message.
 const MAX_LEASE_IDS: usize = 10_000;
 
@@ -141,6 +143,7 @@ struct Reader {
 
 impl Reader {
     async fn run(self, mut inbound: Streaming<Envelope>, acks: tokio::sync::watch::Sender<u64>) {
+        let (mut received, mut told) = (1, None::<Instant>);
         loop {
             let envelope = match inbound.message().await {
                 Ok(Some(envelope)) => envelope,
@@ -153,7 +156,11 @@ impl Reader {
             if !self.deliver(envelope.messages) {
                 return;
             }
-            acks.send_modify(|n| *n += 1);
+            received += 1;
+            if told.is_none_or(|at| at.elapsed() >= ACK_PAUSE) {
+                told = Some(Instant::now());
+                let _ = acks.send(received);
+            }
         }
     }
 
