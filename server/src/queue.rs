@@ -29,13 +29,13 @@ struct State<T> {
 pub struct Class(u8);
 
 /// Classes there are.
-const CLASSES: usize = 4;
+const CLASSES: usize = 8;
 
 impl Class {
     /// What [`Sender::send`] and [`Sender::try_send`] send: it wakes every receiver.
     pub const URGENT: Class = Class(0);
 
-    /// One of the other classes, `n` from 1 to 3.
+    /// One of the other classes, `n` from 1 to 7.
     #[must_use]
     pub const fn patient(n: u8) -> Class {
         assert!(n > 0 && (n as usize) < CLASSES);

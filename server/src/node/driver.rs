@@ -10,7 +10,7 @@
 //! that has none, and the follower then acknowledges entries it does not have; every read round has a context of its own.
 
 use super::log_store::{LogStore, to_log};
-use super::rounds::{Rounds, last_heartbeats};
+use super::rounds::{self, Rounds, last_heartbeats};
 use super::slow_disk::Owed;
 use crate::env::plant::{self, Plant};
 use crate::wal::{Group, HardState as LogHardState, SnapshotMark};
@@ -19,6 +19,7 @@ use prost::Message as _;
 use raft::eraftpb::{ConfChangeV2, ConfState, Entry, EntryType, Message, MessageType, Snapshot};
 use raft::{ProgressState, RawNode, SnapshotStatus, StateRole, Storage};
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// What raft is told at start.
 #[derive(Clone, Debug)]
@@ -84,6 +85,7 @@ pub(super) struct Driver {
     /// is applied and the snapshot, and an election, which looks at them, would end the process.
     taking_up: Option<u64>,
     rounds: Rounds,
+    now: Duration,
 }
 
 impl Driver {
@@ -118,6 +120,7 @@ impl Driver {
             chance: settings.seed,
             taking_up: None,
             rounds: Rounds::default(),
+            now: Duration::ZERO,
         };
         driver.draw_timeout();
         Ok(driver)
@@ -174,7 +177,7 @@ impl Driver {
 
     /// True when this member votes.
     pub fn is_voter(&self) -> bool {
-        self.conf_state().voters.contains(&self.raw.raft.id)
+        self.raw.raft.prs().conf().voters().contains(self.raw.raft.id)
     }
 
     /// How far a member's log is known to match ours, and how far ours is durable; `None` when it has no part in the
@@ -326,21 +329,31 @@ impl Driver {
         }
     }
 
-    /// Starts a read round under `context`, which is never used twice.
-    pub fn read_index(&mut self, context: Vec<u8>) {
-        if !self.is_leader() {
-            return self.raw.read_index(context);
-        }
-        let mut message = Message::default();
-        message.set_msg_type(MessageType::MsgReadIndex);
-        message.set_entries(vec![Entry { data: context.into(), ..Default::default() }]);
-        self.read(message);
+    /// Starts a read round for so many readers, under `context`, which is never used twice.
+    pub fn read_index(&mut self, context: Vec<u8>, readers: usize) {
+        let request = rounds::request(context, readers);
+        if self.is_leader() { self.read(request) } else { self.confirm(request) }
+    }
+
+    /// The time, by the member's clock; all that follows happens then.
+    pub fn set_time(&mut self, now: Duration) {
+        self.now = now;
+    }
+
+    /// True while a leader waits for a quorum to confirm reads.
+    pub fn confirms_reads(&self) -> bool {
+        self.raw.raft.pending_read_count() > 0
+    }
+
+    /// When read requests that wait for nothing but time may go.
+    pub fn reads_due(&self) -> Option<Duration> {
+        self.rounds.due(self.confirms_reads())
     }
 
     /// Takes a leader's read request: it begins a round, or joins the one after that which is under way.
     fn read(&mut self, request: Message) {
-        let under_way = self.raw.raft.pending_read_count() > 0;
-        if let Some(request) = self.rounds.admit(request, under_way) {
+        let under_way = self.confirms_reads();
+        if let Some(request) = self.rounds.admit(request, under_way, self.now) {
             self.confirm(request);
         }
     }
@@ -356,7 +369,7 @@ impl Driver {
         if !self.is_leader() {
             return self.rounds.clear();
         }
-        for request in self.rounds.next(self.raw.raft.pending_read_count() > 0) {
+        for request in self.rounds.next(self.confirms_reads(), self.now) {
             self.confirm(request);
         }
     }

@@ -2,12 +2,12 @@
 
 use super::meter::Meter;
 use super::port::{Ports, Ticket};
-use super::run::{ECHO, Input, PROPOSAL, is_echo};
+use super::run::{Input, PROPOSAL, READ, class_of};
 use super::standing::OwnStanding;
 use crate::env::clock::Clock;
 use crate::lease::LeaseClock;
 use crate::mvcc::Store;
-use crate::queue::{Class, Sender};
+use crate::queue::Sender;
 use crate::snapshot::{Receiver, SnapshotError, View};
 use crate::state::{self, Answer, Shared};
 use crate::types::{LeaseId, MemberId};
@@ -92,6 +92,8 @@ pub(super) struct Gauges {
     pub committed: AtomicU64,
     pub last_index: AtomicU64,
     pub last_term: AtomicU64,
+    /// As the leader it waits for a quorum to confirm reads.
+    pub confirming: AtomicBool,
     pub is_leader: AtomicBool,
     pub is_learner: AtomicBool,
     /// A lone voter that leads and has committed in its term: what is published is linearizable as it is.
@@ -256,7 +258,7 @@ impl NodeHandle {
             return Ok(());
         }
         let mut ticket = self.0.ports.open();
-        self.send(Input::Read(ticket.sequence))?;
+        self.0.inbox.try_send_as(Input::Read(ticket.sequence), READ).map_err(refused)?;
         match tokio::time::timeout(self.0.limits.timeout, ticket.answer()).await {
             Ok(Some(Reply::Read(result))) => result,
             Ok(_) => Err(ProposeError::Stopped),
@@ -330,9 +332,7 @@ impl NodeHandle {
 
     /// Messages from a peer, in the order it sent them.
     pub fn peer_messages(&self, messages: Vec<raft::eraftpb::Message>) -> Result<(), ProposeError> {
-        // Who says that it has exactly what is committed moves nothing: the quorum was complete without it.
-        let committed = self.0.gauges.committed.load(Ordering::Acquire);
-        let class = if messages.iter().all(|m| is_echo(m, committed)) { ECHO } else { Class::URGENT };
+        let class = class_of(&messages, &self.0.gauges);
         self.0.inbox.try_send_as(Input::Peer(messages), class).map_err(refused)
     }
 

@@ -11,7 +11,7 @@ mod snapshots;
 
 use super::apply::ApplyTask;
 use super::driver::{Driver, Effects};
-use super::handle::{Inner, ProposeError, Reply};
+use super::handle::{Gauges, Inner, ProposeError, Reply};
 use super::integrity::Integrity;
 use super::keeper::ViewFor;
 use crate::env::plant::{self, Plant};
@@ -103,15 +103,27 @@ impl Log for WalWriter<Vec<Message>> {
 pub(super) const PROPOSAL: Class = Class::patient(1);
 /// Word from the log.
 pub(super) const PERSISTED: Class = Class::patient(2);
-/// An answer to an append that changes nothing: it is taken with the next input, at the latest with the next tick.
-pub(super) const ECHO: Class = Class::patient(3);
+/// A reader, or another member's request to read.
+pub(super) const READ: Class = Class::patient(3);
+pub(super) const READ_REQUEST: Class = Class::patient(4);
+/// An answer that changes nothing: it is taken with the next input, at the latest with the next tick.
+pub(super) const ECHO: Class = Class::patient(5);
 
-/// Whether a message only says that its sender has what was committed anyway.
-pub(super) fn is_echo(message: &Message, committed: u64) -> bool {
-    message.get_msg_type() == MessageType::MsgAppendResponse
-        && !message.reject
-        && message.context.is_empty()
-        && message.index == committed
+/// How urgent a peer's messages are. Who answers that it has exactly what is committed moves nothing: the quorum was complete without
+/// it; nor does a second answer to a round that one has confirmed.
+pub(super) fn class_of(messages: &[Message], gauges: &Gauges) -> Class {
+    let committed = gauges.committed.load(Ordering::Acquire);
+    let confirming = gauges.confirming.load(Ordering::Acquire);
+    let is_echo = |m: &Message| match m.get_msg_type() {
+        MessageType::MsgAppendResponse => !m.reject && m.context.is_empty() && m.index == committed,
+        MessageType::MsgHeartbeatResponse => !m.context.is_empty() && !confirming,
+        _ => false,
+    };
+    if messages.iter().all(is_echo) {
+        return ECHO;
+    }
+    let asks = |m: &Message| m.get_msg_type() == MessageType::MsgReadIndex;
+    if messages.iter().all(asks) { READ_REQUEST } else { Class::URGENT }
 }
 
 pub(super) enum Input {
@@ -259,7 +271,8 @@ impl Loop {
             self.inner.applied_wanted.store(waits, Ordering::SeqCst);
             std::sync::atomic::fence(Ordering::SeqCst);
             let moved = waits && self.installing.is_none() && self.inner.shared.applied_index() > self.driver.applied_index();
-            let wait = if moved { Duration::ZERO } else { next_tick.saturating_sub(self.inner.time.now()) };
+            let wake = self.driver.reads_due().map_or(next_tick, |due| due.min(next_tick));
+            let wait = if moved { Duration::ZERO } else { wake.saturating_sub(self.inner.time.now()) };
             let mut taken = 0;
             let mut input = match self.inbox.recv_some_timeout(self.wakes_for(), wait) {
                 Ok(input) => Some(input),
@@ -294,7 +307,12 @@ impl Loop {
     fn wakes_for(&self) -> Classes {
         // While the log writes all that it may, more proposals would only be put aside: they can wait for it too.
         let proposals = !self.driver.is_leader() || self.driver.writing() < MAX_WRITING;
-        Classes::URGENT.and(PROPOSAL, proposals).and(PERSISTED, self.driver.waits_for_log())
+        // While a round is under way readers only gather for the next.
+        Classes::URGENT
+            .and(PROPOSAL, proposals)
+            .and(PERSISTED, self.driver.waits_for_log())
+            .and(READ, self.round.is_none())
+            .and(READ_REQUEST, !self.driver.confirms_reads())
     }
 
     /// What comes before the first input.
@@ -378,6 +396,7 @@ impl Loop {
     }
 
     fn advance(&mut self) {
+        self.driver.set_time(self.inner.time.now());
         self.look_at_applied();
         self.propose();
         self.start_round();
@@ -498,6 +517,7 @@ impl Loop {
     fn carry_out(&mut self, mut effects: Effects) {
         // Known here before a follower can know it.
         self.inner.gauges.committed.store(self.driver.committed(), Ordering::Release);
+        self.inner.gauges.confirming.store(self.driver.confirms_reads(), Ordering::Release);
         if let Some(snapshot) = effects.snapshot {
             let index = snapshot.get_metadata().index;
             let number = effects.log.iter().filter(|w| w.group.snapshot.is_some()).map(|w| w.group.number).max().unwrap_or(0);

@@ -53,8 +53,8 @@ impl Loop {
         }
         self.next_context += 1;
         let readers = std::mem::take(&mut self.readers);
+        self.driver.read_index(self.next_context.to_be_bytes().to_vec(), readers.len());
         self.round = Some(Round { context: self.next_context, asked: self.inner.time.now(), readers });
-        self.driver.read_index(self.next_context.to_be_bytes().to_vec());
     }
 
     pub(super) fn retry_reads(&mut self, now: Duration) {
