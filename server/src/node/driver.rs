@@ -443,6 +443,11 @@ impl Driver {
 
     // === effects ===
 
+    /// True when [`Driver::ready`] has something to give.
+    pub fn has_ready(&self) -> bool {
+        self.raw.has_ready()
+    }
+
     /// Everything there is to do since the last call.
     pub fn ready(&mut self) -> Effects {
         let mut out = Effects::default();

@@ -388,8 +388,13 @@ impl Loop {
     /// Moves everything that can move.
     pub fn work(&mut self) {
         self.advance();
-        while let Some(number) = self.written.take() {
-            self.persisted(number);
+        // What was carried out may call for more at once: a write that is done already, the round after one that was answered.
+        loop {
+            match self.written.take() {
+                Some(number) => self.persisted(number),
+                None if self.driver.has_ready() => {}
+                None => break,
+            }
             self.advance();
         }
         self.publish();
