@@ -50,11 +50,22 @@ impl Plan {
     }
 }
 
+/// How often a walk at the newest revision begins anew when a compaction overtakes it; each time the compaction is a newer one.
+const MAX_WALKS: u32 = 100;
+
 impl Rows {
     /// Executes a range against the published revisions.
     pub fn range(&self, q: &entry::Range) -> Result<RangeResult, ReadError> {
         self.stats.ranges.fetch_add(1, Ordering::Relaxed);
-        self.range_at(q, self.revision())
+        let mut left = MAX_WALKS;
+        loop {
+            left -= 1;
+            match self.range_at(q, self.revision()) {
+                // Who asks for the newest revision is not told that it is gone: it is another by now.
+                Err(ReadError::Compacted) if q.revision <= 0 && left > 0 => {}
+                result => return result,
+            }
+        }
     }
 
     /// Executes a range as seen by a transaction whose newest revision is `current`.

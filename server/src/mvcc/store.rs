@@ -352,4 +352,32 @@ mod tests {
         drop(store);
         assert_eq!(Store::open(base, policy).unwrap().live_keys(), 1);
     }
+
+    /// A range that asks for no revision is never told that its revision is compacted, however often the newest one is.
+    #[test]
+    fn the_newest_revision_is_never_compacted_away() {
+        let policy = DeltaPolicy { freeze_bytes: 1 << 20, inline: false };
+        let store = Arc::new(Store::open(Arc::new(MemBase::new()) as Arc<dyn Base>, policy).unwrap());
+        let put = |store: &Store| {
+            let mut write = store.write();
+            write.put(b"a", b"value", 0).unwrap();
+            write.finish();
+        };
+        put(&store);
+        let done = Arc::new(AtomicBool::new(false));
+        let compacts = std::thread::spawn({
+            let (store, done) = (store.clone(), done.clone());
+            move || {
+                while !done.load(Ordering::Acquire) {
+                    put(&store);
+                    store.compact(store.revision()).unwrap();
+                }
+            }
+        });
+        let all = entry::Range { key: "a".into(), range_end: "b".into(), ..Default::default() };
+        let failed: Vec<_> = (0..20_000).filter_map(|_| store.range(&all).err()).collect();
+        done.store(true, Ordering::Release);
+        compacts.join().unwrap();
+        assert!(failed.is_empty(), "{failed:?}");
+    }
 }

@@ -340,6 +340,10 @@ impl Driver {
         self.now = now;
     }
 
+    pub fn time(&self) -> Duration {
+        self.now
+    }
+
     /// True while a leader waits for a quorum to confirm reads.
     pub fn confirms_reads(&self) -> bool {
         self.raw.raft.pending_read_count() > 0

@@ -66,6 +66,7 @@ pub(super) struct Integrity {
     unhashed: BTreeMap<MemberId, Duration>,
     /// When a snapshot was asked for, or the wish for one given up.
     asked: Option<Duration>,
+    arrival: Arrival,
 }
 
 impl Integrity {
@@ -87,6 +88,7 @@ impl Integrity {
             asked_hash: None,
             unhashed: BTreeMap::new(),
             asked: None,
+            arrival: Arrival::default(),
         }
     }
 
@@ -289,7 +291,8 @@ impl Integrity {
         let waited = self.asked.map(|at| now.saturating_sub(at));
         if driver.requested().is_some() {
             // The leader may not be able to commit what this member holds at its end without this member.
-            if waited.is_some_and(|w| w >= self.election * PATIENCE) && !inner.receiver.is_receiving() {
+            let still = self.arrival.still(now, inner.receiver.progress());
+            if waited.is_some_and(|w| w.min(still) >= self.election * PATIENCE) {
                 tracing::warn!("no snapshot came to rebuild this member from; it takes entries again and asks later");
                 driver.give_up_request();
                 self.asked = Some(now);
@@ -304,6 +307,23 @@ impl Integrity {
             );
             self.asked = Some(now);
         }
+    }
+}
+
+/// A snapshot that should arrive.
+#[derive(Default)]
+struct Arrival {
+    /// How far it had come when last looked at, and since when it has been there.
+    seen: (Option<u64>, Duration),
+}
+
+impl Arrival {
+    /// How long nothing has come: a transfer that broke leaves its rows to be gone on with, and nobody may ever do so.
+    fn still(&mut self, now: Duration, progress: Option<u64>) -> Duration {
+        if progress.is_some() && self.seen.0 != progress {
+            self.seen = (progress, now);
+        }
+        now.saturating_sub(self.seen.1)
     }
 }
 
@@ -330,4 +350,22 @@ fn own(inner: &Inner) -> Standing {
         hash: h.hash,
     });
     inner.standing.say(left)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A snapshot whose rows stopped arriving stands still, though what arrived is kept to be gone on with.
+    #[test]
+    fn a_broken_transfer_stands_still() {
+        let mut arrival = Arrival::default();
+        let at = Duration::from_secs;
+        assert_eq!(arrival.still(at(10), None), at(10));
+        assert_eq!(arrival.still(at(11), Some(0)), at(0));
+        assert_eq!(arrival.still(at(12), Some(5)), at(0));
+        assert_eq!(arrival.still(at(15), Some(5)), at(3));
+        assert_eq!(arrival.still(at(16), Some(6)), at(0));
+        assert_eq!(arrival.still(at(20), None), at(4), "it was given up, and none has begun");
+    }
 }

@@ -23,6 +23,7 @@ use crate::types::MemberId;
 use crate::wal::{Group, SnapshotMark, WalError, WalTask, WalWriter};
 use bytes::{BufMut, Bytes, BytesMut};
 use crossbeam_channel::RecvTimeoutError;
+use proposals::Backlog;
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint};
 use quorate_proto::entry::{self, Command, Proposal, command::Op};
@@ -166,8 +167,6 @@ pub(super) enum Input {
     Stop,
 }
 
-/// Proposals that wait for a leader, or for the log to catch up; beyond it new ones are dropped and time out.
-const MAX_WAITING: usize = 65_536;
 /// Groups the log may be writing before further proposals wait to share an entry: with one, what came during a sync shares the next.
 const MAX_WRITING: usize = 1;
 /// Inputs taken at once.
@@ -184,11 +183,11 @@ pub(super) struct Loop {
     /// Entries kept for followers that lag, before the durable applied position.
     pub catch_up_entries: u64,
     pub no_sync: bool,
-    waiting: VecDeque<Bytes>,
+    waiting: Backlog,
     /// Proposals that this member makes as the leader. They count only while it leads: they are never forwarded.
     own: VecDeque<Bytes>,
-    /// Readers for the next round.
-    readers: Vec<u64>,
+    /// Readers for the next round, and when each came.
+    readers: Vec<(Duration, u64)>,
     round: Option<Round>,
     next_context: u64,
     /// Rounds that are answered and wait for the machine: index and readers.
@@ -240,7 +239,7 @@ impl Loop {
             tick,
             catch_up_entries,
             no_sync,
-            waiting: VecDeque::new(),
+            waiting: Backlog::default(),
             own: VecDeque::new(),
             readers: Vec::new(),
             round: None,
@@ -324,7 +323,9 @@ impl Loop {
 
     /// One tick of raft's clock, and all that waits for time to pass.
     pub fn tick(&mut self, now: Duration) {
+        self.driver.set_time(now);
         self.driver.tick();
+        self.forget_the_late(now);
         self.retry_reads(now);
         self.expire_leases(now);
         self.drop_old_view(now);
@@ -333,15 +334,21 @@ impl Loop {
         }
     }
 
+    /// Lets go of what nobody waits for any more: while there is no leader it would pile up, and be carried out long after its client
+    /// was told that it timed out.
+    fn forget_the_late(&mut self, now: Duration) {
+        let timeout = self.inner.limits.timeout;
+        self.waiting.forget(now, timeout);
+        self.readers.retain(|(came, _)| now.saturating_sub(*came) < timeout);
+    }
+
     pub fn take(&mut self, input: Input) {
         match input {
             Input::Propose(bytes) => {
-                if self.waiting.len() < MAX_WAITING {
-                    self.waiting.push_back(bytes);
-                }
+                self.waiting.push(self.driver.time(), bytes);
             }
             Input::ChangeMembers(change) => self.take_change(change),
-            Input::Read(sequence) => self.readers.push(sequence),
+            Input::Read(sequence) => self.readers.push((self.driver.time(), sequence)),
             Input::Transfer { to, sequence } => self.start_transfer(to, sequence),
             Input::Peer(messages) => {
                 for mut message in messages {
@@ -470,7 +477,8 @@ impl Loop {
         let (index, term) = self.driver.last();
         g.last_index.store(index, Ordering::Release);
         g.last_term.store(term, Ordering::Release);
-        let serves = self.driver.lone_voter() && self.driver.may_serve_reads();
+        // With a learner beside it the member may be one of two voters without knowing: its apply may lag behind the learner's.
+        let serves = self.driver.alone() && self.driver.may_serve_reads();
         let fresh = self.fresh.at(serves, self.driver.term(), self.driver.committed(), self.inner.shared.applied_index());
         g.reads_are_fresh.store(fresh, Ordering::Release);
         g.is_leader.store(leading, Ordering::Release);

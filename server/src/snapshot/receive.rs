@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use prost::Message;
 use quorate_proto::state::Applied;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Takes snapshots in, one at a time. A complete one keeps the place until it is [`Receiver::settled`].
 pub struct Receiver {
@@ -29,6 +30,8 @@ pub struct Staging {
     pub name: String,
     view: u64,
     index: u64,
+    /// Chunks written, by all attempts.
+    chunks: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -48,9 +51,9 @@ impl Receiver {
         Self { folders, staging: Mutex::default() }
     }
 
-    /// True while the rows of a snapshot arrive or are handed over.
-    pub fn is_receiving(&self) -> bool {
-        self.staging.lock().is_some()
+    /// A count that rises with every chunk while the rows of a snapshot arrive or are handed over; `None` when none do.
+    pub fn progress(&self) -> Option<u64> {
+        self.staging.lock().as_ref().map(|s| s.chunks.load(Ordering::Relaxed))
     }
 
     /// Begins a transfer of a view at an index, or goes on with it: the rows, the attempt's number and where to go on. Blocks on the
@@ -79,7 +82,14 @@ impl Receiver {
         }
         let (name, base) = self.folders.make(index)?;
         let state = State { base: Some(base), place: Place::default(), attempt: 1, rows: 0, checksum: 0 };
-        let staging = Arc::new(Staging { folders: self.folders.clone(), name, view, index, state: Mutex::new(state) });
+        let staging = Arc::new(Staging {
+            folders: self.folders.clone(),
+            name,
+            view,
+            index,
+            chunks: AtomicU64::new(0),
+            state: Mutex::new(state),
+        });
         *slot = Some(staging.clone());
         Ok((staging, 1, Place::default()))
     }
@@ -132,6 +142,7 @@ impl Staging {
             batch.rows.pop();
         }
         state.base.as_ref().expect("checked by writable").write(batch)?;
+        self.chunks.fetch_add(1, Ordering::Relaxed);
         state.rows += count;
         state.checksum = crc32c::crc32c_append(state.checksum, chunk);
         // A copy, so that one key does not hold a whole chunk in memory.

@@ -12,6 +12,36 @@ const MAX_CHANGES: usize = 64;
 const READY_PART: f64 = 0.9;
 /// Leases revoked in one entry.
 const MAX_EXPIRED: usize = 256;
+/// Proposals that wait for a leader, or for the log to catch up; beyond it new ones are dropped and time out.
+const MAX_WAITING: usize = 65_536;
+
+/// Encoded proposals that wait to be put into an entry or sent to the leader, each with the time it came, the oldest first.
+#[derive(Default)]
+pub(super) struct Backlog(VecDeque<(Duration, Bytes)>);
+
+impl Backlog {
+    pub(super) fn push(&mut self, now: Duration, proposal: Bytes) {
+        if self.0.len() < MAX_WAITING {
+            self.0.push_back((now, proposal));
+        }
+    }
+
+    /// Drops those whose clients have been told by now that they timed out.
+    pub(super) fn forget(&mut self, now: Duration, timeout: Duration) {
+        while self.0.front().is_some_and(|(came, _)| now.saturating_sub(*came) >= timeout) {
+            self.0.pop_front();
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Bytes> {
+        self.0.iter().map(|(_, proposal)| proposal)
+    }
+
+    /// The oldest `count`, which leave.
+    fn take(&mut self, count: usize) -> impl Iterator<Item = Bytes> {
+        self.0.drain(..count).map(|(_, proposal)| proposal)
+    }
+}
 
 impl Loop {
     pub(super) fn propose(&mut self) {
@@ -25,16 +55,16 @@ impl Loop {
             // What a leader decided by its clock is not to be carried out under another, whose clients may have kept leases alive.
             let own = std::mem::take(&mut self.own);
             if plant::is(Plant::ForwardedExpiry) {
-                self.waiting.extend(own);
+                own.into_iter().for_each(|p| self.waiting.push(self.driver.time(), p));
             }
         }
-        while !self.own.is_empty() || !self.waiting.is_empty() {
+        while !self.own.is_empty() || !self.waiting.0.is_empty() {
             if self.driver.leader() == 0 {
                 return;
             }
             if !self.driver.is_leader() {
                 let leader = self.driver.leader();
-                self.peers.forward(leader, self.waiting.drain(..).collect());
+                self.peers.forward(leader, self.waiting.take(self.waiting.0.len()).collect());
                 return;
             }
             let bytes: usize = self.waiting.iter().map(Bytes::len).take(MAX_INPUTS).sum();
@@ -47,7 +77,7 @@ impl Loop {
             }
             let own = count.min(self.own.len());
             self.own.drain(..own);
-            self.waiting.drain(..count - own);
+            drop(self.waiting.take(count - own));
             // Raft hands out what was proposed before the next entry is built, so that the count of groups being written is true.
             let effects = self.driver.ready();
             self.carry_out(effects);
@@ -58,7 +88,7 @@ impl Loop {
     pub(super) fn entry(&mut self) -> (Bytes, usize) {
         let mut count = 0;
         let mut size = 0;
-        for p in self.own.iter().chain(&self.waiting) {
+        for p in self.own.iter().chain(self.waiting.iter()) {
             if count > 0 && size + p.len() > MAX_ENTRY {
                 break;
             }
@@ -70,7 +100,7 @@ impl Loop {
         let head = entry::Batch { version: self.inner.entry_level(), time_ms: self.last_time_ms, proposals: Vec::new() };
         let mut out = BytesMut::with_capacity(size + 24);
         head.encode(&mut out).expect("the buffer grows");
-        for p in self.own.iter().chain(&self.waiting).take(count) {
+        for p in self.own.iter().chain(self.waiting.iter()).take(count) {
             encode_key(3, WireType::LengthDelimited, &mut out);
             encode_varint(p.len() as u64, &mut out);
             out.put_slice(p);
@@ -141,5 +171,25 @@ impl Loop {
     pub(super) fn propose_own(&mut self, op: Op) {
         let command = Command { op: Some(op) };
         self.own.push_back(Proposal { command: Some(command), ..Default::default() }.encode_to_vec().into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A proposal leaves with its client's patience, however long there is no leader, and what came later stays.
+    #[test]
+    fn proposals_are_not_kept_longer_than_their_clients_wait() {
+        let mut backlog = Backlog::default();
+        let timeout = Duration::from_secs(7);
+        for n in 0..10u8 {
+            backlog.push(Duration::from_secs(u64::from(n)), Bytes::copy_from_slice(&[n]));
+        }
+        backlog.forget(Duration::from_secs(11), timeout);
+        assert_eq!(backlog.iter().map(|p| p[0]).collect::<Vec<_>>(), [5, 6, 7, 8, 9]);
+        assert_eq!(backlog.take(2).count(), 2);
+        backlog.forget(Duration::from_secs(60), timeout);
+        assert!(backlog.0.is_empty());
     }
 }

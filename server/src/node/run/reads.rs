@@ -12,7 +12,7 @@ pub(super) struct Round {
     pub(super) context: u64,
     /// By the member's clock.
     pub(super) asked: Duration,
-    pub(super) readers: Vec<u64>,
+    pub(super) readers: Vec<(Duration, u64)>,
 }
 
 /// When a lone voter's store may be read as it is: once everything that was committed when its term began is applied. From then on a
@@ -47,7 +47,7 @@ impl Loop {
             return;
         }
         if plant::is(Plant::StaleReadIndex) && self.driver.is_leader() {
-            let readers = std::mem::take(&mut self.readers);
+            let readers = self.readers.drain(..).map(|(_, sequence)| sequence).collect();
             self.answered.push((self.driver.committed(), readers));
             return self.release_reads(self.inner.shared.applied_index());
         }
@@ -70,7 +70,7 @@ impl Loop {
             let mine = self.round.as_ref().is_some_and(|r| r.context.to_be_bytes().as_slice() == context);
             if mine {
                 let round = self.round.take().expect("checked");
-                self.answered.push((index, round.readers));
+                self.answered.push((index, round.readers.into_iter().map(|(_, sequence)| sequence).collect()));
             }
         }
         self.release_reads(self.inner.shared.applied_index());
