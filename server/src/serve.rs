@@ -2,7 +2,7 @@
 
 use crate::api::{self, LeaseDesk, LeaseError, LeaseTimes};
 use crate::config::{self, Config};
-use crate::door::{Address, ClientTls, Door, Entrance, Http2, Listener, NetThreads, net_threads_for};
+use crate::door::{Address, ClientTls, Direct, Door, Entrance, Http2, Listener, NetThreads, net_threads_for};
 use crate::env::files::RealFiles;
 use crate::gateway::{self, Access, JsonCalls};
 use crate::membership::{self, Desk, DeskSettings, departure, versions};
@@ -12,11 +12,13 @@ use crate::peer::{Dial, LeaseForwarder, PeerSettings, Peers, Speaks};
 use crate::state::Shared;
 use crate::telemetry::Metrics;
 use crate::watch::{Hub, HubOptions};
+use axum::Router;
 use quorate_proto::entry::{self, Command, command::Op};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::service::Routes;
+use tower::Service;
 
 /// Why the server ended before it served, or could not start. The text is for the operator.
 #[derive(Debug)]
@@ -258,7 +260,9 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
         slow_call: config.warning_unary_request_duration,
         etcd_version: config::ETCD_VERSION.to_string(),
     };
-    let grpc = api::routes(context, limits).into_axum_router();
+    let (routes, kv) = api::routes(context, limits);
+    let grpc = routes.into_axum_router();
+    let direct = Direct { prefix: "/etcdserverpb.KV/", call: Arc::new(move |request| Box::pin(kv.clone().call(request))) };
     let http2 = Http2 {
         max_streams: config.max_concurrent_streams.unwrap_or(u32::MAX),
         ping_after: config.keepalive.map_or(Duration::ZERO, |k| k.interval),
@@ -303,6 +307,7 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
             name: "peer",
             tls: peer_tls,
             grpc: Some(peer_grpc),
+            direct: None,
             http: Some(peer_http),
             http2: Http2::default(),
             bytes: Arc::default(),
@@ -315,8 +320,10 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
     wait_state(&handle).await;
     join::leave(waiting).await;
     drop(doors);
-    let entrance =
-        |name, grpc, http| Entrance { name, tls: client_tls.clone(), grpc, http, http2, bytes: metrics.client_bytes.clone() };
+    let entrance = |name, grpc: Option<Router>, http| {
+        let direct = grpc.is_some().then(|| direct.clone());
+        Entrance { name, tls: client_tls.clone(), grpc, direct, http, http2, bytes: metrics.client_bytes.clone() }
+    };
     let apart = !http_listeners.is_empty();
     open(&door, client_listeners, entrance("client", Some(grpc.clone()), Some(http.clone()).filter(|_| !apart)))?;
     open(&door, http_listeners, entrance("client http", None, Some(http)))?;

@@ -101,8 +101,11 @@ pub struct Limits {
 /// How far a gRPC message may exceed [`Limits::max_request_bytes`]; the same allowance as etcd's.
 pub const MESSAGE_OVERHEAD_BYTES: usize = 512 * 1024;
 
-/// All services, ready for the accept loop.
-pub fn routes(context: Context, limits: Limits) -> Routes {
+/// The service that is asked most.
+pub type KvService = oversize::Oversize<KvServer<kv::Kv>>;
+
+/// All services, ready for the accept loop, and one of them by itself, for who spares it the router.
+pub fn routes(context: Context, limits: Limits) -> (Routes, KvService) {
     let limit = limits.max_request_bytes + MESSAGE_OVERHEAD_BYTES;
     let door = Arc::new(Door::new(context, limits));
     macro_rules! service {
@@ -112,7 +115,8 @@ pub fn routes(context: Context, limits: Limits) -> Routes {
             )
         };
     }
-    Routes::new(service!(KvServer, kv::Kv))
+    let kv = service!(KvServer, kv::Kv);
+    let routes = Routes::new(kv.clone())
         .add_service(watch_wire::WatchServer::new(watch::Watch(door.clone()), limit))
         .add_service(service!(LeaseServer, lease::Lease))
         .add_service(service!(ClusterServer, cluster::Cluster))
@@ -122,5 +126,6 @@ pub fn routes(context: Context, limits: Limits) -> Routes {
         .add_service(service!(ElectionServer, election::Election))
         .add_service(service!(HealthServer, health::Health))
         .add_service(service!(BackupServer, deltas::Backup))
-        .prepare()
+        .prepare();
+    (routes, kv)
 }

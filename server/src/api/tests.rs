@@ -177,7 +177,7 @@ impl World {
         };
         let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let server = tonic::transport::Server::builder().add_routes(routes(context, limits));
+        let server = tonic::transport::Server::builder().add_routes(routes(context, limits).0);
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
         World { node, hub, channel, counters, serving, _dir: dir }

@@ -2,17 +2,21 @@
 
 use std::convert::Infallible;
 use std::fmt;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::response::IntoResponse;
+use axum::{BoxError, Router};
+use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
+use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -232,55 +236,94 @@ fn builder(h2: &Http2) -> Builder<TokioExecutor> {
     builder
 }
 
-/// Chooses the router of a request and tells it who asks.
+/// A service that is asked without a router between: what that saves is a twentieth of a read.
+#[derive(Clone)]
+pub struct Direct {
+    /// What the paths of its requests begin with.
+    pub prefix: &'static str,
+    pub call: Arc<dyn Fn(Request<Incoming>) -> DirectAnswer + Send + Sync>,
+}
+
+type DirectAnswer = Pin<Box<dyn Future<Output = Result<Response<tonic::body::Body>, Infallible>> + Send>>;
+
+/// Chooses who answers a request and tells it who asks.
 struct Split {
     entrance: Arc<Entrance>,
     info: Arc<ConnInfo>,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Split {
-    type Response = Response<Body>;
+    type Response = Response<Reply>;
     type Error = Infallible;
-    type Future = futures_either::Answer;
+    type Future = Answer;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let of_grpc = |value: &http::HeaderValue| value.as_bytes().starts_with(b"application/grpc");
         let grpc = request.headers().get(header::CONTENT_TYPE).is_some_and(of_grpc);
         request.extensions_mut().insert(self.info.clone());
-        let router = self.entrance.grpc.as_ref().filter(|_| grpc).or(self.entrance.http.as_ref());
-        futures_either::answer(router, request)
+        if grpc
+            && let Some(direct) = &self.entrance.direct
+            && request.uri().path().starts_with(direct.prefix)
+        {
+            return Answer::Direct((direct.call)(request));
+        }
+        match self.entrance.grpc.as_ref().filter(|_| grpc).or(self.entrance.http.as_ref()) {
+            Some(router) => Answer::Routed(router.clone().call(request)),
+            None => Answer::Nowhere,
+        }
     }
 }
 
-/// The future of an answer without a box of its own.
-mod futures_either {
-    use super::*;
-    use std::future::Ready;
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
+/// The future of an answer, without a box of its own.
+enum Answer {
+    Direct(DirectAnswer),
+    Routed(<Router as Service<Request<Incoming>>>::Future),
+    Nowhere,
+}
 
-    type Routed = <Router as Service<Request<Incoming>>>::Future;
+impl Future for Answer {
+    type Output = Result<Response<Reply>, Infallible>;
 
-    pub(super) enum Answer {
-        Routed(Routed),
-        Nowhere(Ready<Result<Response<Body>, Infallible>>),
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Self::Direct(f) => f.as_mut().poll(cx).map_ok(|response| response.map(Reply::Direct)),
+            Self::Routed(f) => Pin::new(f).poll(cx).map_ok(|response| response.map(Reply::Routed)),
+            Self::Nowhere => {
+                let response = (StatusCode::NOT_FOUND, "404 page not found\n").into_response();
+                Poll::Ready(Ok(response.map(Reply::Routed)))
+            }
+        }
     }
+}
 
-    pub(super) fn answer(router: Option<&Router>, request: Request<Incoming>) -> Answer {
-        match router {
-            Some(router) => Answer::Routed(router.clone().call(request)),
-            None => Answer::Nowhere(std::future::ready(Ok((StatusCode::NOT_FOUND, "404 page not found\n").into_response()))),
+/// The body of an answer.
+enum Reply {
+    Direct(tonic::body::Body),
+    Routed(Body),
+}
+
+impl http_body::Body for Reply {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.get_mut() {
+            Self::Direct(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Routed(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
         }
     }
 
-    impl std::future::Future for Answer {
-        type Output = Result<Response<Body>, Infallible>;
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Direct(body) => body.is_end_stream(),
+            Self::Routed(body) => body.is_end_stream(),
+        }
+    }
 
-        fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-            match self.get_mut() {
-                Self::Routed(f) => Pin::new(f).poll(cx),
-                Self::Nowhere(f) => Pin::new(f).poll(cx),
-            }
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Direct(body) => body.size_hint(),
+            Self::Routed(body) => body.size_hint(),
         }
     }
 }

@@ -19,7 +19,7 @@ mod net;
 pub mod tls;
 
 pub use address::{Address, BindError, Listener, Place};
-pub use connection::{ConnInfo, Remote};
+pub use connection::{ConnInfo, Direct, Remote};
 pub use meter::{ByteCounts, Metered};
 pub use net::{NetThreads, net_threads_for};
 pub use tls::{ClientTls, Dialer, ServerTls, TlsError, TlsSettings, TlsVersion};
@@ -45,6 +45,8 @@ pub struct Entrance {
     pub tls: Option<Arc<ServerTls>>,
     /// Answers requests whose content type is gRPC's; without it they go to `http`.
     pub grpc: Option<Router>,
+    /// Answers those of them that it is for, before `grpc` is asked.
+    pub direct: Option<Direct>,
     /// Answers everything else; without it the answer is 404.
     pub http: Option<Router>,
     pub http2: Http2,

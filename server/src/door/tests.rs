@@ -38,8 +38,15 @@ fn house_with(tls: Option<Arc<ServerTls>>, http: Router) -> House {
     let listener = Address::parse(url).expect("url").bind().expect("bind");
     let local = listener.local().to_owned();
     let bytes = Arc::new(ByteCounts::default());
-    let entrance =
-        Entrance { name: "client", tls, grpc: Some(who("grpc")), http: Some(http), http2: Http2::default(), bytes: bytes.clone() };
+    let entrance = Entrance {
+        name: "client",
+        tls,
+        grpc: Some(who("grpc")),
+        direct: None,
+        http: Some(http),
+        http2: Http2::default(),
+        bytes: bytes.clone(),
+    };
     door.open(listener, entrance).expect("open");
     House { door, local, bytes }
 }
@@ -94,8 +101,15 @@ async fn unix_socket() {
     let dir = tempfile::tempdir().expect("dir");
     let door = Door::new(Arc::new(NetThreads::start("net", 1).expect("threads")), 10);
     let address = Address { place: Place::Unix(dir.path().join("s")), tls: false };
-    let entrance =
-        Entrance { name: "client", tls: None, grpc: Some(who("grpc")), http: None, http2: Http2::default(), bytes: Arc::default() };
+    let entrance = Entrance {
+        name: "client",
+        tls: None,
+        grpc: Some(who("grpc")),
+        direct: None,
+        http: None,
+        http2: Http2::default(),
+        bytes: Arc::default(),
+    };
     door.open(address.bind().expect("bind"), entrance).expect("open");
     let dialed = Dialer::new(&address, None, Arc::default()).expect("dialer").dial().await.expect("dial");
     assert_eq!(http2(dialed).await, "grpc HTTP/2.0 cn=-");
@@ -106,7 +120,15 @@ async fn unix_socket() {
 fn tls_without_files_is_refused() {
     let door = Door::new(Arc::new(NetThreads::start("net", 1).expect("threads")), 10);
     let listener = Address::parse("https://127.0.0.1:0").expect("url").bind().expect("bind");
-    let entrance = Entrance { name: "client", tls: None, grpc: None, http: None, http2: Http2::default(), bytes: Arc::default() };
+    let entrance = Entrance {
+        name: "client",
+        tls: None,
+        grpc: None,
+        direct: None,
+        http: None,
+        http2: Http2::default(),
+        bytes: Arc::default(),
+    };
     assert!(door.open(listener, entrance).expect_err("refused").to_string().contains("KeyFile and CertFile are not presented"));
 }
 
@@ -207,7 +229,8 @@ async fn one_port_with_and_without_tls() {
     assert_eq!(listeners.len(), 1);
     let door = Door::new(Arc::new(NetThreads::start("net", 1).expect("threads")), 100);
     let http = Some(who("http"));
-    let entrance = Entrance { name: "client", tls: Some(tls), grpc: None, http, http2: Http2::default(), bytes: Arc::default() };
+    let entrance =
+        Entrance { name: "client", tls: Some(tls), grpc: None, direct: None, http, http2: Http2::default(), bytes: Arc::default() };
     door.open(listeners.remove(0), entrance).expect("open");
     let house = House { door, local: free, bytes: Arc::default() };
     let plain = http1(TcpStream::connect(&house.local).await.expect("connect")).await.expect("plain");
