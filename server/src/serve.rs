@@ -3,7 +3,7 @@
 use crate::api::{self, LeaseDesk, LeaseError, LeaseTimes};
 use crate::config::{self, Config};
 use crate::door::{Address, ClientTls, Direct, Door, Entrance, Http2, Listener, NetThreads, net_threads_for};
-use crate::env::files::RealFiles;
+use crate::env::files::{RealFiles, make_private};
 use crate::gateway::{self, Access, JsonCalls};
 use crate::membership::{self, Desk, DeskSettings, departure, versions};
 use crate::mvcc::RevisionEvents;
@@ -14,6 +14,9 @@ use crate::telemetry::Metrics;
 use crate::watch::{Hub, HubOptions};
 use axum::Router;
 use quorate_proto::entry::{self, Command, command::Op};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -93,10 +96,9 @@ impl EventSink for HubSink {
 }
 
 pub(crate) fn make_data_dir(dir: &Path) -> Result<(), Failure> {
-    use std::os::unix::fs::DirBuilderExt;
     let missing: Vec<&Path> = dir.ancestors().take_while(|d| !d.as_os_str().is_empty() && !d.exists()).collect();
     let make = || {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        make_private(dir)?;
         // A folder whose name is not durable takes everything in it along when the power goes.
         for made in &missing {
             let parent = made.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -115,7 +117,12 @@ fn bind(urls: &[config::ListenUrl], shared: bool) -> Result<Vec<Listener>, Failu
 /// Tells systemd, when it asked to be told.
 fn notify_ready() {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    let sent = std::os::unix::net::UnixDatagram::unbound().and_then(|s| s.send_to(b"READY=1\n", Path::new(&path)));
+    // A name that begins with an at sign is one of Linux's own names, which no file stands for.
+    let address = match path.as_bytes().split_first() {
+        Some((b'@', name)) => SocketAddr::from_abstract_name(name),
+        _ => SocketAddr::from_pathname(&path),
+    };
+    let sent = address.and_then(|to| UnixDatagram::unbound()?.send_to_addr(b"READY=1\n", &to));
     if let Err(e) = sent {
         tracing::warn!(error = %e, "systemd asked to be told of readiness and could not be reached");
     }

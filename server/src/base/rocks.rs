@@ -54,6 +54,8 @@ fn fail(e: rocksdb::Error) -> BaseError {
     match e.kind() {
         rocksdb::ErrorKind::Corruption => BaseError::Corrupt(text),
         _ if text.contains("No space left on device") => BaseError::NoSpace(text),
+        // RocksDB names the file that its own list says must be there.
+        _ if text.contains("No such file or directory") => BaseError::Corrupt(text),
         _ if text.contains("lock") && text.contains("LOCK") => BaseError::Locked(text),
         _ => BaseError::Io(text),
     }

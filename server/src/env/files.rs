@@ -11,7 +11,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -109,17 +109,41 @@ impl RealFiles {
     }
 }
 
+/// What is kept holds what clients keep from each other: nobody but the server's own user may read it, whatever the umask.
+const PRIVATE_DIR: u32 = 0o700;
+const PRIVATE_FILE: u32 = 0o600;
+
+/// Makes a folder, and those above it that are missing, for this user alone; one that is there stays as it is.
+///
+/// # Errors
+/// What the system says.
+pub fn make_private(dir: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(PRIVATE_DIR).create(dir)
+}
+
+/// Takes others' permissions off a folder that is there; true when there were any.
+///
+/// # Errors
+/// When the folder is another user's, or cannot be asked.
+pub fn close_to_others(dir: &Path) -> io::Result<bool> {
+    let mode = fs::metadata(dir)?.permissions().mode() & 0o777;
+    if mode & !PRIVATE_DIR == 0 {
+        return Ok(false);
+    }
+    fs::set_permissions(dir, fs::Permissions::from_mode(mode & PRIVATE_DIR)).map(|()| true)
+}
+
 impl Files for RealFiles {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DataFile>> {
         let mut options = OpenOptions::new();
-        options.read(true).write(mode != OpenMode::Read).create_new(mode == OpenMode::CreateNew);
+        options.read(true).write(mode != OpenMode::Read).create_new(mode == OpenMode::CreateNew).mode(PRIVATE_FILE);
         Ok(Arc::new(RealFile(options.open(path)?)))
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         let missing: Vec<&Path> =
             path.ancestors().filter(|dir| !dir.as_os_str().is_empty()).take_while(|dir| !dir.exists()).collect();
-        fs::create_dir_all(path)?;
+        make_private(path)?;
         for parent in missing.iter().filter_map(|dir| dir.parent()) {
             // The parent of a bare relative name is the current directory.
             self.sync_dir(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?;
@@ -152,7 +176,7 @@ impl Files for RealFiles {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn FileLock>> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(PRIVATE_FILE).open(path)?;
         match file.try_lock() {
             Ok(()) => Ok(Box::new(RealLock { _file: file })),
             Err(fs::TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),

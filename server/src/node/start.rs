@@ -20,7 +20,7 @@ use crate::base::{Base, BaseError, RocksBase, RocksOptions};
 use crate::env::clock::Clock;
 use crate::env::end;
 use crate::env::failpoint::{self, Place};
-use crate::env::files::Files;
+use crate::env::files::{Files, close_to_others};
 use crate::lease::LeaseClock;
 use crate::mvcc::{DeltaPolicy, Store};
 use crate::queue::Sender;
@@ -31,6 +31,7 @@ use crate::wal::{Durable, Hooks, Identity, Replay, Verdict, Wal, WalError, WalWr
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use raft::eraftpb::{HardState, Message};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -87,6 +88,13 @@ pub enum StartError {
         path.display(), path.display()
     )]
     HalfRecovered { id: String, path: PathBuf },
+    #[error(
+        "the log of this member is expected in {} and is not there: is its disk mounted, and is --wal-dir the one that the member was made \
+         with? If it is lost, what this member acknowledged may be lost with it: remove it from the cluster and add it again, with an empty \
+         data directory",
+        dir.display()
+    )]
+    NoLog { dir: PathBuf },
     #[error("{0}")]
     Snapshot(#[from] SnapshotError),
     #[error("{0}")]
@@ -104,7 +112,9 @@ impl StartError {
             | StartError::Foreign { .. }
             | StartError::HalfRecovered { .. }
             | StartError::NewerIdentity { .. }
-            | StartError::LostData { .. } => 4,
+            | StartError::LostData { .. }
+            | StartError::NoLog { .. }
+            | StartError::Snapshot(SnapshotError::Damaged(_)) => 4,
             _ => 5,
         }
     }
@@ -116,6 +126,7 @@ impl StartError {
             StartError::Foreign { .. }
                 | StartError::HalfRecovered { .. }
                 | StartError::NewerIdentity { .. }
+                | StartError::Snapshot(_)
                 | StartError::Base(BaseError::Newer(_))
                 | StartError::Wal(WalError::Version { .. })
         );
@@ -203,11 +214,15 @@ pub fn restore(
         });
     }
     let mut reached = Reached::default();
-    found(settings, founding, files, |db| {
+    let made = found(settings, founding, files, |db| {
         reached = crate::snapshot::restore::write_rows(file, db, settings.rocks, options)?;
         Ok(())
-    })?;
-    Ok(reached)
+    });
+    if made.is_err() {
+        // What was begun is of no use to anybody.
+        let _ = std::fs::remove_dir_all(Paths::of(settings, "member.new").dir);
+    }
+    made.map(|()| reached)
 }
 
 struct LogDrain;
@@ -260,6 +275,39 @@ pub(super) fn refuse_lost(machine: &Machine, replay: &Replay) -> Result<(), Star
     Ok(())
 }
 
+/// A log that should be there and is not.
+fn no_log(e: WalError, dir: &Path) -> StartError {
+    match e {
+        WalError::Missing { .. } => StartError::NoLog { dir: dir.to_path_buf() },
+        WalError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            StartError::NoLog { dir: dir.to_path_buf() }
+        }
+        e => e.into(),
+    }
+}
+
+/// Closes what an older build, or whoever prepared the volume, left open to other users.
+fn keep_private(data_dir: &Path, paths: &Paths) {
+    for dir in [&paths.dir, &paths.wal] {
+        match close_to_others(dir) {
+            Ok(false) => {}
+            Ok(true) => tracing::warn!(dir = %dir.display(), "other users could read this folder; now they cannot"),
+            Err(e) => {
+                tracing::warn!(dir = %dir.display(), error = %e, "other users can read this folder, and that cannot be changed")
+            }
+        }
+    }
+    let mode = std::fs::metadata(data_dir).map_or(0, |m| m.permissions().mode() & 0o777);
+    if mode & 0o077 != 0 {
+        tracing::warn!(
+            dir = %data_dir.display(),
+            permission = format!("{mode:o}"),
+            recommended = "700",
+            "check file permission: the data directory is open to other users"
+        );
+    }
+}
+
 /// A member whose files are open and whose threads do not run yet.
 pub struct Opened {
     settings: NodeSettings,
@@ -284,10 +332,11 @@ impl Opened {
         let paths = Paths::of(&settings, "member");
         // Whatever is damaged is found before anything is changed, the log's torn tail included. The log takes its lock for good below;
         // here it only tells a folder in use from a damaged one.
-        drop(take_lock(&paths.wal, files.as_ref())?);
+        drop(take_lock(&paths.wal, files.as_ref()).map_err(|e| no_log(e, &paths.wal))?);
         RocksBase::verify(&folder::current(&paths.dir)?, settings.rocks)?;
         renew::settle(&paths.wal, identity, &files)?;
-        let (wal, replay) = Wal::open(&paths.wal, identity, files)?;
+        let (wal, replay) = Wal::open(&paths.wal, identity, files).map_err(|e| no_log(e, &paths.wal))?;
+        keep_private(&settings.data_dir, &paths);
         if let Some(torn) = &replay.torn {
             tracing::warn!(file = %torn.file.display(), offset = torn.offset, reason = %torn.reason, "cut an unfinished write off the log");
         }

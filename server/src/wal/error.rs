@@ -31,7 +31,7 @@ pub enum WalError {
     #[error("log file {} has format version {found}, this build reads version {supported}", file.display())]
     Version { file: PathBuf, found: u32, supported: u32 },
     /// The disk is full. Nothing of the failed call took place; it may be made again once there is space.
-    #[error("no space left to write {}", file.display())]
+    #[error("no space left to write {}: {source}", file.display())]
     NoSpace { file: PathBuf, source: io::Error },
     /// One append is larger than a segment can be; split it.
     #[error("an append of {bytes} bytes is above the limit of {limit} bytes")]
@@ -40,10 +40,10 @@ pub enum WalError {
     #[error("the group does not continue the log: {reason}")]
     Misuse { reason: String },
     /// Reading failed before anything was changed.
-    #[error("cannot {action} {}", file.display())]
+    #[error("cannot {action} {}: {source}", file.display())]
     Read { action: &'static str, file: PathBuf, source: io::Error },
     /// A write or a sync failed. What is durable is unknown: the process must abort and replay.
-    #[error("cannot {action} {}; what is durable is unknown until the log is replayed", file.display())]
+    #[error("cannot {action} {}: {source}; what is durable is unknown until the log is replayed", file.display())]
     Failed { action: &'static str, file: PathBuf, source: io::Error },
     /// An earlier `Failed`: the log takes nothing more.
     #[error("the log stopped after an earlier write error")]

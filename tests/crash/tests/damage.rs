@@ -318,3 +318,48 @@ fn an_unreadable_folder() {
     let start = Start { user: Some(65534), ..Start::at(&closed.path().join("data")) };
     refused_somewhere(&start, DISK, &["ermission denied", "data"]);
 }
+
+/// The log that a member needs is gone with its disk, or another place is named for it: said so, and nothing begins anew in its stead.
+#[test]
+fn a_log_that_is_not_there() {
+    let scratch = tempfile::tempdir().expect("a temporary folder");
+    let (data, wal) = (scratch.path().join("data"), scratch.path().join("log"));
+    let place = wal.to_string_lossy().into_owned();
+    let start = Start::at(&data).small().with(&["--wal-dir", &place]);
+    assert!(Server::start(&start).stop().success());
+    let words = ["is expected in ", "is its disk mounted", "add it again"];
+    // The flag is forgotten.
+    refused(&Start::at(&data).small(), DAMAGED, &words);
+    // The disk is there, and empty.
+    std::fs::rename(&wal, scratch.path().join("aside")).expect("movable");
+    refused(&start, DAMAGED, &words);
+    std::fs::create_dir(&wal).expect("a folder");
+    refused(&start, DAMAGED, &words);
+    std::fs::remove_dir_all(&wal).expect("removable");
+    std::fs::rename(scratch.path().join("aside"), &wal).expect("movable");
+    assert!(Server::start(&start).stop().success(), "nothing was lost meanwhile");
+}
+
+/// Whatever the folder's own permissions are, other users can read neither rows nor log; what an older build left open is closed.
+#[test]
+fn nobody_else_reads_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = |path: &Path| std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+    let open = |path: &Path| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("ours");
+    let scratch = tempfile::tempdir().expect("a temporary folder");
+    let (data, wal) = (scratch.path().join("data"), scratch.path().join("log"));
+    std::fs::create_dir(&data).expect("a folder");
+    open(&data);
+    let start = Start::at(&data).small().with(&["--wal-dir", &wal.to_string_lossy()]);
+    let mut server = Server::start(&start);
+    assert_eq!((mode(&data.join("member")), mode(&wal)), (0o700, 0o700));
+    for file in files(&wal, "", ".wal") {
+        assert_eq!(mode(&file), 0o600, "{}", file.display());
+    }
+    assert!(server.log().contains("the data directory is open to other users"), "{}", server.log());
+    assert!(server.stop().success());
+    open(&data.join("member"));
+    open(&wal);
+    assert!(Server::start(&start).stop().success());
+    assert_eq!((mode(&data.join("member")), mode(&wal)), (0o700, 0o700));
+}
