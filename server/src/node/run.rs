@@ -563,7 +563,7 @@ impl Loop {
                 Err(back) => task = back,
             }
         }
-        // The log's queue is far longer than the groups we let it write; it is full only while the disk is.
+        // The log's queue is longer than the groups it may be behind by; see `Driver::is_behind`.
         if !self.wal.submit(task) {
             tracing::error!("the log's thread is gone; stopping");
             end::process();

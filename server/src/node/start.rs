@@ -23,7 +23,7 @@ use crate::env::failpoint::{self, Place};
 use crate::env::files::Files;
 use crate::lease::LeaseClock;
 use crate::mvcc::{DeltaPolicy, Store};
-use crate::queue::Sender;
+use crate::queue::{Class, Sender};
 use crate::snapshot::folder::{Folders, RocksFolders};
 use crate::snapshot::{Reached, Receiver, RestoreOptions, SnapshotError, folder};
 use crate::state::Machine;
@@ -498,7 +498,8 @@ fn wal_hooks(inbox: Sender<Input>, peers: Arc<dyn PeerSink>, meter: Arc<dyn Mete
             if !after.is_empty() {
                 peers.send(after);
             }
-            let _ = inbox.send_as(Input::Persisted(durable.number), PERSISTED);
+            // The log never waits for the loop, which may be waiting for the log: there is one such word for each batch it was given.
+            let _ = inbox.send_over(Input::Persisted(durable.number), PERSISTED);
         }),
         on_fault: Box::new(|e: &WalError| {
             if e.is_no_space() {
@@ -519,7 +520,7 @@ impl Node {
 
     /// Stops the threads, leaving a checkpoint behind.
     pub fn stop(self) {
-        let _ = self.inbox.send(Input::Stop);
+        let _ = self.inbox.send_over(Input::Stop, Class::URGENT);
         for thread in self.threads {
             if thread.join().is_err() {
                 tracing::error!("a thread of the node had panicked");
