@@ -29,7 +29,7 @@ use quorate_proto::entry::{self, Command, Proposal, command::Op};
 use quorate_proto::state::{Configuration, MemberChange, MemberChangeKind};
 use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState, Entry, Message, MessageType, Snapshot};
 use reads::{Fresh, Round};
-use snapshots::Installing;
+use snapshots::{Installing, ViewUse};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -203,8 +203,8 @@ pub(super) struct Loop {
     keeps_time: bool,
     /// A view was asked for and has not come.
     view_asked: bool,
-    /// When the view for followers was last in use.
-    view_used: Duration,
+    /// How the view for followers is getting on.
+    view_use: ViewUse,
     installing: Option<Installing>,
     /// The log is durable up to here, by a write of this thread; the driver is to be told.
     written: Option<u64>,
@@ -229,7 +229,6 @@ impl Loop {
     ) -> Self {
         // Contexts of an earlier life may still be answered: those of two lives differ.
         let next_context = u64::from(life) << 32;
-        let view_used = inner.time.now();
         Self {
             driver,
             inner,
@@ -253,7 +252,7 @@ impl Loop {
             caught_up: Fresh::default(),
             keeps_time: false,
             view_asked: false,
-            view_used,
+            view_use: ViewUse::default(),
             installing: None,
             written: None,
             integrity,
@@ -366,7 +365,7 @@ impl Loop {
             }
             Input::Checkpointed(position) => self.checkpointed(position),
             Input::Unreachable(id) => self.driver.report_unreachable(id),
-            Input::SnapshotStatus { id, ok } => self.driver.report_snapshot(id, ok),
+            Input::SnapshotStatus { id, ok } => self.view_sent(id, ok),
             Input::Stop => {}
         }
     }
