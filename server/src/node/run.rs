@@ -571,9 +571,11 @@ impl Loop {
 
     /// The log up to a durable checkpoint is no longer needed, but for what lagging followers may ask for.
     fn checkpointed(&mut self, position: Position) {
+        // Apply may be further than raft was told within this turn, and raft still looks for what it does not know to be applied.
+        self.look_at_applied();
         // What follows a view that is being sent is kept, or its receiver would need the next snapshot at once.
         let viewed = self.inner.view.lock().as_ref().map_or(u64::MAX, |v| v.applied.index);
-        let index = position.index.saturating_sub(self.catch_up_entries).min(viewed);
+        let index = position.index.saturating_sub(self.catch_up_entries).min(viewed).min(self.driver.applied_index());
         let Some(term) = self.driver.term_of(index).filter(|_| index > 1) else { return };
         let conf = self.driver.conf_state().encode_to_vec().into();
         // The mark comes after every group handed over so far, and so answers for them too: a batch is answered by its last number.
