@@ -187,3 +187,19 @@ fn nothing_is_forgotten_that_raft_has_not_passed() {
     }
     assert!(world.first() > before + 20);
 }
+
+/// Of forwarded proposals those that are none, or have no command that this build knows, do not get into an entry; the others do.
+#[test]
+fn what_is_no_proposal_is_not_forwarded_into_an_entry() {
+    use prost::Message as _;
+    let mut world = World::new(10);
+    let before = world.node.handle().store().revision();
+    let put = Put { key: "f".into(), value: "1".into(), ..Default::default() };
+    let sound =
+        quorate_proto::entry::Proposal { origin: 8, command: Some(Command { op: Some(Op::Put(put)) }), ..Default::default() };
+    let unknown = quorate_proto::entry::Proposal { origin: 8, command: Some(Command::default()), ..Default::default() };
+    let proposals = [b"\xff\xff".to_vec(), unknown.encode_to_vec(), Vec::new(), sound.encode_to_vec()];
+    world.node.handle().forwarded(proposals.map(Into::into).to_vec()).expect("the leader takes them");
+    world.step(true);
+    assert_eq!(world.node.handle().store().revision(), before + 1);
+}
