@@ -11,6 +11,7 @@ use super::{
 };
 use crate::base::kind::sys;
 use crate::base::{Base, BaseError};
+use crate::env::busy::Busy;
 use crate::types::{KeyRange, Revision};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -59,19 +60,16 @@ impl Store {
     /// Begins to give the space of deleted rows back to the disk, on a thread of its own; does nothing while that is under way. Reads
     /// and writes go on.
     pub fn begin_reclaim(&self) {
-        if self.reclaiming.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let (base, reclaiming) = (self.base(), self.reclaiming.clone());
+        let Some(busy) = Busy::begin(&self.reclaiming) else { return };
+        let base = self.base();
         let work = move || {
+            let _busy = busy;
             if let Err(error) = base.reclaim() {
                 tracing::warn!(%error, "free space could not be given back");
             }
-            reclaiming.store(false, Ordering::Release);
         };
         if let Err(error) = std::thread::Builder::new().name("reclaim".into()).spawn(work) {
             tracing::warn!(%error, "free space is not given back: there is no thread for it");
-            self.reclaiming.store(false, Ordering::Release);
         }
     }
 
