@@ -365,6 +365,27 @@ fn a_full_disk_is_told_as_such_and_survived() {
     assert_eq!(Model::of(&reopen(&files, 16384).expect("a sound log").1), model);
 }
 
+/// A purge that finds no room for the successor of an oversized segment leaves that one be and gives up the others: it is the purge
+/// that makes room.
+#[test]
+fn a_purge_on_a_full_disk_passes_over_what_needs_space() {
+    let files = SimFiles::new(1);
+    let mut wal = create(&files, 16384);
+    for number in 1..40 {
+        wal.append(&[group(number, number, 1, 1, 1000)]).expect("an append");
+    }
+    wal.append(&[group(40, 40, 1, 1, 1 << 20), marking(40, 1)]).expect("a large append and its mark");
+    let before = segment_count(&files);
+    files.fail_after(0, Fault::NoSpace);
+    assert!(wal.purge(40).expect("a purge") > 0);
+    assert!(segment_count(&files) < before);
+    files.heal();
+    assert_eq!(wal.purge(40).expect("a purge with space"), 1, "the large one goes");
+    wal.append(&[group(41, 41, 1, 1, 10)]).expect("an append");
+    drop(wal);
+    assert_eq!(reopen(&files, 16384).expect("a sound log").1.entries.last().map(|e| e.index), Some(41));
+}
+
 #[test]
 fn a_broken_disk_poisons_the_log() {
     let files = SimFiles::new(1);
