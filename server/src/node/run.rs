@@ -296,6 +296,9 @@ impl Loop {
                 next_tick = (next_tick + self.tick).max(now);
             }
         }
+        self.inner.store.close();
+        // A view holds its rows' files; nobody is sent it any more.
+        *self.inner.view.lock() = None;
         let _ = self.apply.send(ApplyTask::Stop);
         if let Err(e) = self.wal.close() {
             tracing::error!(error = %e, "the log did not close cleanly");

@@ -628,6 +628,32 @@ fn the_writer_waits_for_space_and_stops_at_a_broken_disk() {
     assert!(writer.close().is_err_and(|error| error.is_fatal()));
 }
 
+/// A log that is closed while its disk is full ends: what the disk does not take was never answered.
+#[test]
+fn a_full_disk_does_not_keep_the_writer_from_closing() {
+    let files = SimFiles::new(1);
+    let wal = create(&files, 65536);
+    let (met, meets) = crossbeam_channel::unbounded();
+    let hooks = Hooks {
+        on_durable: Box::new(|_: Durable<()>| panic!("nothing is durable on a full disk")),
+        on_fault: Box::new(move |error| {
+            assert!(error.is_no_space(), "{error}");
+            let _ = met.send(());
+            Verdict::Retry(Duration::from_millis(1))
+        }),
+        on_written: Box::new(|_, _, _| {}),
+    };
+    files.fail_after(0, Fault::NoSpace);
+    let writer = WalWriter::spawn(wal, hooks).expect("a thread");
+    for number in 1..=100 {
+        assert!(writer.submit(WalTask { group: group(number, number, 1, 1, 100), tag: () }).is_ok());
+    }
+    meets.recv().expect("it meets the full disk");
+    assert!(writer.close().is_err_and(|error| error.is_no_space()));
+    files.heal();
+    drop(reopen(&files, 65536).expect("a sound log"));
+}
+
 /// One step of a random history; numbers are reduced to what the log allows at that point.
 #[derive(Clone, Debug)]
 enum Step {
