@@ -260,6 +260,14 @@ pub(super) fn refuse_lost(machine: &Machine, replay: &Replay) -> Result<(), Star
     Ok(())
 }
 
+/// Rows that name a recovery of the cluster which the identity still speaks for must not serve it.
+pub(super) fn refuse_half_recovered(machine: &Machine, identity: Identity, settings: &NodeSettings) -> Result<(), StartError> {
+    match machine.shared().recoveries().iter().find(|r| r.former == identity.cluster) {
+        Some(cut) => Err(StartError::HalfRecovered { id: cut.id.clone(), path: settings.data_dir.clone() }),
+        None => Ok(()),
+    }
+}
+
 /// A member whose files are open and whose threads do not run yet.
 pub struct Opened {
     settings: NodeSettings,
@@ -293,9 +301,7 @@ impl Opened {
         }
         failpoint::visit(Place::OpenedLog);
         let (store, machine) = open_state(&paths, &settings, &replay)?;
-        if let Some(cut) = machine.shared().recoveries().iter().find(|r| r.former == identity.cluster) {
-            return Err(StartError::HalfRecovered { id: cut.id.clone(), path: settings.data_dir.clone() });
-        }
+        refuse_half_recovered(&machine, identity, &settings)?;
         let opened = Self::assemble(settings, identity, (wal, replay), store, machine, None)?;
         failpoint::visit(Place::Opened);
         Ok(opened)
