@@ -292,7 +292,7 @@ impl Store {
         self.rows.load_full().freeze()
     }
 
-    /// The member stops: nobody waits for a disk that is full any more.
+    /// The member stops: nobody waits for a disk that is full any more, and long walks over the history end.
     pub(crate) fn close(&self) {
         self.closing.store(true, Ordering::SeqCst);
         self.rows.load().close();

@@ -73,6 +73,11 @@ impl Rows {
         self.frozen_changed.notify_all();
     }
 
+    /// True when the member stops.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.frozen_gate.lock().closing
+    }
+
     /// The member stops.
     pub(crate) fn close(&self) {
         self.frozen_gate.lock().closing = true;

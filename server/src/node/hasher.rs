@@ -70,6 +70,7 @@ fn make(inner: &Inner, index: u64, wanted: HashWanted) {
     match inner.store.hash_at(wanted.revision, wanted.compacted) {
         Ok(Some(hash)) if inner.standing.rebuilt_at() == rebuilt => inner.standing.hashed(index, wanted, hash),
         Ok(_) => tracing::debug!(index, "the history was compacted or replaced while it was hashed"),
+        Err(_) if inner.store.is_closing() => {}
         Err(e) => tracing::error!(error = %e, "the history cannot be hashed: its rows cannot be read"),
     }
 }
