@@ -4,8 +4,8 @@
 //! Other channels spin and yield before they sleep. A yield tells the scheduler that the thread can wait: on a busy machine it
 //! loses its turn for milliseconds, just when the next item is about to arrive, and on an idle one the spinning is pure cost. Here
 //! the receiver sleeps at once, and a sender pays for a wake-up only when the receiver sleeps.
-//! Invariants: items leave in the order in which their sends took the lock; a bounded queue never holds more than its limit; when
-//! all senders are gone the receiver still gets what is queued; when the receiver is gone every send fails.
+//! Invariants: items leave in the order in which their sends took the lock; a bounded queue never holds more than its limit, but for
+//! what is sent over it, whose number the sender bounds; when all senders are gone the receiver still gets what is queued; when the receiver is gone every send fails.
 
 use crossbeam_channel::{RecvError, RecvTimeoutError, SendError, TryRecvError, TrySendError};
 use std::collections::VecDeque;
@@ -128,6 +128,17 @@ impl<T> Sender<T> {
             state = self.0.drained.wait(state).unwrap_or_else(PoisonError::into_inner);
             state.blocked -= 1;
         }
+        if !state.receiver_alive {
+            return Err(SendError(item));
+        }
+        self.push(state, item, class);
+        Ok(())
+    }
+
+    /// Queues an item even when the queue is full: for who must never wait for the receiver, and has few such items under way.
+    /// Fails, with the item, when the receiver is gone.
+    pub fn send_over(&self, item: T, class: Class) -> Result<(), SendError<T>> {
+        let state = self.0.lock();
         if !state.receiver_alive {
             return Err(SendError(item));
         }
@@ -322,8 +333,11 @@ mod tests {
         assert_eq!(receiver.recv_timeout(Duration::ZERO), Err(RecvTimeoutError::Timeout));
         assert_eq!(sender.try_send(1), Ok(()));
         assert_eq!(sender.try_send(2), Err(TrySendError::Full(2)));
+        assert_eq!(sender.send_over(3, Class::URGENT), Ok(()), "a full queue is no reason to wait");
+        assert_eq!(sender.try_send(4), Err(TrySendError::Full(4)));
         drop(sender);
         assert_eq!(receiver.recv(), Ok(1));
+        assert_eq!(receiver.recv(), Ok(3));
         assert_eq!(receiver.recv(), Err(RecvError));
         assert_eq!(receiver.try_recv(), Err(TryRecvError::Disconnected));
         let (sender, receiver) = unbounded();

@@ -20,6 +20,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinSet;
 use tonic::service::Routes;
 use tower::Service;
 
@@ -162,6 +163,8 @@ pub struct Server {
     door: Door,
     peer_door: Door,
     serving: tokio::sync::watch::Sender<bool>,
+    /// What goes on beside the requests; each holds the node.
+    upkeep: JoinSet<()>,
     data_dir: PathBuf,
 }
 
@@ -320,11 +323,24 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
             bytes: Arc::default(),
         },
     )?;
-    if waiting.is_none() && tokio::time::timeout(join::SILENT, wait_state(&handle)).await.is_err() {
-        // Alive is not the same as able to serve: probes are answered while a quorum, or this member's first state, is awaited.
-        waiting = Some(join::open_clients(&doors, "no leader")?);
+    let has_state = async {
+        if waiting.is_none() && tokio::time::timeout(join::SILENT, wait_state(&handle)).await.is_err() {
+            // Alive is not the same as able to serve: probes are answered while a quorum, or this member's first state, is awaited.
+            waiting = Some(join::open_clients(&doors, "no leader")?);
+        }
+        wait_state(&handle).await;
+        Ok::<(), Failure>(())
+    };
+    let gone = tokio::select! {
+        has = has_state => has.map(|()| false)?,
+        // Its peers refuse it and no leader ever speaks to it: there is no state to wait for.
+        () = departure::removed(handle.clone(), peers.clone(), config.data_dir.clone()) => true,
+    };
+    if gone {
+        peers.stop();
+        stop_node(node).await;
+        return Err(Failure::new(departure::EXIT_CODE, departure::farewell(&config.data_dir)));
     }
-    wait_state(&handle).await;
     join::leave(waiting).await;
     drop(doors);
     let entrance = |name, grpc: Option<Router>, http| {
@@ -337,13 +353,14 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
     open(&door, metrics_listeners, entrance("metrics", None, Some(gateway::metrics_routes(&site))))?;
 
     let urls = config.advertise_client_urls.iter().map(|u| u.to_string()).collect();
-    tokio::spawn(publish(handle.clone(), config.name.clone(), urls));
-    tokio::spawn(versions::run(handle.clone(), dial, speaks, config.downgrade_check_interval));
-    tokio::spawn(crate::compactor::run(handle.clone(), config.auto_compaction));
-    tokio::spawn(crate::space::run(handle.clone(), config.quota_bytes));
+    let mut upkeep = JoinSet::new();
+    upkeep.spawn(publish(handle.clone(), config.name.clone(), urls));
+    upkeep.spawn(versions::run(handle.clone(), dial, speaks, config.downgrade_check_interval));
+    upkeep.spawn(crate::compactor::run(handle.clone(), config.auto_compaction));
+    upkeep.spawn(crate::space::run(handle.clone(), config.quota_bytes));
     tracing::info!("ready to serve client requests");
     notify_ready();
-    Ok(Server { node, peers, hub, door, peer_door, serving, data_dir: config.data_dir.clone() })
+    Ok(Server { node, peers, hub, door, peer_door, serving, upkeep, data_dir: config.data_dir.clone() })
 }
 
 /// Waits until the cluster has a leader, and a member that joins has its state: before that there is nothing to serve clients with.
@@ -380,7 +397,7 @@ impl Server {
     }
 
     /// Hands leadership over, ends the requests, leaves a checkpoint.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         let handle = self.node.handle().clone();
         self.serving.send_replace(false);
         if handle.status().is_leader {
@@ -390,10 +407,13 @@ impl Server {
         self.door.close(DRAIN).await;
         self.peers.stop();
         self.peer_door.close(PEER_DRAIN).await;
-        let node = self.node;
-        let stopped = tokio::task::spawn_blocking(move || node.stop()).await;
-        if stopped.is_err() {
-            tracing::error!("the node did not stop cleanly");
-        }
+        self.upkeep.shutdown().await;
+        stop_node(self.node).await;
+    }
+}
+
+async fn stop_node(node: Node) {
+    if tokio::task::spawn_blocking(move || node.stop()).await.is_err() {
+        tracing::error!("the node did not stop cleanly");
     }
 }

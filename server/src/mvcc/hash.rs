@@ -32,7 +32,18 @@ const KEPT_HASH_BYTES: u64 = 256 << 20;
 impl Rows {
     /// Hashes the history up to `rev`; 0 means the newest revision.
     pub fn hash_kv(&self, rev: i64) -> Result<HashKv, ReadError> {
-        let (current, compacted) = (self.revision(), self.compact_revision());
+        loop {
+            let compacted = self.compact_revision();
+            let answer = self.hash_kv_at(rev, compacted);
+            // A compaction's sweep may have taken rows from under the walk: what that came to is neither a hash nor an error.
+            if self.compact_revision() == compacted {
+                return answer;
+            }
+        }
+    }
+
+    fn hash_kv_at(&self, rev: i64, compacted: i64) -> Result<HashKv, ReadError> {
+        let current = self.revision();
         if rev > current {
             return Err(ReadError::FutureRevision);
         }
@@ -49,9 +60,6 @@ impl Rows {
         }
         let upto = if rev == 0 { current } else { rev };
         let hash = self.hash_rows(upto, compacted)?;
-        if rev > 0 && rev < self.compact_revision() {
-            return Err(ReadError::Compacted);
-        }
         Ok(HashKv { hash, hash_revision: upto, compact_revision: compacted, current_revision: current })
     }
 
@@ -80,6 +88,8 @@ impl Rows {
         }
         let hash = match self.hash_rows(target, swept) {
             Ok(hash) => hash,
+            // The next life sweeps again, and hashes again what is there.
+            Err(_) if self.is_closing() => return Ok(()),
             Err(ReadError::Corrupt(text)) => return Err(BaseError::Corrupt(text)),
             Err(e) => return Err(BaseError::Io(e.to_string())),
         };
@@ -135,6 +145,10 @@ impl Rows {
     ) -> Result<(), ReadError> {
         let mut next = log::key(Revision { main: from.max(0), sub: 0 }, false);
         loop {
+            if self.is_closing() {
+                // A long walk must not hold the rows' files when the member has stopped.
+                return Err(ReadError::Io("the member stops".into()));
+            }
             // Memory is looked at before the durable rows: what is dropped in between is durable by then. A row may be met in
             // both; the position `next` takes each once.
             let mut memory: Vec<(Revision, bool, Bytes)> = Vec::new();
@@ -187,9 +201,12 @@ impl Rows {
 
 #[cfg(test)]
 mod tests {
-    use crate::base::{Base, MemBase};
-    use crate::mvcc::{DeltaPolicy, Store};
+    use crate::base::{Base, BaseError, BaseSizes, Batch, Cursor, Family, MemBase, Pinned};
+    use crate::mvcc::{DeltaPolicy, ReadError, Store};
+    use bytes::Bytes;
+    use parking_lot::Mutex;
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     const POLICY: DeltaPolicy = DeltaPolicy { freeze_bytes: 1 << 20, inline: false };
 
@@ -208,6 +225,101 @@ mod tests {
     fn save(store: &Store) {
         store.freeze();
         store.checkpoint(true).unwrap();
+    }
+
+    type Work = Box<dyn FnOnce() + Send>;
+
+    /// Rows in memory, and what happens before a cursor over the log is made.
+    #[derive(Default)]
+    struct Between {
+        rows: Arc<MemBase>,
+        /// Cursors until then; at 0 nothing waits.
+        left: AtomicUsize,
+        work: Mutex<Option<Work>>,
+    }
+
+    impl Base for Arc<Between> {
+        fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, BaseError> {
+            self.rows.get(family, key)
+        }
+
+        fn get_many(&self, family: Family, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, BaseError> {
+            self.rows.get_many(family, keys)
+        }
+
+        fn cursor<'a>(&'a self, family: Family, lower: &[u8], upper: Option<&[u8]>) -> Result<Box<dyn Cursor + 'a>, BaseError> {
+            let left = self.left.load(Ordering::SeqCst);
+            if family == Family::Log && left > 0 {
+                self.left.store(left - 1, Ordering::SeqCst);
+                if left == 1
+                    && let Some(work) = self.work.lock().take()
+                {
+                    work();
+                }
+            }
+            self.rows.cursor(family, lower, upper)
+        }
+
+        fn write(&self, batch: Batch) -> Result<(), BaseError> {
+            self.rows.write(batch)
+        }
+
+        fn flush(&self) -> Result<(), BaseError> {
+            self.rows.flush()
+        }
+
+        fn sizes(&self) -> BaseSizes {
+            self.rows.sizes()
+        }
+
+        fn pinned(&self, work: &mut dyn FnMut(&dyn Pinned)) {
+            self.rows.pinned(work);
+        }
+    }
+
+    /// A hash whose walk a whole compaction overtakes is begun again: it never tells of a history that there was at no time.
+    #[test]
+    fn a_sweep_under_a_hash() {
+        for rev in [0, 7, 4] {
+            let base = Arc::<Between>::default();
+            let store = Arc::new(Store::open(Arc::new(base.clone()), POLICY).unwrap());
+            // Larger than the slices the walk goes by.
+            for key in ["a", "b", "a", "b", "a", "b"] {
+                let mut write = store.write();
+                write.put(key.as_bytes(), &vec![7; 700 << 10], 0).unwrap();
+                write.finish();
+            }
+            save(&store);
+            let sweeping = store.clone();
+            *base.work.lock() = Some(Box::new(move || {
+                sweeping.compact(6).unwrap();
+                save(&sweeping);
+                let mut sweep = sweeping.next_sweep().unwrap();
+                while !sweeping.sweep(&mut sweep, 100).unwrap() {}
+            }));
+            base.left.store(2, Ordering::SeqCst);
+            let overtaken = store.hash_kv(rev);
+            assert!(base.work.lock().is_none(), "the walk takes several cursors");
+            assert_eq!(overtaken, store.hash_kv(rev));
+            match rev {
+                4 => assert_eq!(overtaken, Err(ReadError::Compacted)),
+                _ => assert_eq!(overtaken.unwrap().compact_revision, 6),
+            }
+        }
+    }
+
+    /// A member that stops ends the walks over its history, and a sweep does not take that for a failed disk.
+    #[test]
+    fn a_walk_ends_with_the_member() {
+        let store = store(&Arc::default());
+        put(&store, &["a", "a", "b"]);
+        store.compact(3).unwrap();
+        save(&store);
+        store.close();
+        assert!(matches!(store.hash_kv(0), Err(ReadError::Io(_))));
+        let mut sweep = store.next_sweep().unwrap();
+        while !store.sweep(&mut sweep, 100).unwrap() {}
+        assert_eq!(store.newest_kept_hash(), None);
     }
 
     /// A sweep that was cut short leaves less to hash than there was: the member that sweeps again keeps no hash of that compaction.

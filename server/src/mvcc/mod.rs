@@ -94,6 +94,15 @@ struct Layers {
     dropped: u64,
 }
 
+/// What a freeze that waits must know.
+#[derive(Default)]
+struct Gate {
+    /// Checkpoints wait for space on the disk.
+    full: bool,
+    /// The member stops.
+    closing: bool,
+}
+
 /// Deltas waiting for their checkpoint; the writer waits when there are this many.
 const MAX_FROZEN: usize = 2;
 
@@ -133,7 +142,7 @@ pub(crate) struct Rows {
     /// Live keys of the durable rows, kept beside them.
     base_live: AtomicI64,
     frozen_changed: Condvar,
-    frozen_gate: Mutex<()>,
+    frozen_gate: Mutex<Gate>,
     counts: Mutex<counts::CountCache>,
     /// Newest last.
     hashes: Mutex<std::collections::VecDeque<HashKv>>,
@@ -187,7 +196,7 @@ impl Rows {
             base_usage: AtomicI64::new(usage),
             base_live: AtomicI64::new(live),
             frozen_changed: Condvar::new(),
-            frozen_gate: Mutex::new(()),
+            frozen_gate: Mutex::default(),
             counts: Mutex::default(),
             hashes: Mutex::default(),
             stats,

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::base::kind::sys;
 use crate::base::{Base, BaseError};
+use crate::env::busy::Busy;
 use crate::types::{KeyRange, Revision};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -29,6 +30,7 @@ pub struct Store {
     journal: Arc<Journal>,
     pub stats: Arc<Stats>,
     reclaiming: Arc<AtomicBool>,
+    closing: AtomicBool,
 }
 
 impl Store {
@@ -38,7 +40,15 @@ impl Store {
         let rows = Rows::open(base, policy, stats.clone())?;
         // A sweep of an earlier life may have ended half way.
         let holds = Holds::new(rows.compact_revision());
-        Ok(Self { rows: ArcSwap::from_pointee(rows), policy, holds, journal: Arc::default(), stats, reclaiming: Arc::default() })
+        Ok(Self {
+            rows: ArcSwap::from_pointee(rows),
+            policy,
+            holds,
+            journal: Arc::default(),
+            stats,
+            reclaiming: Arc::default(),
+            closing: AtomicBool::new(false),
+        })
     }
 
     /// Puts other durable rows in place of all there is, memory included. Only the thread that writes the durable rows may call
@@ -47,6 +57,9 @@ impl Store {
         let new = Rows::open(base, self.policy, self.stats.clone())?;
         self.holds.swept(new.compact_revision());
         self.rows.swap(Arc::new(new)).retire();
+        if self.is_closing() {
+            self.rows.load().close();
+        }
         self.journal.replaced();
         Ok(())
     }
@@ -59,19 +72,16 @@ impl Store {
     /// Begins to give the space of deleted rows back to the disk, on a thread of its own; does nothing while that is under way. Reads
     /// and writes go on.
     pub fn begin_reclaim(&self) {
-        if self.reclaiming.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let (base, reclaiming) = (self.base(), self.reclaiming.clone());
+        let Some(busy) = Busy::begin(&self.reclaiming) else { return };
+        let base = self.base();
         let work = move || {
+            let _busy = busy;
             if let Err(error) = base.reclaim() {
                 tracing::warn!(%error, "free space could not be given back");
             }
-            reclaiming.store(false, Ordering::Release);
         };
         if let Err(error) = std::thread::Builder::new().name("reclaim".into()).spawn(work) {
             tracing::warn!(%error, "free space is not given back: there is no thread for it");
-            self.reclaiming.store(false, Ordering::Release);
         }
     }
 
@@ -276,9 +286,21 @@ impl Store {
         self.rows.load().freeze_waits()
     }
 
-    /// Freezes the active delta, which must already hold the applied position. Waits while too many await their checkpoint.
-    pub(crate) fn freeze(&self) {
-        self.rows.load_full().freeze();
+    /// Freezes the active delta, which must already hold the applied position. Waits while too many await their checkpoint; false when
+    /// none will come, since the member stops on a full disk.
+    pub(crate) fn freeze(&self) -> bool {
+        self.rows.load_full().freeze()
+    }
+
+    /// The member stops: nobody waits for a disk that is full any more, and long walks over the history end.
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+        self.rows.load().close();
+    }
+
+    /// True from the moment the member begins to stop.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::SeqCst)
     }
 
     // === the keeper ===
@@ -296,6 +318,11 @@ impl Store {
     /// With `flush` it is durable on return.
     pub(crate) fn checkpoint(&self, flush: bool) -> Result<Option<i64>, BaseError> {
         self.rows.load_full().checkpoint(flush)
+    }
+
+    /// Checkpoints wait for space on the disk, or go on.
+    pub(crate) fn disk_is_full(&self, full: bool) {
+        self.rows.load().disk_is_full(full);
     }
 
     /// The compaction mark among the durable rows; below 1 when there is none.
@@ -379,5 +406,34 @@ mod tests {
         done.store(true, Ordering::Release);
         compacts.join().unwrap();
         assert!(failed.is_empty(), "{failed:?}");
+    }
+
+    /// Whoever freezes waits for the checkpoints before it, but not when the member stops on a full disk: none will come then. The
+    /// one that waits already is told, too.
+    #[test]
+    fn a_freeze_on_the_way_out_does_not_wait_for_a_full_disk() {
+        let policy = DeltaPolicy { freeze_bytes: 1, inline: false };
+        let store = Arc::new(Store::open(Arc::new(MemBase::new()), policy).unwrap());
+        let write = || {
+            let mut write = store.write();
+            write.put(b"k", b"v", 0).unwrap();
+            write.finish();
+        };
+        for _ in 0..2 {
+            write();
+            assert!(store.freeze());
+        }
+        write();
+        assert!(store.freeze_waits());
+        let waiting = store.clone();
+        let freezes = std::thread::spawn(move || waiting.freeze());
+        store.disk_is_full(true);
+        store.close();
+        assert!(!freezes.join().unwrap());
+        assert!(!store.freeze(), "and so is the last one");
+        // With space again the way out leaves everything behind in good order.
+        store.checkpoint(true).unwrap();
+        store.disk_is_full(false);
+        assert!(store.freeze());
     }
 }

@@ -48,10 +48,14 @@ impl Rows {
         self.layers.read().frozen.len() >= MAX_FROZEN
     }
 
-    /// Freezes the active delta, which must already hold the applied position. Waits while too many await their checkpoint.
-    pub(crate) fn freeze(&self) {
+    /// Freezes the active delta, which must already hold the applied position. Waits while too many await their checkpoint; but when
+    /// the member stops on a full disk no checkpoint will come: it then freezes nothing and says so.
+    pub(crate) fn freeze(&self) -> bool {
         let mut gate = self.frozen_gate.lock();
         while self.layers.read().frozen.len() >= MAX_FROZEN {
+            if gate.full && gate.closing {
+                return false;
+            }
             self.frozen_changed.wait(&mut gate);
         }
         let mut layers = self.layers.write();
@@ -60,6 +64,24 @@ impl Rows {
             full.set_revision(self.revision());
             layers.frozen.push(Arc::new(full));
         }
+        true
+    }
+
+    /// Checkpoints wait for space on the disk, or go on.
+    pub(crate) fn disk_is_full(&self, full: bool) {
+        self.frozen_gate.lock().full = full;
+        self.frozen_changed.notify_all();
+    }
+
+    /// True when the member stops.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.frozen_gate.lock().closing
+    }
+
+    /// The member stops.
+    pub(crate) fn close(&self) {
+        self.frozen_gate.lock().closing = true;
+        self.frozen_changed.notify_all();
     }
 }
 

@@ -9,11 +9,11 @@ use super::NodeSettings;
 use super::apply::configuration;
 use super::identity::read_identity;
 use super::log_store::from_log;
-use super::start::{Paths, StartError, open_state};
+use super::start::{Paths, StartError, open_state, refuse_half_recovered};
 use crate::base::BaseError;
 use crate::env::files::Files;
 use crate::state::{Machine, Position};
-use crate::wal::{Group, HardState, LogEntry, SnapshotMark, Wal};
+use crate::wal::{Group, HardState, LogEntry, SnapshotMark, Wal, renew};
 use prost::Message as _;
 use quorate_proto::state::MemberChange;
 use raft::eraftpb::{ConfChangeV2, ConfState, EntryType};
@@ -27,8 +27,11 @@ pub fn stand_alone(settings: &NodeSettings, files: &Arc<dyn Files>) -> Result<Po
     let identity = read_identity(&settings.data_dir)?
         .ok_or_else(|| StartError::Raft("no member lives in the data directory: there is nothing to make a cluster of".into()))?;
     let paths = Paths::of(settings, "member");
+    // A recovery may have ended between writing down the new identity and putting its log in place.
+    renew::settle(&paths.wal, identity, files)?;
     let (mut wal, replay) = Wal::open(&paths.wal, identity, files.clone())?;
     let (store, mut machine) = open_state(&paths, settings, &replay)?;
+    refuse_half_recovered(&machine, identity, settings)?;
     let alone = ConfState { voters: vec![identity.member], ..Default::default() };
     let members = machine.shared().members();
     let only_us = members.len() == 1 && members[0].id == identity.member;

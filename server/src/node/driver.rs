@@ -9,7 +9,8 @@
 //! does not stand for election until the machine has it; raft-rs may not batch appends: it puts entries of any index into a message
 //! that has none, and the follower then acknowledges entries it does not have; every read round has a context of its own.
 
-use super::log_store::{LogStore, to_log};
+use super::backlog::Backlog;
+use super::log_store::{LogStore, to_log, weight};
 use super::rounds::{self, Rounds, last_heartbeats};
 use super::slow_disk::Owed;
 use crate::env::plant::{self, Plant};
@@ -60,11 +61,24 @@ const MAX_INFLIGHT: usize = 128;
 const MAX_UNCOMMITTED: u64 = 128 << 20;
 /// Committed entry bytes handed out at once.
 const MAX_COMMITTED: u64 = 16 << 20;
+/// Groups the log may be behind by before nothing is taken from a leader: half of what its queue holds, since answers and votes must
+/// still find room there.
+const MAX_UNWRITTEN_GROUPS: usize = 512;
+/// Entry bytes the log may be behind by.
+const MAX_UNWRITTEN: usize = 128 << 20;
+/// Committed entry bytes that apply may be behind by.
+const MAX_UNAPPLIED: usize = 128 << 20;
 
 pub(super) struct Driver {
     raw: RawNode<LogStore>,
     /// The groups the log is writing: their numbers, rising, and the last entry of each.
     writing: VecDeque<(u64, u64)>,
+    /// Entries that the log is writing, by the numbers of their groups.
+    unwritten_entries: Backlog,
+    /// Committed entries that were given out and are not applied, by index.
+    unapplied: Backlog,
+    /// Entry bytes taken from a leader since the last ready.
+    taken: usize,
     durable: u64,
     handed: u64,
     /// The last ready of which something went to the log; later ones had nothing to write.
@@ -108,6 +122,9 @@ impl Driver {
         let mut driver = Self {
             raw,
             writing: VecDeque::new(),
+            unwritten_entries: Backlog::default(),
+            unapplied: Backlog::default(),
+            taken: 0,
             durable: 0,
             handed: 0,
             logged: 0,
@@ -220,6 +237,14 @@ impl Driver {
         self.writing.len()
     }
 
+    /// True while so much waits for the log or for apply that entries are only lost on us: memory would have no bound when a disk
+    /// stands still. Nothing but those threads' own progress ends it.
+    pub fn is_behind(&self) -> bool {
+        self.writing.len() >= MAX_UNWRITTEN_GROUPS
+            || self.unwritten_entries.bytes() + self.taken >= MAX_UNWRITTEN
+            || self.unapplied.bytes() >= MAX_UNAPPLIED
+    }
+
     /// Number of the newest ready handed to the log.
     pub fn handed(&self) -> u64 {
         self.handed
@@ -298,12 +323,17 @@ impl Driver {
             // Raft takes the one entry that holds the context for granted.
             MessageType::MsgReadIndex if message.entries.len() != 1 => {}
             MessageType::MsgReadIndex if self.is_leader() => self.read(message),
+            // The leader sends it again, as what the network lost; its heartbeats are answered meanwhile.
+            MessageType::MsgAppend if self.is_behind() => {
+                tracing::debug!(index = message.index, "the disk is far behind; entries are not taken");
+            }
             MessageType::MsgTimeoutNow if self.taking_up.is_some() => {
                 tracing::info!("leadership was offered before a snapshot was in place; not taken");
             }
             _ => {
                 self.forget_request(&message);
                 let tells_commit = message.get_msg_type() == MessageType::MsgAppend && message.entries.is_empty();
+                self.taken += message.entries.iter().map(weight).sum::<usize>();
                 let (from, committed) = (message.from, self.committed());
                 if let Err(e) = self.raw.step(message) {
                     tracing::debug!(error = %e, "raft refused a message");
@@ -415,6 +445,7 @@ impl Driver {
             while self.writing.front().is_some_and(|(first, _)| *first <= number) {
                 self.writing.pop_front();
             }
+            self.unwritten_entries.done(number);
             self.raw.on_persist_ready(number);
         }
     }
@@ -423,6 +454,7 @@ impl Driver {
     pub fn applied(&mut self, index: u64) {
         if index > self.applied {
             self.applied = index;
+            self.unapplied.done(index);
             self.raw.advance_apply_to(index);
             let done = index;
             self.store().trim(done);
@@ -455,6 +487,7 @@ impl Driver {
     /// Everything there is to do since the last call.
     pub fn ready(&mut self) -> Effects {
         let mut out = Effects::default();
+        self.taken = 0;
         self.next_round();
         while self.raw.has_ready() {
             let mut ready = self.raw.ready();
@@ -516,7 +549,11 @@ impl Driver {
             out.log.push(LogWrite { group, after });
             self.logged = self.handed;
             self.writing.push_back((self.handed, self.raw.raft.raft_log.last_index()));
+            self.unwritten_entries.add(self.handed, ready.entries().iter().map(weight).sum());
             self.raw.advance_append_async(ready);
+        }
+        if let Some(last) = out.committed.last() {
+            self.unapplied.add(last.index, out.committed.iter().map(weight).sum());
         }
         out
     }
@@ -675,6 +712,37 @@ mod tests {
         driver.step(message(MessageType::MsgHeartbeat));
         let next = driver.ready();
         assert_eq!((answers(&next.send), next.log.len()), (1, 0));
+    }
+
+    /// A member whose apply stands still takes no more than a bound of entries, answers heartbeats all the while, and takes entries again
+    /// once apply goes on.
+    #[test]
+    fn a_follower_whose_apply_stands_still_takes_a_bounded_part() {
+        let conf = ConfState { voters: vec![1, 2, 3], ..Default::default() };
+        let state = raft::eraftpb::HardState { term: 2, commit: 1, ..Default::default() };
+        let store = LogStore::new(state, conf, (1, 1), Vec::new(), 1 << 20);
+        let settings = DriverSettings { id: 2, election_ticks: 10, heartbeat_ticks: 1, pre_vote: true, applied: 1, seed: None };
+        let mut driver = Driver::new(&settings, store, &slog::Logger::root(slog::Discard, slog::o!())).unwrap();
+        let data = Bytes::from(vec![7; 1 << 20]);
+        let append = |driver: &mut Driver| {
+            let (last, term) = driver.last();
+            let mut message = Message { from: 1, to: 2, term: 2, index: last, log_term: term, commit: last, ..Default::default() };
+            message.set_msg_type(MessageType::MsgAppend);
+            message.set_entries(vec![Entry { index: last + 1, term: 2, data: data.clone(), ..Default::default() }]);
+            driver.step(message);
+            settle(driver);
+            driver.last().0 > last
+        };
+        let most = MAX_UNAPPLIED / data.len() + 2;
+        let taken = (0..2 * most).take_while(|_| append(&mut driver)).count();
+        assert!((most / 2..=most).contains(&taken), "{taken} entries of 1 MiB were taken");
+        let mut heartbeat = Message { from: 1, to: 2, term: 2, ..Default::default() };
+        heartbeat.set_msg_type(MessageType::MsgHeartbeat);
+        driver.step(heartbeat);
+        let answers = driver.ready().send;
+        assert!(answers.iter().any(|m| m.get_msg_type() == MessageType::MsgHeartbeatResponse));
+        driver.applied(10);
+        assert!(append(&mut driver), "it takes entries again");
     }
 
     /// A member that is offered leadership, or whose election timeout runs out, while its snapshot is being put in place waits for it.

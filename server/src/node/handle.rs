@@ -336,12 +336,25 @@ impl NodeHandle {
         self.0.inbox.try_send_as(Input::Peer(messages), class).map_err(refused)
     }
 
-    /// Proposals that a follower's clients made, each an encoded `Proposal`.
+    /// Proposals that a follower's clients made, each an encoded `Proposal`; what is none is dropped.
     pub fn forwarded(&self, proposals: Vec<Bytes>) -> Result<(), ProposeError> {
         if !self.status().is_leader {
             return Err(ProposeError::NotLeader);
         }
-        proposals.into_iter().try_for_each(|p| self.0.inbox.try_send_as(Input::Propose(p), PROPOSAL).map_err(refused))
+        // In an entry, one that no member can read or carry out would stop them all, at every start.
+        let is_sound = |p: &Bytes| match Proposal::decode(p.clone()) {
+            Ok(proposal) if proposal.command.as_ref().is_some_and(|c| c.op.is_some()) => true,
+            Ok(_) => {
+                tracing::warn!("dropped a forwarded proposal without a command that this build knows");
+                false
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, "dropped a forwarded proposal that cannot be read");
+                false
+            }
+        };
+        let mut sound = proposals.into_iter().filter(is_sound);
+        sound.try_for_each(|p| self.0.inbox.try_send_as(Input::Propose(p), PROPOSAL).map_err(refused))
     }
 
     /// Proposals of this member's clients that the leader we sent them to did not take: they wait for the next leader.

@@ -4,11 +4,12 @@
 //! one under way is passed over, and so is a hash whose rows were compacted or replaced while it was made; the leader asks again.
 
 use super::handle::{Inner, NodeHandle};
+use crate::env::busy::Busy;
 use crate::mvcc::ReadError;
 use crate::state::HashWanted;
 use quorate_proto::peer::{HashRefusal, HashResponse};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 /// Who makes the hashes.
 #[derive(Clone)]
@@ -25,17 +26,16 @@ impl Hasher {
         match self {
             Hasher::Here => make(inner, index, wanted),
             Hasher::Threads(busy) => {
-                if busy.swap(true, Ordering::AcqRel) {
+                let Some(busy) = Busy::begin(busy) else {
                     tracing::debug!(index, "a hash of the history is under way already; this one is passed over");
                     return;
-                }
-                let (inner, done) = (inner.clone(), busy.clone());
+                };
+                let inner = inner.clone();
                 let body = move || {
+                    let _busy = busy;
                     make(&inner, index, wanted);
-                    done.store(false, Ordering::Release);
                 };
                 if let Err(e) = std::thread::Builder::new().name("hash".into()).spawn(body) {
-                    busy.store(false, Ordering::Release);
                     tracing::warn!(error = %e, "the system gives no thread to hash the history with");
                 }
             }
@@ -70,6 +70,7 @@ fn make(inner: &Inner, index: u64, wanted: HashWanted) {
     match inner.store.hash_at(wanted.revision, wanted.compacted) {
         Ok(Some(hash)) if inner.standing.rebuilt_at() == rebuilt => inner.standing.hashed(index, wanted, hash),
         Ok(_) => tracing::debug!(index, "the history was compacted or replaced while it was hashed"),
+        Err(_) if inner.store.is_closing() => {}
         Err(e) => tracing::error!(error = %e, "the history cannot be hashed: its rows cannot be read"),
     }
 }

@@ -211,6 +211,11 @@ impl Keeper {
     /// RocksDB does not take up writing again once a flush has failed for want of space, until it is opened anew. So when there is
     /// space and it still refuses, the member ends itself and whoever watches over it starts it again.
     fn wait_for_space(&mut self, e: &BaseError) -> bool {
+        self.store.disk_is_full(true);
+        // Tasks before the last one may be waited for by who gives it.
+        if self.store.is_closing() || self.held.iter().any(|task| matches!(task, KeeperTask::Stop)) {
+            return false;
+        }
         let free = rustix::fs::statvfs(&self.member).map_or(0, |s| s.f_bavail * s.f_frsize);
         if free > ROOM + 3 * self.store.policy().freeze_bytes as u64 {
             Self::fail(format_args!(
@@ -219,14 +224,20 @@ impl Keeper {
         }
         tracing::error!(error = %e, "the disk is full; the durable rows wait until there is space");
         let until = Instant::now() + FULL_PAUSE;
-        while let Ok(task) = self.tasks.recv_deadline(until) {
-            let stop = matches!(task, KeeperTask::Stop);
-            self.held.push_back(task);
-            if stop {
-                return false;
+        loop {
+            match self.tasks.recv_deadline(until) {
+                Ok(task) => {
+                    let stop = matches!(task, KeeperTask::Stop);
+                    self.held.push_back(task);
+                    if stop {
+                        return false;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => return !self.store.is_closing(),
+                // Whoever gives tasks is gone, and with it the reason to wait.
+                Err(RecvTimeoutError::Disconnected) => return false,
             }
         }
-        true
     }
 
     fn checkpoint(&mut self, position: Position) {
@@ -234,7 +245,10 @@ impl Keeper {
         let flush = !self.store.policy().inline;
         loop {
             match self.store.checkpoint(flush) {
-                Ok(Some(revision)) => self.durable = revision,
+                Ok(Some(revision)) => {
+                    self.durable = revision;
+                    self.store.disk_is_full(false);
+                }
                 Ok(None) => return,
                 // Rows that were written already are written again, the same.
                 Err(e @ BaseError::NoSpace(_)) if self.wait_for_space(&e) => continue,

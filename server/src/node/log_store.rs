@@ -30,7 +30,8 @@ pub(super) struct SnapshotState {
     pub ready: Option<Snapshot>,
 }
 
-fn weight(e: &Entry) -> usize {
+/// Bytes that an entry takes in memory.
+pub(super) fn weight(e: &Entry) -> usize {
     e.data.len() + e.context.len() + 64
 }
 

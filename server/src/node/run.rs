@@ -30,7 +30,7 @@ use quorate_proto::entry::{self, Command, Proposal, command::Op};
 use quorate_proto::state::{Configuration, MemberChange, MemberChangeKind};
 use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState, Entry, Message, MessageType, Snapshot};
 use reads::{Fresh, Round};
-use snapshots::Installing;
+use snapshots::{Installing, ViewUse};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -202,8 +202,8 @@ pub(super) struct Loop {
     keeps_time: bool,
     /// A view was asked for and has not come.
     view_asked: bool,
-    /// When the view for followers was last in use.
-    view_used: Duration,
+    /// How the view for followers is getting on.
+    view_use: ViewUse,
     installing: Option<Installing>,
     /// The log is durable up to here, by a write of this thread; the driver is to be told.
     written: Option<u64>,
@@ -228,7 +228,6 @@ impl Loop {
     ) -> Self {
         // Contexts of an earlier life may still be answered: those of two lives differ.
         let next_context = u64::from(life) << 32;
-        let view_used = inner.time.now();
         Self {
             driver,
             inner,
@@ -252,7 +251,7 @@ impl Loop {
             caught_up: Fresh::default(),
             keeps_time: false,
             view_asked: false,
-            view_used,
+            view_use: ViewUse::default(),
             installing: None,
             written: None,
             integrity,
@@ -296,6 +295,9 @@ impl Loop {
                 next_tick = (next_tick + self.tick).max(now);
             }
         }
+        self.inner.store.close();
+        // A view holds its rows' files; nobody is sent it any more.
+        *self.inner.view.lock() = None;
         let _ = self.apply.send(ApplyTask::Stop);
         if let Err(e) = self.wal.close() {
             tracing::error!(error = %e, "the log did not close cleanly");
@@ -373,7 +375,7 @@ impl Loop {
             }
             Input::Checkpointed(position) => self.checkpointed(position),
             Input::Unreachable(id) => self.driver.report_unreachable(id),
-            Input::SnapshotStatus { id, ok } => self.driver.report_snapshot(id, ok),
+            Input::SnapshotStatus { id, ok } => self.view_sent(id, ok),
             Input::Stop => {}
         }
     }
@@ -571,7 +573,7 @@ impl Loop {
                 Err(back) => task = back,
             }
         }
-        // The log's queue is far longer than the groups we let it write; it is full only while the disk is.
+        // The log's queue is longer than the groups it may be behind by; see `Driver::is_behind`.
         if !self.wal.submit(task) {
             tracing::error!("the log's thread is gone; stopping");
             end::process();
@@ -580,9 +582,11 @@ impl Loop {
 
     /// The log up to a durable checkpoint is no longer needed, but for what lagging followers may ask for.
     fn checkpointed(&mut self, position: Position) {
+        // Apply may be further than raft was told within this turn, and raft still looks for what it does not know to be applied.
+        self.look_at_applied();
         // What follows a view that is being sent is kept, or its receiver would need the next snapshot at once.
         let viewed = self.inner.view.lock().as_ref().map_or(u64::MAX, |v| v.applied.index);
-        let index = position.index.saturating_sub(self.catch_up_entries).min(viewed);
+        let index = position.index.saturating_sub(self.catch_up_entries).min(viewed).min(self.driver.applied_index());
         let Some(term) = self.driver.term_of(index).filter(|_| index > 1) else { return };
         let conf = self.driver.conf_state().encode_to_vec().into();
         // The mark comes after every group handed over so far, and so answers for them too: a batch is answered by its last number.

@@ -23,7 +23,7 @@ use crate::env::failpoint::{self, Place};
 use crate::env::files::{Files, close_to_others};
 use crate::lease::LeaseClock;
 use crate::mvcc::{DeltaPolicy, Store};
-use crate::queue::Sender;
+use crate::queue::{Class, Sender};
 use crate::snapshot::folder::{Folders, RocksFolders};
 use crate::snapshot::{Reached, Receiver, RestoreOptions, SnapshotError, folder};
 use crate::state::Machine;
@@ -308,6 +308,14 @@ fn keep_private(data_dir: &Path, paths: &Paths) {
     }
 }
 
+/// Rows that name a recovery of the cluster which the identity still speaks for must not serve it.
+pub(super) fn refuse_half_recovered(machine: &Machine, identity: Identity, settings: &NodeSettings) -> Result<(), StartError> {
+    match machine.shared().recoveries().iter().find(|r| r.former == identity.cluster) {
+        Some(cut) => Err(StartError::HalfRecovered { id: cut.id.clone(), path: settings.data_dir.clone() }),
+        None => Ok(()),
+    }
+}
+
 /// A member whose files are open and whose threads do not run yet.
 pub struct Opened {
     settings: NodeSettings,
@@ -342,9 +350,7 @@ impl Opened {
         }
         failpoint::visit(Place::OpenedLog);
         let (store, machine) = open_state(&paths, &settings, &replay)?;
-        if let Some(cut) = machine.shared().recoveries().iter().find(|r| r.former == identity.cluster) {
-            return Err(StartError::HalfRecovered { id: cut.id.clone(), path: settings.data_dir.clone() });
-        }
+        refuse_half_recovered(&machine, identity, &settings)?;
         let opened = Self::assemble(settings, identity, (wal, replay), store, machine, None)?;
         failpoint::visit(Place::Opened);
         Ok(opened)
@@ -547,7 +553,8 @@ fn wal_hooks(inbox: Sender<Input>, peers: Arc<dyn PeerSink>, meter: Arc<dyn Mete
             if !after.is_empty() {
                 peers.send(after);
             }
-            let _ = inbox.send_as(Input::Persisted(durable.number), PERSISTED);
+            // The log never waits for the loop, which may be waiting for the log: there is one such word for each batch it was given.
+            let _ = inbox.send_over(Input::Persisted(durable.number), PERSISTED);
         }),
         on_fault: Box::new(|e: &WalError| {
             if e.is_no_space() {
@@ -568,7 +575,7 @@ impl Node {
 
     /// Stops the threads, leaving a checkpoint behind.
     pub fn stop(self) {
-        let _ = self.inbox.send(Input::Stop);
+        let _ = self.inbox.send_over(Input::Stop, Class::URGENT);
         for thread in self.threads {
             if thread.join().is_err() {
                 tracing::error!("a thread of the node had panicked");

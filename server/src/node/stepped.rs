@@ -435,6 +435,9 @@ pub fn chunk_now(view: &View, from: Place, max: usize) -> Result<Chunk, Snapshot
 }
 
 #[cfg(test)]
+mod followers;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::env::clock::ManualClock;

@@ -7,7 +7,7 @@ use crate::base::kind::{put_varint, take_varint};
 use bytes::Bytes;
 
 /// A place between two rows: everything up to and with `after` in `family`, and all families before it.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Place {
     /// Index into [`Family::ALL`].
     pub family: u32,

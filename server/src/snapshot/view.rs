@@ -9,6 +9,7 @@ use crate::base::kind::sys;
 use crate::base::{Base, BaseError, Family, Pinned};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
 use prost::Message;
 use quorate_proto::state::{Applied, Configuration};
 use std::sync::Arc;
@@ -51,6 +52,8 @@ pub struct View {
     /// Raft's configuration at that position.
     pub configuration: Configuration,
     held: Held,
+    /// The furthest place up to which rows were read.
+    reached: Mutex<Place>,
 }
 
 /// Who holds the pin.
@@ -69,7 +72,7 @@ impl View {
     pub fn open(base: Arc<dyn Base>) -> Result<Arc<Self>, SnapshotError> {
         if let Some(rows) = base.pin() {
             let (applied, configuration) = head(rows.as_ref())?;
-            return Ok(Arc::new(Self { id: rand::random::<u64>() | 1, applied, configuration, held: Held::Here(rows) }));
+            return Ok(Self::of(applied, configuration, Held::Here(rows)));
         }
         let (opened, is_open) = bounded(1);
         let (questions, asked) = bounded(QUESTIONS);
@@ -85,17 +88,37 @@ impl View {
         let thread = std::thread::Builder::new().name("snapshot-view".into()).spawn(body);
         thread.map_err(|e| BaseError::Io(e.to_string()))?;
         let (applied, configuration) = is_open.recv().map_err(|_| BaseError::Io("the view's thread ended".into()))??;
-        Ok(Arc::new(Self { id: rand::random::<u64>() | 1, applied, configuration, held: Held::Thread(questions) }))
+        Ok(Self::of(applied, configuration, Held::Thread(questions)))
+    }
+
+    fn of(applied: Applied, configuration: Configuration, held: Held) -> Arc<Self> {
+        Arc::new(Self { id: rand::random::<u64>() | 1, applied, configuration, held, reached: Mutex::default() })
+    }
+
+    /// The furthest place up to which anybody has read the rows: it moves while a transfer makes headway, and does not when one begins
+    /// anew.
+    pub fn reached(&self) -> Place {
+        self.reached.lock().clone()
     }
 
     /// The next rows after a place, about `max` bytes of them, at least one row.
     pub async fn chunk(&self, from: Place, max: usize) -> Result<Chunk, SnapshotError> {
-        if let Held::Here(rows) = &self.held {
-            return Ok(cut(rows.as_ref(), from, max)?);
+        let chunk = match &self.held {
+            Held::Here(rows) => cut(rows.as_ref(), from, max)?,
+            Held::Thread(_) => {
+                let (answer, answered) = oneshot::channel();
+                self.ask(Question::Chunk { from, max, answer })?;
+                answered.await.map_err(|_| gone())??
+            }
+        };
+        let end = || Place { family: u32::MAX, after: Bytes::new() };
+        let next = chunk.next.clone().unwrap_or_else(end);
+        let mut reached = self.reached.lock();
+        if next > *reached {
+            *reached = next;
         }
-        let (answer, answered) = oneshot::channel();
-        self.ask(Question::Chunk { from, max, answer })?;
-        Ok(answered.await.map_err(|_| gone())??)
+        drop(reached);
+        Ok(chunk)
     }
 
     /// What each family holds, in order, when it is read in chunks of about `max` bytes. Reads everything once.

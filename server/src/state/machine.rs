@@ -537,7 +537,6 @@ impl Machine {
             digest_format: digest::FORMAT,
         };
         self.store.put_sys(sys::single(sys::APPLIED), Some(row.encode_to_vec().into()));
-        self.store.freeze();
-        true
+        self.store.freeze()
     }
 }

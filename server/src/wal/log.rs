@@ -338,7 +338,11 @@ impl Wal {
         let limit = index.min(self.shape.snapshot.as_ref().map_or(0, |mark| mark.index));
         // An oversized segment left from busier times goes once nothing in it is needed.
         if self.active.header.size >= self.target * 4 && self.active.highest_index <= limit {
-            self.rotate(0)?;
+            match self.rotate(0) {
+                // It stays until a later purge finds room for its successor; entries go into it meanwhile.
+                Err(e) if e.is_no_space() => {}
+                rotated => drop(rotated?),
+            }
         }
         let count = self.sealed.iter().take_while(|segment| segment.highest_index <= limit).count();
         if count > 0 {

@@ -365,6 +365,27 @@ fn a_full_disk_is_told_as_such_and_survived() {
     assert_eq!(Model::of(&reopen(&files, 16384).expect("a sound log").1), model);
 }
 
+/// A purge that finds no room for the successor of an oversized segment leaves that one be and gives up the others: it is the purge
+/// that makes room.
+#[test]
+fn a_purge_on_a_full_disk_passes_over_what_needs_space() {
+    let files = SimFiles::new(1);
+    let mut wal = create(&files, 16384);
+    for number in 1..40 {
+        wal.append(&[group(number, number, 1, 1, 1000)]).expect("an append");
+    }
+    wal.append(&[group(40, 40, 1, 1, 1 << 20), marking(40, 1)]).expect("a large append and its mark");
+    let before = segment_count(&files);
+    files.fail_after(0, Fault::NoSpace);
+    assert!(wal.purge(40).expect("a purge") > 0);
+    assert!(segment_count(&files) < before);
+    files.heal();
+    assert_eq!(wal.purge(40).expect("a purge with space"), 1, "the large one goes");
+    wal.append(&[group(41, 41, 1, 1, 10)]).expect("an append");
+    drop(wal);
+    assert_eq!(reopen(&files, 16384).expect("a sound log").1.entries.last().map(|e| e.index), Some(41));
+}
+
 #[test]
 fn a_broken_disk_poisons_the_log() {
     let files = SimFiles::new(1);
@@ -605,6 +626,32 @@ fn the_writer_waits_for_space_and_stops_at_a_broken_disk() {
     let writer = WalWriter::spawn(wal, hooks).expect("a thread");
     assert!(writer.submit(WalTask { group: group(2, 2, 1, 1, 100), tag: () }).is_ok());
     assert!(writer.close().is_err_and(|error| error.is_fatal()));
+}
+
+/// A log that is closed while its disk is full ends: what the disk does not take was never answered.
+#[test]
+fn a_full_disk_does_not_keep_the_writer_from_closing() {
+    let files = SimFiles::new(1);
+    let wal = create(&files, 65536);
+    let (met, meets) = crossbeam_channel::unbounded();
+    let hooks = Hooks {
+        on_durable: Box::new(|_: Durable<()>| panic!("nothing is durable on a full disk")),
+        on_fault: Box::new(move |error| {
+            assert!(error.is_no_space(), "{error}");
+            let _ = met.send(());
+            Verdict::Retry(Duration::from_millis(1))
+        }),
+        on_written: Box::new(|_, _, _| {}),
+    };
+    files.fail_after(0, Fault::NoSpace);
+    let writer = WalWriter::spawn(wal, hooks).expect("a thread");
+    for number in 1..=100 {
+        assert!(writer.submit(WalTask { group: group(number, number, 1, 1, 100), tag: () }).is_ok());
+    }
+    meets.recv().expect("it meets the full disk");
+    assert!(writer.close().is_err_and(|error| error.is_no_space()));
+    files.heal();
+    drop(reopen(&files, 65536).expect("a sound log"));
 }
 
 /// One step of a random history; numbers are reduced to what the log allows at that point.

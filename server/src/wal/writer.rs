@@ -8,7 +8,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -75,6 +75,7 @@ pub struct WalWriter<T> {
     pen: Arc<Mutex<Pen<T>>>,
     /// Tasks and commands handed to the thread that it has not done.
     pending: Arc<AtomicUsize>,
+    closing: Arc<AtomicBool>,
     thread: JoinHandle<Result<(), WalError>>,
 }
 
@@ -87,8 +88,9 @@ impl<T: Send + 'static> WalWriter<T> {
         let (queue, commands) = bounded(QUEUE_LIMIT);
         let body = Body::new(wal, hooks, commands, Clock::system());
         let (pen, pending) = (body.pen.clone(), body.pending.clone());
+        let closing = pen.lock().closing.clone();
         let thread = thread::Builder::new().name("wal".to_owned()).spawn(move || body.run())?;
-        Ok(WalWriter { queue, pen, pending, thread })
+        Ok(WalWriter { queue, pen, pending, closing, thread })
     }
 
     /// Queues a task; waits while the queue is full.
@@ -145,11 +147,12 @@ impl<T: Send + 'static> WalWriter<T> {
         queued
     }
 
-    /// Writes what is queued, closes the log and ends the thread.
+    /// Writes what is queued, closes the log and ends the thread. What a full disk does not take is given up: it was never answered.
     ///
     /// # Errors
     /// What ended the thread, or what closing met.
     pub fn close(self) -> Result<(), WalError> {
+        self.closing.store(true, Ordering::Release);
         // A thread that has ended already tells why through `join`.
         let _ = self.queue.send(Command::Close);
         drop(self.queue);
@@ -182,6 +185,8 @@ struct Pen<T> {
     time: Clock,
     /// No spare is attempted before this, after an attempt failed.
     prepare_after: Option<Duration>,
+    /// The log is to end: a full disk is tried once more and waited for no longer.
+    closing: Arc<AtomicBool>,
 }
 
 /// Groups that are written, synced and answered together.
@@ -306,7 +311,7 @@ const PREPARE_PAUSE: Duration = Duration::from_secs(5);
 
 impl<T> Body<T> {
     fn new(wal: Wal, hooks: Hooks<T>, commands: Receiver<Command<T>>, time: Clock) -> Self {
-        let pen = Pen { wal, hooks, time, prepare_after: None };
+        let pen = Pen { wal, hooks, time, prepare_after: None, closing: Arc::default() };
         Self { pen: Arc::new(Mutex::new(pen)), pending: Arc::default(), commands, held: None }
     }
 
@@ -416,15 +421,19 @@ impl<T> Pen<T> {
         self.wal.clock(self.time.now());
     }
 
-    /// Calls until it succeeds, the hook gives up on a full disk, or something worse happens.
+    /// Calls until it succeeds, the hook or the end gives up on a full disk, or something worse happens.
     fn retry<R>(&mut self, mut call: impl FnMut(&mut Wal) -> Result<R, WalError>) -> Result<R, WalError> {
+        let mut is_last = false;
         loop {
             let error = match call(&mut self.wal) {
                 Ok(done) => return Ok(done),
                 Err(error) => error,
             };
             match (self.hooks.on_fault)(&error) {
-                Verdict::Retry(pause) if error.is_no_space() => thread::sleep(pause),
+                Verdict::Retry(pause) if error.is_no_space() && !is_last => {
+                    is_last = self.closing.load(Ordering::Acquire);
+                    thread::sleep(pause);
+                }
                 _ => return Err(error),
             }
         }

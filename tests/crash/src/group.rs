@@ -293,6 +293,18 @@ pub async fn add(endpoint: &str, peer: &str) -> pb::Member {
     }
 }
 
+/// Removes the member that others reach at an address, again while the cluster is not ready for it.
+pub async fn remove(endpoint: &str, peer: &str) {
+    let mut client = pb::cluster_client::ClusterClient::new(channel(endpoint));
+    let found = members(endpoint).await.into_iter().find(|m| m.peer_urls.iter().any(|url| url == peer));
+    let id = found.expect("it is a member").id;
+    let begun = Instant::now();
+    while let Err(status) = client.member_remove(pb::MemberRemoveRequest { id }).await {
+        assert!(begun.elapsed() < PATIENCE, "never removed: {status}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 /// The cluster id that a member's answers carry.
 pub async fn cluster_id(endpoint: &str) -> u64 {
     let mut client = pb::maintenance_client::MaintenanceClient::new(channel(endpoint));

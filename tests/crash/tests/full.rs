@@ -179,3 +179,37 @@ fn a_full_disk() {
     let server = Server::start(&small.start());
     runtime.block_on(ledger.check(&server.endpoint, &record)).expect("after a death on a full disk");
 }
+
+/// A member that is asked to stop while its disk is full stops, whether one delta waits for its checkpoint or so many that apply stands
+/// still, and whether its log has space or not. Started with space again it has everything that was acknowledged.
+#[test]
+fn stopping_on_a_full_disk() {
+    // With the log elsewhere, so many writes of each of four clients: one delta is frozen, or apply waits for room for the third.
+    for (log_apart, requests) in [(true, 11), (true, 100), (false, 200)] {
+        let Some(small) = Small::new("24m") else {
+            println!("no mount namespace may be made here; nothing was tested");
+            return;
+        };
+        let apart = tempfile::tempdir().expect("a temporary folder");
+        let start = match log_apart {
+            true => small.start().with(&["--wal-dir", apart.path().to_str().expect("a readable path")]),
+            false => small.start(),
+        };
+        let case = format!("log apart: {log_apart}, requests: {requests}");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let mut ledger = Ledger::default();
+        let load = Load { clients: 4, requests: 5, keys: 30, value: 1500, life: 1, compact_to: 0 };
+        let mut server = Server::start(&start);
+        let record = runtime.block_on(load::run(&server.endpoint, load, 1));
+        runtime.block_on(ledger.check(&server.endpoint, &record)).expect("life with space");
+        small.fill();
+        let record = runtime.block_on(load::run(&server.endpoint, Load { life: 2, requests, ..load }, 1));
+        wait_for("a word on the full disk", || server.log().contains("the disk is full"));
+        let status = server.stop();
+        assert!(status.success(), "{case}: it ended with {status}; its log:\n{}", server.log());
+        drop(server);
+        small.free();
+        let server = Server::start(&start);
+        runtime.block_on(ledger.check(&server.endpoint, &record)).unwrap_or_else(|e| panic!("{case}: {e}"));
+    }
+}

@@ -49,7 +49,10 @@ fn the_third_member_goes_on() {
     (0..3).for_each(|at| group.ready(at));
     let writer = Writer::start((0..3).map(|at| group.places[at].client.clone()).collect(), 0);
     writer.more(300);
-    // The survivor lags behind what the other two acknowledge without it.
+    // The survivor lags behind what the other two acknowledge without it, and not behind the beginning.
+    until("the third has the first writes", || {
+        (runtime().block_on(written(&group.places[2].client, false)).len() >= 300).then_some(())
+    });
     group.kill(2);
     writer.more(20);
     group.kill(0);
@@ -115,6 +118,35 @@ fn the_third_member_goes_on() {
             assert_eq!(members(&group.places[at].client).await.len(), 3);
         }
     });
+}
+
+/// A recovery that ended before the new log was in its place: the member goes on alone by force as by a plain start. One that ended
+/// before the identity was written down is refused.
+#[test]
+fn a_recovery_cut_short_goes_on_by_force() {
+    let mut group = Group::new(1);
+    group.found();
+    let writer = Writer::start(vec![group.places[0].client.clone()], 0);
+    writer.more(50);
+    let told = writer.finish();
+    group.kill(0);
+    for (place, goes_on) in [("recover-log", false), ("recover-identity", true)] {
+        let status = std::process::Command::new(crash_tests::server::program())
+            .args(["recover", "--data-dir", text(group.dir(0)), "--yes", "--id", "r-1"])
+            .env("QUORATE_FAILPOINT", format!("{place}=kill:1"))
+            .status()
+            .expect("the program runs");
+        assert!(was_killed(status), "{place}: {status}");
+        group.spawn(0, &["--force-new-cluster"], None);
+        if goes_on {
+            group.ready(0);
+            let found = runtime().block_on(written(&group.places[0].client, true));
+            check(&told, &found, i64::MAX);
+        } else {
+            assert_eq!(group.exit(0).code(), Some(WRONG_DATA), "{}", group.log(0));
+            assert!(group.log(0).contains("cut short"), "{}", group.log(0));
+        }
+    }
 }
 
 /// Whoever reads the help may have enough of it: that is no failure, and nothing is said about it.

@@ -68,7 +68,8 @@ impl Loop {
                 return;
             }
             let bytes: usize = self.waiting.iter().map(Bytes::len).take(MAX_INPUTS).sum();
-            if self.driver.transferring() || (self.driver.writing() >= MAX_WRITING && bytes < MAX_ENTRY) {
+            if self.driver.transferring() || self.driver.is_behind() || (self.driver.writing() >= MAX_WRITING && bytes < MAX_ENTRY)
+            {
                 return;
             }
             let (entry, count) = self.entry();

@@ -4,9 +4,58 @@
 //! Invariant: nothing later is applied before a snapshot that raft took is in place.
 
 use super::*;
+use crate::snapshot::Place;
+use std::collections::BTreeSet;
 
 /// A view that nobody reads any more is kept for this long: a transfer that broke goes on with it.
 const VIEW_KEPT: Duration = Duration::from_secs(60);
+/// A view is given up after so many failed transfers none of which came further than those before.
+const VIEW_FAILURES: u32 = 20;
+/// A view is given up when nobody has come further in it for so long. Putting its last rows to use takes a receiver minutes at most.
+const VIEW_STUCK: Duration = Duration::from_secs(600);
+
+/// How the view for followers is getting on. While it is kept, so are the log after it and the rows' files under it: a follower that
+/// never takes it must not keep them for ever.
+#[derive(Default)]
+pub(super) struct ViewUse {
+    /// When somebody last had it in hand.
+    used: Duration,
+    /// How far it was read, and when it was first seen to be.
+    reached: (Place, Duration),
+    /// Transfers that failed since.
+    failures: u32,
+}
+
+impl ViewUse {
+    pub(super) fn begin(now: Duration) -> Self {
+        Self { used: now, reached: (Place::default(), now), failures: 0 }
+    }
+
+    fn failed(&mut self) {
+        self.failures += 1;
+    }
+
+    /// True when the view is to go.
+    fn is_over(&mut self, now: Duration, is_idle: bool, reached: Place) -> bool {
+        if !is_idle {
+            self.used = now;
+        }
+        if reached > self.reached.0 {
+            self.reached = (reached, now);
+            self.failures = 0;
+        }
+        let since = |then| now.saturating_sub(then);
+        since(self.used) > VIEW_KEPT || self.failures >= VIEW_FAILURES || since(self.reached.1) > VIEW_STUCK
+    }
+}
+
+/// Whether two configurations are the same; the order of ids means nothing.
+fn is_same(a: &ConfState, b: &ConfState) -> bool {
+    let sets = |c: &ConfState| {
+        [&c.voters, &c.learners, &c.voters_outgoing, &c.learners_next].map(|ids| ids.iter().copied().collect::<BTreeSet<_>>())
+    };
+    a.auto_leave == b.auto_leave && sets(a) == sets(b)
+}
 
 /// A snapshot that raft took: installed once its mark in the log is durable, and nothing later is applied before.
 pub(super) struct Installing {
@@ -21,23 +70,40 @@ impl Loop {
     pub(super) fn view_ready(&mut self, view: Option<Arc<View>>) {
         self.view_asked = false;
         let Some(view) = view else { return };
+        let conf = conf_state(view.configuration.clone());
+        if !is_same(&conf, &self.driver.conf_state()) {
+            // A change came in between: the members it brought would refuse this one. Raft wants another.
+            self.driver.store().snapshot_state().wanted = true;
+            return;
+        }
         let mut snapshot = Snapshot::default();
         let meta = snapshot.mut_metadata();
         (meta.index, meta.term) = (view.applied.index, view.applied.term);
-        meta.set_conf_state(conf_state(view.configuration.clone()));
+        meta.set_conf_state(conf);
         self.driver.store().snapshot_state().ready = Some(snapshot);
         *self.inner.view.lock() = Some(view);
-        self.view_used = self.inner.time.now();
+        self.view_use = ViewUse::begin(self.inner.time.now());
     }
 
-    /// Lets go of a view nobody reads, or that the log has left behind.
+    #[cfg(test)]
+    pub(in crate::node) fn view_is_asked(&self) -> bool {
+        self.view_asked
+    }
+
+    /// A transfer of the view ended.
+    pub(super) fn view_sent(&mut self, id: MemberId, ok: bool) {
+        self.driver.report_snapshot(id, ok);
+        if !ok {
+            self.view_use.failed();
+        }
+    }
+
+    /// Lets go of a view that nobody reads, or that nobody comes to an end with: the next one is of a later moment.
     pub(super) fn drop_old_view(&mut self, now: Duration) {
         let mut slot = self.inner.view.lock();
         let Some(view) = slot.as_ref() else { return };
-        let idle = Arc::strong_count(view) == 1;
-        if !idle {
-            self.view_used = now;
-        } else if now.saturating_sub(self.view_used) > VIEW_KEPT {
+        let is_idle = Arc::strong_count(view) == 1;
+        if self.view_use.is_over(now, is_idle, view.reached()) {
             *slot = None;
             self.driver.store().snapshot_state().ready = None;
         }
@@ -81,5 +147,42 @@ impl Loop {
         {
             let _ = self.apply.send(ApplyTask::Entries(done.held));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn place(key: &'static str) -> Place {
+        Place { family: 0, after: key.into() }
+    }
+
+    /// A view goes when nobody has had it in hand for a while, when transfers fail and come no further, and when one that is under way
+    /// comes no further; headway counts for all.
+    #[test]
+    fn a_view_is_kept_for_who_makes_headway() {
+        let mut idle = ViewUse::begin(SECOND);
+        assert!(!idle.is_over(SECOND * 61, true, Place::default()));
+        assert!(idle.is_over(SECOND * 62, true, Place::default()));
+
+        let mut failing = ViewUse::begin(Duration::ZERO);
+        for _ in 0..VIEW_FAILURES - 1 {
+            failing.failed();
+        }
+        assert!(!failing.is_over(SECOND, false, Place::default()));
+        failing.failed();
+        assert!(!failing.is_over(SECOND * 2, false, place("a")), "the last one came further");
+        for _ in 0..VIEW_FAILURES {
+            failing.failed();
+        }
+        assert!(failing.is_over(SECOND * 3, false, place("a")));
+
+        let mut stuck = ViewUse::begin(Duration::ZERO);
+        assert!(!stuck.is_over(VIEW_STUCK, false, place("a")));
+        assert!(!stuck.is_over(VIEW_STUCK * 2, false, place("a")));
+        assert!(stuck.is_over(VIEW_STUCK * 2 + SECOND, false, place("a")));
     }
 }
