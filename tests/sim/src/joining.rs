@@ -110,10 +110,11 @@ impl World {
         if running.follows.as_ref().is_some_and(|known| Arc::ptr_eq(known, &list)) {
             return;
         }
-        running.follows = Some(list.clone());
+        let wanted = running.strangers.with_members(&list, |id| running.node.handle().shared().is_removed(id), own);
+        running.follows = Some(list);
         for other in 0..self.members.len() {
             let id = self.members[other].id;
-            let listed = id != 0 && id != own && self.index_of(id) == Some(other) && list.iter().any(|m| m.id == id);
+            let listed = wanted.contains_key(&id) && self.index_of(id) == Some(other);
             if listed == self.net.is_linked(at, other) {
                 continue;
             }
@@ -124,6 +125,17 @@ impl World {
                     self.after(delay, Event::Connect { from: at, to: other, kind, life });
                 }
             }
+        }
+    }
+
+    /// A member let another one's stream in: it keeps a way back to it, listed or not.
+    pub fn meet(&mut self, at: usize, from: usize) {
+        let (id, list) = (self.members[from].id, self.members[from].list.clone());
+        let Some(running) = &mut self.members[at].running else { return };
+        let urls = list.iter().find(|m| m.id == id).map(|m| m.peer_urls.clone()).unwrap_or_default();
+        if running.strangers.meet(&running.node.handle().shared().members(), id, &urls) {
+            running.follows = None;
+            self.follow_members(at);
         }
     }
 

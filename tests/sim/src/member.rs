@@ -9,6 +9,7 @@ use quorate::env::clock::{Clock, ManualClock};
 use quorate::mvcc::{RevisionEvents, Store};
 use quorate::node::stepped::{Life, MemDisk, SteppedNode, SteppedSettings, Waiting};
 use quorate::node::{EventSink, Founding, PeerSink, StartError};
+use quorate::peer::strangers::Strangers;
 use quorate::types::MemberId;
 use quorate::wal::Identity;
 use quorate::watch::{Hub, HubOptions};
@@ -101,6 +102,8 @@ pub struct Running {
     pub changes: Vec<Changing>,
     /// The list by which it keeps its channels.
     pub follows: Option<Arc<Vec<MemberRow>>>,
+    /// Members that called and are not on that list.
+    pub strangers: Strangers,
     /// It was removed, knows it, and ends.
     pub leaves: bool,
 }
@@ -294,6 +297,7 @@ impl Member {
             asked: Vec::new(),
             changes: Vec::new(),
             follows: None,
+            strangers: Strangers::default(),
             leaves: false,
         });
         self.down = false;

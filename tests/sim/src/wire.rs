@@ -195,6 +195,7 @@ impl World {
         if !lane.gate.admit(u64::from(life), generation) {
             self.violation(format!("a stream from {from} to {to} was refused as older than the last one"));
         }
+        self.meet(to, from);
     }
 
     pub fn forward(&mut self, from: usize, to: usize, life: u32, proposals: Vec<Bytes>) {
