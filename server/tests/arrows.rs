@@ -14,7 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("gateway", &["door", "telemetry"]),
     ("lease", &["base", "env", "mvcc"]),
     ("main", &["config", "env", "membership", "node", "offline", "serve", "telemetry"]),
-    ("membership", &["api", "config", "node", "peer", "state"]),
+    ("membership", &["api", "config", "env", "node", "peer", "state"]),
     ("mvcc", &["base", "env"]),
     ("node", &["base", "env", "lease", "mvcc", "queue", "snapshot", "state", "wal"]),
     ("offline", &["config", "env", "membership", "node", "serve", "snapshot", "telemetry"]),

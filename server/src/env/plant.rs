@@ -49,11 +49,17 @@ pub enum Plant {
     SweepBeforeMark = 22,
     /// What members say of their state is not compared.
     DigestNotCompared = 23,
+    /// A new member is given the id of one that was removed.
+    MemberIdTwice = 24,
+    /// The leader takes a learner's acknowledgement for a voter's.
+    LearnerAckCounts = 25,
+    /// A removed voter stays in raft's configuration.
+    RemovedStillCounts = 26,
 }
 
 impl Plant {
     /// Every mistake there is.
-    pub const ALL: [Plant; 22] = [
+    pub const ALL: [Plant; 25] = [
         Plant::AckBeforeSync,
         Plant::ApplyTwice,
         Plant::StaleReadIndex,
@@ -76,6 +82,9 @@ impl Plant {
         Plant::EarlyLeaseClock,
         Plant::SweepBeforeMark,
         Plant::DigestNotCompared,
+        Plant::MemberIdTwice,
+        Plant::LearnerAckCounts,
+        Plant::RemovedStillCounts,
     ];
 
     /// The name by which it is asked for, as `ack-before-sync`.

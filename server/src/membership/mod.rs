@@ -12,4 +12,4 @@ pub mod rules;
 pub mod ticket;
 pub mod versions;
 
-pub use desk::{Desk, DeskSettings, hand_over};
+pub use desk::{Desk, DeskSettings, fresh_id, hand_over};

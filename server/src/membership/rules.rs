@@ -4,7 +4,7 @@
 //! its name.
 
 use crate::types::MemberId;
-use quorate_proto::state::Member;
+use quorate_proto::state::{Member, MemberChange, MemberChangeKind};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -45,6 +45,20 @@ impl Scene<'_> {
 
     fn steady_voters(&self) -> usize {
         self.voters().filter(|m| m.id == self.own || self.steady.contains(&m.id)).count()
+    }
+
+    /// Judges a change, whatever it is.
+    ///
+    /// # Errors
+    /// The reason against it.
+    pub fn judge(&self, change: &MemberChange) -> Result<(), Against> {
+        match change.kind() {
+            MemberChangeKind::Add => self.may_add(false),
+            MemberChangeKind::AddLearner => self.may_add(true),
+            MemberChangeKind::Remove => self.may_remove(change.member.as_ref().map_or(0, |m| m.id)),
+            MemberChangeKind::Promote => self.may_promote(),
+            MemberChangeKind::Update => Ok(()),
+        }
     }
 
     /// Adding a member: it counts as not yet working.

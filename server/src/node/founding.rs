@@ -62,7 +62,7 @@ pub(super) fn found_rows(store: &Arc<Store>, founding: &Founding, conf: &ConfSta
     Ok(())
 }
 
-/// Makes a founding member's log and rows where there are none, without a folder round them: for a simulation.
+/// Makes a new member's log and rows where there are none, without a folder round them: for a simulation.
 pub(super) fn found_in_place(
     founding: &Founding,
     dir: &Path,
@@ -73,7 +73,9 @@ pub(super) fn found_in_place(
     let conf = founding.conf_state();
     let identity = Identity { cluster: founding.cluster_id, member: founding.member_id };
     let mut wal = Wal::create_with(dir, identity, files, options)?;
-    wal.append(&[first_group(&conf)])?;
+    if !founding.joins {
+        wal.append(&[first_group(&conf)])?;
+    }
     wal.close()?;
     found_rows(store, founding, &conf)
 }

@@ -108,7 +108,7 @@ impl MemDisk {
         Self { files: SimFiles::new(seed), folders: Arc::default() }
     }
 
-    /// Makes a founding member on an empty disk.
+    /// Makes a member on an empty disk: a founding one, or one that joins.
     ///
     /// # Errors
     /// When the disk is not empty or refuses.
@@ -337,6 +337,14 @@ impl SteppedNode {
         self.apply.machine.position().digest
     }
 
+    /// Raft's voters and learners, both ascending.
+    pub fn configuration(&self) -> (Vec<MemberId>, Vec<MemberId>) {
+        let mut conf = self.main.lock().driver.conf_state();
+        conf.voters.sort_unstable();
+        conf.learners.sort_unstable();
+        (conf.voters, conf.learners)
+    }
+
     /// Flips a bit of the running checksum, as if an entry had done something else here than on the other members.
     pub fn flip_digest(&mut self, bit: u32) {
         self.apply.machine.flip_digest(bit);
@@ -375,7 +383,7 @@ impl SteppedNode {
         Ok(Waiting(ticket))
     }
 
-    /// Asks for a change of the members.
+    /// Asks for a change of the members, of the leader alone.
     ///
     /// # Errors
     /// When it is refused at once.

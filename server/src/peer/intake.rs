@@ -97,14 +97,7 @@ impl Intake {
 
     async fn finish(&self, end: SnapshotEnd) -> Result<SnapshotReceipt, Status> {
         let (staging, attempt) = (self.staging.clone(), self.attempt);
-        let checked = blocking(move || staging.finish(attempt, end.rows, end.crc32c)).await;
-        if let Err(status) = checked {
-            // What is damaged as a whole cannot be gone on with.
-            if status.code() == tonic::Code::DataLoss {
-                self.give_up().await;
-            }
-            return Err(status);
-        }
+        blocking(move || staging.finish(attempt, end.rows, end.crc32c)).await?;
         match self.node.offer_snapshot(self.message.clone(), true).await {
             Ok(true) => {
                 self.node.receiver().settled(&self.staging);

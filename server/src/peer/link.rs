@@ -279,6 +279,7 @@ impl Link {
             to: self.id,
             generation: self.generation.fetch_add(1, Ordering::Relaxed),
             boot: self.inner.boot,
+            urls: self.inner.own_urls(),
             messages: Vec::new(),
         };
         let outbound = Outbound { link: self.clone(), kind, session, hello: Some(hello), sent: 0 };

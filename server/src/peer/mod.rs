@@ -22,6 +22,7 @@ mod lease;
 mod link;
 pub mod outbox;
 mod service;
+pub mod strangers;
 mod transfer;
 mod vacant;
 
@@ -44,10 +45,12 @@ use quorate_proto::peer::peer_server::PeerServer;
 use quorate_proto::peer::{ChangeResponse, MembersRequest, MembersResponse};
 use quorate_proto::state::MemberChange;
 use raft::eraftpb::Message;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use strangers::Strangers;
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// Largest message either side takes, in bytes: an entry may be as large as the largest request, which is configurable.
@@ -98,6 +101,10 @@ pub(crate) struct Inner {
     pub removed: CancellationToken,
     /// What it said.
     pub farewell: OnceLock<String>,
+    /// Members that are not on the list yet and talk to this one.
+    pub strangers: Mutex<Strangers>,
+    /// A stranger is new.
+    pub met: Notify,
     pub speaks: Speaks,
 }
 
@@ -108,6 +115,12 @@ pub const REMOVED: &str = "the member has been permanently removed from the clus
 pub const LEFT_BEHIND: &str = "the cluster was lost and recovered without this member";
 
 impl Inner {
+    /// Where the list says that this member is.
+    fn own_urls(&self) -> Vec<String> {
+        let members = self.node.get().map(|node| node.shared().members()).unwrap_or_default();
+        members.iter().find(|m| m.id == self.member_id).map(|m| m.peer_urls.clone()).unwrap_or_default()
+    }
+
     /// Looks whether a refusal says that this member was removed: only members of its own cluster, or of what became of it, say so.
     fn heed(&self, status: &tonic::Status) {
         let text = status.message();
@@ -147,6 +160,8 @@ impl Peers {
             desk: Mutex::new(None),
             removed: CancellationToken::new(),
             farewell: OnceLock::new(),
+            strangers: Mutex::default(),
+            met: Notify::new(),
             speaks: settings.speaks,
         });
         let stop = inner.stop.clone();
@@ -241,35 +256,36 @@ impl PeerSink for Peers {
     }
 }
 
-/// Keeps one link for each other member, under its newest addresses.
+/// Keeps one link for each other member, listed or not yet, under its newest addresses.
 async fn follow_members(inner: Arc<Inner>) {
     let node = inner.node.get().expect("attach set it").clone();
     let mut seen = None;
+    let mut met = false;
     loop {
         let members = node.shared().members();
-        if seen.as_ref().is_none_or(|s| !Arc::ptr_eq(s, &members)) {
+        if met || seen.as_ref().is_none_or(|s| !Arc::ptr_eq(s, &members)) {
             let mut links = BTreeMap::clone(&inner.links.load());
-            let wanted: HashSet<MemberId> = members.iter().map(|m| m.id).filter(|id| *id != inner.member_id).collect();
+            let wanted = inner.strangers.lock().with_members(&members, |id| node.shared().is_removed(id), inner.member_id);
             links.retain(|id, link| {
-                let stays = wanted.contains(id);
+                let stays = wanted.contains_key(id);
                 if !stays {
                     link.close();
                     inner.counts.forget(*id);
                 }
                 stays
             });
-            for member in members.iter().filter(|m| wanted.contains(&m.id)) {
-                match links.get(&member.id) {
-                    Some(link) => link.set_urls(&member.peer_urls),
+            for (id, urls) in wanted {
+                match links.get(&id) {
+                    Some(link) => link.set_urls(&urls),
                     None => {
-                        links.insert(member.id, Link::open(inner.clone(), member.id, member.peer_urls.clone()));
+                        links.insert(id, Link::open(inner.clone(), id, urls));
                     }
                 }
             }
             inner.links.store(Arc::new(links));
             seen = Some(members);
         }
-        tokio::time::sleep(LOOK).await;
+        met = tokio::time::timeout(LOOK, inner.met.notified()).await.is_ok();
     }
 }
 

@@ -100,6 +100,9 @@ impl Service {
         if !slot.lock().admit(hello.boot, hello.generation) {
             return Err(Status::aborted("a newer stream of the same sender is open"));
         }
+        if self.inner.strangers.lock().meet(&node.shared().members(), hello.from, &hello.urls) {
+            self.inner.met.notify_one();
+        }
         let (acks, received) = tokio::sync::watch::channel(1);
         let reader = Reader {
             node,

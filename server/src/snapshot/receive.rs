@@ -2,7 +2,8 @@
 //!
 //! One transfer at a time. One that was cut short keeps its rows and goes on from its last chunk when the same view is offered again;
 //! a different view begins anew. Invariants: every chunk is checked against its checksum and the order of rows before it is written;
-//! the folder is marked complete only after everything is on disk.
+//! the folder is marked complete only after everything is on disk; a transfer that can neither be gone on with nor be handed over gives
+//! its place free by itself.
 
 use super::SnapshotError;
 use super::folder::Folders;
@@ -15,7 +16,7 @@ use parking_lot::Mutex;
 use prost::Message;
 use quorate_proto::state::Applied;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Takes snapshots in, one at a time. A complete one keeps the place until it is [`Receiver::settled`].
 pub struct Receiver {
@@ -33,6 +34,8 @@ pub struct Staging {
     /// Chunks written, by all attempts.
     chunks: AtomicU64,
     state: Mutex<State>,
+    /// Given up, its folder removed: the place is free.
+    over: AtomicBool,
 }
 
 struct State {
@@ -53,7 +56,7 @@ impl Receiver {
 
     /// A count that rises with every chunk while the rows of a snapshot arrive or are handed over; `None` when none do.
     pub fn progress(&self) -> Option<u64> {
-        self.staging.lock().as_ref().map(|s| s.chunks.load(Ordering::Relaxed))
+        self.staging.lock().as_ref().filter(|s| !s.is_over()).map(|s| s.chunks.load(Ordering::Relaxed))
     }
 
     /// Begins a transfer of a view at an index, or goes on with it: the rows, the attempt's number and where to go on. Blocks on the
@@ -74,7 +77,7 @@ impl Receiver {
             }
         }
         if let Some(old) = slot.as_ref() {
-            if old.state.lock().base.is_none() {
+            if old.state.lock().base.is_none() && !old.is_over() {
                 return Err(SnapshotError::Refused("a snapshot is being handed over".into()));
             }
             old.give_up();
@@ -89,6 +92,7 @@ impl Receiver {
             index,
             chunks: AtomicU64::new(0),
             state: Mutex::new(state),
+            over: AtomicBool::new(false),
         });
         *slot = Some(staging.clone());
         Ok((staging, 1, Place::default()))
@@ -151,12 +155,21 @@ impl Staging {
     }
 
     /// Checks that everything this attempt was sent has arrived, puts it on disk and marks the folder as complete. Blocks on the
-    /// disk.
+    /// disk. After a failure that leaves nothing to go on with, the transfer is given up.
     ///
     /// # Errors
     /// `Damaged` when rows are missing or belong to another position.
     pub fn finish(&self, attempt: u64, rows: u64, checksum: u32) -> Result<(), SnapshotError> {
         let mut state = self.writable(attempt)?;
+        let finished = self.complete(&mut state, rows, checksum);
+        // What is damaged as a whole cannot be gone on with, nor can rows that were closed and not marked.
+        if matches!(finished, Err(SnapshotError::Damaged(_))) || (finished.is_err() && state.base.is_none()) {
+            self.end(&mut state);
+        }
+        finished
+    }
+
+    fn complete(&self, state: &mut State, rows: u64, checksum: u32) -> Result<(), SnapshotError> {
         if (state.rows, state.checksum) != (rows, checksum) {
             return Err(SnapshotError::Damaged(format!("{} rows arrived of {rows}, or not the same ones", state.rows)));
         }
@@ -177,7 +190,99 @@ impl Staging {
 
     /// Removes the folder; the member does not take it.
     pub fn give_up(&self) {
-        self.state.lock().base = None;
-        self.folders.discard(&self.name);
+        self.end(&mut self.state.lock());
+    }
+
+    fn end(&self, state: &mut State) {
+        state.base = None;
+        if !self.is_over() {
+            self.folders.discard(&self.name);
+            self.over.store(true, Ordering::Release);
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::BaseError;
+    use crate::snapshot::folder_mem::MemFolders;
+
+    /// Folders on a disk that may refuse to write a mark.
+    #[derive(Default)]
+    struct Marks {
+        inner: MemFolders,
+        refuse: AtomicBool,
+        discarded: Mutex<Vec<String>>,
+    }
+
+    impl Folders for Marks {
+        fn make(&self, index: u64) -> Result<(String, Box<dyn Base>), BaseError> {
+            self.inner.make(index)
+        }
+
+        fn mark_ready(&self, name: &str, index: u64) -> Result<(), SnapshotError> {
+            if self.refuse.load(Ordering::Relaxed) {
+                return Err(SnapshotError::Io { path: name.into(), error: std::io::Error::other("a bad disk") });
+            }
+            self.inner.mark_ready(name, index)
+        }
+
+        fn discard(&self, name: &str) {
+            self.discarded.lock().push(name.to_string());
+            self.inner.discard(name);
+        }
+
+        fn take_up(&self, index: u64) -> Result<Arc<dyn Base>, SnapshotError> {
+            self.inner.take_up(index)
+        }
+    }
+
+    /// Sends the one row that every snapshot has, and ends.
+    fn send(staging: &Staging, attempt: u64, index: u64) -> Result<(), SnapshotError> {
+        let applied = Applied { index, ..Default::default() }.encode_to_vec();
+        let mut chunk = Vec::new();
+        rows::put(&mut chunk, &sys::single(sys::APPLIED), &applied);
+        let (chunk, family) = (Bytes::from(chunk), Family::ALL.iter().position(|f| *f == Family::Sys).unwrap() as u32);
+        staging.write(attempt, family, &chunk, crc32c::crc32c(&chunk))?;
+        staging.finish(attempt, 1, crc32c::crc32c(&chunk))
+    }
+
+    /// A disk that cannot mark a complete folder fails that transfer and not those after it.
+    #[test]
+    fn a_folder_that_cannot_be_marked_gives_its_place_free() {
+        let folders = Arc::new(Marks::default());
+        let receiver = Receiver::new(folders.clone());
+        let (staging, attempt, _) = receiver.begin(1, 5).unwrap();
+        folders.refuse.store(true, Ordering::Relaxed);
+        assert!(matches!(send(&staging, attempt, 5), Err(SnapshotError::Io { .. })));
+        assert_eq!(receiver.progress(), None);
+        assert_eq!(*folders.discarded.lock(), std::slice::from_ref(&staging.name));
+        folders.refuse.store(false, Ordering::Relaxed);
+        // The same view is offered again, and taken from its first row.
+        let (again, attempt, place) = receiver.begin(1, 5).unwrap();
+        assert_eq!((attempt, place), (1, Place::default()));
+        send(&again, attempt, 5).unwrap();
+        // Until raft has answered the place is taken; word of the older transfer frees nothing.
+        staging.give_up();
+        receiver.settled(&staging);
+        assert!(matches!(receiver.begin(2, 6), Err(SnapshotError::Refused(_))));
+        assert_eq!(folders.discarded.lock().len(), 1);
+        receiver.settled(&again);
+        assert!(receiver.begin(2, 6).is_ok());
+    }
+
+    /// Rows that are not those which were announced give their place free as well.
+    #[test]
+    fn damage_ends_a_transfer() {
+        let receiver = Receiver::new(Arc::<MemFolders>::default());
+        let (staging, attempt, _) = receiver.begin(1, 5).unwrap();
+        assert!(matches!(send(&staging, attempt, 4), Err(SnapshotError::Damaged(_))));
+        assert_eq!(receiver.progress(), None);
+        assert_eq!(receiver.begin(1, 5).map(|(_, attempt, _)| attempt).ok(), Some(1));
     }
 }

@@ -3,6 +3,7 @@
 use super::outcome::ApplyError;
 use crate::base::BaseError;
 use crate::base::kind::sys;
+use crate::env::plant::{self, Plant};
 use crate::mvcc::Store;
 use crate::types::MemberId;
 use bytes::Bytes;
@@ -88,7 +89,7 @@ impl Members {
         };
         match change.kind() {
             MemberChangeKind::Add | MemberChangeKind::AddLearner => match known {
-                _ if self.removed.contains(&member.id) => Err(ApplyError::MemberNotFound),
+                _ if self.removed.contains(&member.id) && !plant::is(Plant::MemberIdTwice) => Err(ApplyError::MemberNotFound),
                 Some(_) => Err(ApplyError::MemberExists),
                 None if url_taken() => Err(ApplyError::PeerUrlExists),
                 None if change.kind() == MemberChangeKind::AddLearner && self.too_many_learners(change) => {

@@ -40,6 +40,11 @@ impl Shared {
         self.removed.load().contains(&id)
     }
 
+    /// The lowest id among those that were removed.
+    pub fn any_removed(&self) -> Option<MemberId> {
+        self.removed.load().first().copied()
+    }
+
     /// The recoveries that this cluster has behind it.
     pub fn recoveries(&self) -> Arc<Vec<Recovery>> {
         self.recoveries.load_full()

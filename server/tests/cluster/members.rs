@@ -131,6 +131,32 @@ async fn members_come_and_go_under_a_writer() {
     check(&cluster, written);
 }
 
+/// A member that was down while another was added comes back under that one as its leader: it answers a leader that is not on its
+/// list yet, and catches up.
+#[tokio::test]
+async fn a_member_follows_a_leader_that_it_does_not_know_yet() {
+    let mut cluster = Cluster::start(3, Tuning::default());
+    let down = cluster.follower();
+    cluster.stop(down);
+    let leader = cluster.leader();
+    let added = cluster.add(leader, true, None).await;
+    cluster.promote(leader, added).await;
+    let id = cluster.slots[added].id;
+    let reaches = |at: usize| at == added || cluster.running(at).peers.connected().contains(&id);
+    eventually("all that are up reach it", || cluster.up().into_iter().all(reaches));
+    eventually("it votes", || !cluster.handle(added).status().is_learner);
+    let begun = std::time::Instant::now();
+    while !cluster.handle(added).status().is_leader && begun.elapsed() < Duration::from_secs(20) {
+        let leader = cluster.leader();
+        let _ = cluster.handle(leader).transfer_leader(id).await;
+    }
+    must(cluster.handle(added), put("k", b"v")).await;
+    cluster.run(down);
+    eventually("it catches up", || value(cluster.handle(down), "k").as_deref() == Some(b"v"));
+    assert_eq!(cluster.handle(down).status().leader, cluster.slots[added].id);
+    assert_eq!(cluster.handle(down).shared().members().len(), 4);
+}
+
 /// A removed member that was down when it was removed is told by the first member it reaches.
 #[tokio::test]
 async fn a_removed_member_is_told_when_it_comes_back() {

@@ -184,6 +184,10 @@ impl World {
         if self.is_set_aside(at) {
             return self.answer(operation, Told::Refused("corrupt cluster".into()));
         }
+        let serializable = matches!(&self.operations[operation].op, Op::Range(range) if range.serializable);
+        if self.is_learner(at) && !serializable {
+            return self.answer(operation, Told::Refused("rpc not supported for learner".into()));
+        }
         let life = self.members[at].life;
         let op = self.operations[operation].op.clone();
         match &op {
@@ -257,7 +261,7 @@ impl World {
         }
         self.finish(operation, told);
         if refused || self.chance.chance(5) {
-            self.clients[client].member = self.chance.below(self.members.len() as u64) as usize;
+            self.clients[client].member = self.endpoint();
         }
     }
 
@@ -289,7 +293,7 @@ impl World {
             running.asked.retain(|asked| asked.operation != operation);
         }
         self.finish(operation, Told::Nothing);
-        self.clients[client].member = self.chance.below(self.members.len() as u64) as usize;
+        self.clients[client].member = self.endpoint();
     }
 
     fn finish(&mut self, operation: usize, told: Told) {

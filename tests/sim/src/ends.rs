@@ -11,6 +11,7 @@ pub fn check(world: &mut World) {
     let seen = Seen { history: &world.history, operations: &world.operations, leases: &world.leases.all };
     let mut found = clients(&seen);
     members(world, &mut found);
+    world.check_members(&mut found);
     for text in found.into_iter().take(10) {
         world.violation(text);
     }
@@ -22,8 +23,9 @@ fn members(world: &World, found: &mut Vec<String>) {
     let head = history.head();
     let model: Vec<KeyValue> = history.pairs(head, |_| true).into_iter().cloned().collect();
     let mut first = None;
+    let listed = world.listed();
     for (at, member) in world.members.iter().enumerate() {
-        let Some(running) = &member.running else { continue };
+        let Some(running) = member.running.as_ref().filter(|_| listed.iter().any(|m| m.id == member.id)) else { continue };
         let store = running.node.handle().store();
         let all = Range { key: Bytes::from_static(b"\0"), range_end: Bytes::from_static(b"\0"), ..Default::default() };
         match store.range(&all) {
@@ -59,7 +61,16 @@ impl World {
     pub fn unsettled(&self) -> Option<String> {
         let mut applied = None;
         let stands: Vec<_> = self.members.iter().map(|m| m.running.as_ref().map(|r| r.node.handle().status())).collect();
-        for (at, member) in self.members.iter().enumerate() {
+        if !self.operator.rests() {
+            return Some("the operator is not done".into());
+        }
+        let listed = self.listed();
+        if listed.is_empty() {
+            return Some("nobody knows the members".into());
+        }
+        for row in listed.iter() {
+            let Some(at) = self.index_of(row.id) else { return Some(format!("nobody is member {:016x}", row.id)) };
+            let member = &self.members[at];
             let Some(running) = &member.running else { return Some(format!("member {at} is down")) };
             let status = running.node.handle().status();
             if status.leader == 0 {
@@ -80,6 +91,14 @@ impl World {
             let stands = (status.applied_index, status.raft_index);
             if status.applied_index != status.raft_index || *applied.get_or_insert(stands) != stands {
                 return Some(format!("member {at} stands at {stands:?}, another at {applied:?}"));
+            }
+        }
+        for (at, member) in self.members.iter().enumerate() {
+            let Some(running) = &member.running else { continue };
+            let own = running.node.handle().shared().members();
+            // One whose whole list is gone finds nobody who could tell it.
+            if listed.iter().all(|m| m.id != member.id) && listed.iter().any(|m| own.iter().any(|o| o.id == m.id)) {
+                return Some(format!("member {at} was removed and still runs"));
             }
         }
         if !self.watchers_are_done() {

@@ -1,5 +1,6 @@
 //! What goes wrong: one fault every few seconds, of network, disk, clock and process, until the world becomes calm.
 
+use crate::member::Stage;
 use crate::world::{Event, MS, SECOND, World};
 use quorate::env::files_sim::Fault;
 use quorate::node::StartError;
@@ -14,12 +15,21 @@ impl World {
         self.after(first, Event::Fault);
     }
 
-    fn leader(&self) -> Option<usize> {
+    /// Who led last, of those that run.
+    pub fn leader(&self) -> Option<usize> {
         self.leaders.iter().rev().map(|(_, at)| *at).find(|at| self.members[*at].running.is_some())
     }
 
     fn anyone(&mut self) -> usize {
-        self.chance.below(self.members.len() as u64) as usize
+        let current = self.current();
+        if current.is_empty() { 0 } else { self.chance.pick(&current) }
+    }
+
+    /// Whether the cluster works on without one more of its members. Now and then it need not.
+    pub fn may_lose(&mut self) -> bool {
+        let current = self.current();
+        let away = current.iter().filter(|at| self.members[**at].down || self.members[**at].paused_until.is_some()).count();
+        away < (current.len().max(1) - 1) / 2 || (away < current.len() && self.chance.chance(10))
     }
 
     fn tell(&mut self, text: String) {
@@ -34,8 +44,7 @@ impl World {
         }
         let next = self.chance.between(1500 * MS, 5 * SECOND);
         self.after(next, Event::Fault);
-        let away = self.members.iter().filter(|m| m.down || m.paused_until.is_some()).count();
-        let may_lose = away < (self.members.len() - 1) / 2;
+        let may_lose = self.may_lose();
         // Each seed loses its leader at once, and then anything.
         let kind = if self.faults.is_empty() { 1 } else { self.chance.below(20) };
         let at = self.anyone();
@@ -131,6 +140,9 @@ impl World {
             17 if self.chance.chance(40) => {
                 self.tell("the power of all members fails".into());
                 for at in 0..self.members.len() {
+                    if self.members[at].stage != Stage::Member {
+                        continue;
+                    }
                     if self.members[at].running.is_some() {
                         self.kill(at, true);
                     }
@@ -154,7 +166,7 @@ impl World {
         self.after(delay, Event::Heal { number });
     }
 
-    fn crash(&mut self, at: usize, power: bool, most: u64) {
+    pub fn crash(&mut self, at: usize, power: bool, most: u64) {
         if self.members[at].running.is_none() {
             return;
         }
@@ -164,8 +176,10 @@ impl World {
             self.flip(at);
         }
         if quorate::env::plant::is(quorate::env::plant::Plant::ReusedMemberId) && self.chance.chance(50) {
-            let members = self.members.len();
-            self.members[at].lose_disk(at, members);
+            let members = self.settings.members;
+            if at < members {
+                self.members[at].lose_disk(at, members);
+            }
         }
         let delay = self.chance.between(100 * MS, most);
         self.after(delay, Event::Mend { at });
@@ -199,7 +213,7 @@ impl World {
 
     /// Starts a member that is down, with a disk that works.
     pub fn mend(&mut self, at: usize) {
-        if self.members[at].running.is_some() {
+        if self.members[at].running.is_some() || !self.may_start(at) {
             return;
         }
         let seed = self.chance.draw();
@@ -233,6 +247,7 @@ impl World {
         self.calm = true;
         self.heals += 1;
         self.heal(self.heals);
+        self.end_operator();
         for at in 0..self.members.len() {
             self.after(SECOND, Event::Mend { at });
         }

@@ -58,13 +58,16 @@ impl World {
             }
             // The next one, whatever becomes of this.
             let next = self.chance.between(400 * MS, 900 * MS);
-            let member = self.chance.below(self.members.len() as u64) as usize;
+            let member = self.endpoint();
             self.after(next, Event::KeepAlive { client, lease: id, at: member, hops: 0 });
         }
         let now = self.now;
         self.members[at].set_clock(now);
         let Some(running) = &self.members[at].running else { return };
         let status = running.node.handle().status();
+        if status.is_learner {
+            return;
+        }
         if status.is_leader {
             let renewed = running.node.handle().renew_here(id);
             let rightful = self.leaders.keys().next_back().is_none_or(|newest| *newest <= status.term);
@@ -77,7 +80,7 @@ impl World {
                 self.leases.renewed += 1;
             }
         } else if hops < 2
-            && let Some(leader) = self.members.iter().position(|m| m.id == status.leader)
+            && let Some(leader) = self.index_of(status.leader)
             && !self.net.is_cut(at, leader)
         {
             let delay = self.delay(at, leader);

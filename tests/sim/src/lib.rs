@@ -3,11 +3,11 @@
 //!
 //! [`run`] is the whole of it: a seed in, a [`Report`] out. [`world`] has the queue of events; [`turns`] the members' steps;
 //! [`member`] a member's disk, clock and process; [`net`] the channels between members and [`wire`] what passes over them; [`transfer`] snapshots on their way; [`faults`] what goes
-//! wrong and [`damage`] what no checksum sees; [`clients`], [`leases`] and [`watchers`] who uses the cluster; [`agreed`] what the members agreed on; [`check`] and [`following`] whether what
+//! wrong and [`damage`] what no checksum sees; [`operator`] who takes members in and out, [`joining`] how they come and go and [`ledger`] whose word counts; [`clients`], [`leases`] and [`watchers`] who uses the cluster; [`agreed`] what the members agreed on; [`check`] and [`following`] whether what
 //! the clients and the watchers saw follows from it, which the tests on real processes ask too; [`ends`] how it all ended.
 //!
 //! What is left out: gRPC and TLS, RocksDB (its in-memory twin crashes as it does: to a prefix of the batches written), the watch
-//! room's and the log's own threads (their steps are taken here), changes of the member list, and full disks under the rows.
+//! room's and the log's own threads (their steps are taken here), and full disks under the rows.
 
 pub mod agreed;
 pub mod check;
@@ -16,9 +16,12 @@ pub mod damage;
 pub mod ends;
 pub mod faults;
 pub mod following;
+pub mod joining;
 pub mod leases;
+pub mod ledger;
 pub mod member;
 pub mod net;
+pub mod operator;
 pub mod ops;
 pub mod rng;
 pub mod transfer;
@@ -62,6 +65,10 @@ pub struct Report {
     pub snapshots: u32,
     /// Members that were set aside and got other rows.
     pub rebuilt: u32,
+    /// Changes of members that were proposed.
+    pub changes: usize,
+    /// Machines that joined.
+    pub joined: u32,
     /// Virtual time.
     pub time: Time,
 }
@@ -79,6 +86,7 @@ pub fn run(settings: Settings) -> Report {
     world.add_clients(8);
     world.add_watchers(6);
     world.begin_faults();
+    world.begin_operator();
     let end = settings.seconds * SECOND;
     world.run_until(end);
     let mut now = end;
@@ -114,6 +122,8 @@ impl World {
             renewals: self.leases.renewed,
             snapshots: self.snapshots,
             rebuilt: self.rebuilt,
+            changes: self.ledger.changes(),
+            joined: self.joined,
             time: self.now,
         }
     }

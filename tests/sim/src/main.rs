@@ -112,6 +112,8 @@ struct Totals {
     renewals: u64,
     snapshots: u32,
     rebuilt: u32,
+    changes: usize,
+    joined: u32,
     /// Seeds that are smaller than a seed has to be.
     small: usize,
     virtual_seconds: u64,
@@ -130,6 +132,8 @@ impl Totals {
         self.renewals += r.renewals;
         self.snapshots += r.snapshots;
         self.rebuilt += r.rebuilt;
+        self.changes += r.changes;
+        self.joined += r.joined;
         self.virtual_seconds += r.time / sim::world::SECOND;
         let small = r.operations < 500 || r.faults < 5 || r.leader_changes < 1;
         self.small += usize::from(small && r.violations.is_empty());
@@ -146,7 +150,7 @@ fn main() -> ExitCode {
     let began = Instant::now();
     let (bad, t) = run_all(&arguments, false);
     println!(
-        "{} operations ({} answered), {} revisions, {} faults, {} leader changes, {} snapshots, {} members rebuilt, {} events watched, {} bookmarks, {} renewals",
+        "{} operations ({} answered), {} revisions, {} faults, {} leader changes, {} snapshots, {} members rebuilt, {} changes of members, {} joined, {} events watched, {} bookmarks, {} renewals",
         t.operations,
         t.answered,
         t.revisions,
@@ -154,6 +158,8 @@ fn main() -> ExitCode {
         t.leader_changes,
         t.snapshots,
         t.rebuilt,
+        t.changes,
+        t.joined,
         t.watched,
         t.bookmarks,
         t.renewals

@@ -9,6 +9,7 @@ use quorate::env::clock::{Clock, ManualClock};
 use quorate::mvcc::{RevisionEvents, Store};
 use quorate::node::stepped::{Life, MemDisk, SteppedNode, SteppedSettings, Waiting};
 use quorate::node::{EventSink, Founding, PeerSink, StartError};
+use quorate::peer::strangers::Strangers;
 use quorate::types::MemberId;
 use quorate::wal::Identity;
 use quorate::watch::{Hub, HubOptions};
@@ -84,6 +85,12 @@ pub struct Asked {
     pub waiting: Waiting,
 }
 
+/// A change of members that this process, as the leader, has proposed for the operator.
+pub struct Changing {
+    pub number: u64,
+    pub waiting: Waiting,
+}
+
 /// A process of a member.
 pub struct Running {
     pub node: SteppedNode,
@@ -92,11 +99,46 @@ pub struct Running {
     pub published: Arc<Mutex<Published>>,
     pub busy: [bool; 5],
     pub asked: Vec<Asked>,
+    pub changes: Vec<Changing>,
+    /// The list by which it keeps its channels.
+    pub follows: Option<Arc<Vec<MemberRow>>>,
+    /// Members that called and are not on that list.
+    pub strangers: Strangers,
+    /// It was removed, knows it, and ends.
+    pub leaves: bool,
 }
 
-/// A member of the simulated cluster.
+/// What a machine is to the cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage {
+    /// It has an empty disk and waits at the gate, or is not even switched on.
+    Empty,
+    /// It has a member's disk.
+    Member,
+    /// Its disk is lost, or it was removed and knows it: it never starts again.
+    Gone,
+}
+
+/// A member of the simulated cluster: one machine with one disk, and at most one id in all its time.
 pub struct Member {
+    /// 0 before it has passed the gate.
     pub id: MemberId,
+    /// Its address, by which the cluster lists it.
+    pub url: String,
+    pub stage: Stage,
+    /// The operator keeps it down.
+    pub held: bool,
+    /// Another member told it that it was removed.
+    pub told: bool,
+    /// It wrote down that it was removed.
+    pub buried: bool,
+    /// When it last told its name.
+    pub announced: Time,
+    /// The last list of members that was looked at, and its voters.
+    pub list: Arc<Vec<MemberRow>>,
+    pub voters: Vec<MemberId>,
+    /// The newest commit that was looked at while it led, and in which term.
+    pub committed: (u64, u64),
     pub disk: MemDisk,
     pub clock: Arc<ManualClock>,
     /// How much faster its clock goes than the world's, in parts per million.
@@ -114,6 +156,8 @@ pub struct Member {
     pub flipped: Option<(std::path::PathBuf, u64, u8)>,
     /// A row that was damaged: its key, and its value since.
     pub damaged: Option<(Bytes, Bytes)>,
+    /// A bit of its digest flipped, and no comparison has found it sound since.
+    pub digest_flipped: bool,
     /// It stays down until someone starts it.
     pub down: bool,
     seed: u64,
@@ -141,8 +185,16 @@ pub fn id_of(at: usize) -> MemberId {
     0x1001 + 0x111 * at as u64
 }
 
+pub fn name_of(at: usize) -> String {
+    format!("m{at}")
+}
+
+pub fn url_of(at: usize) -> String {
+    format!("http://m{at}:2380")
+}
+
 fn founding(at: usize, members: usize) -> Founding {
-    let row = |i| MemberRow { id: id_of(i), name: format!("m{i}"), ..Default::default() };
+    let row = |i| MemberRow { id: id_of(i), name: name_of(i), peer_urls: vec![url_of(i)], ..Default::default() };
     Founding {
         cluster_id: CLUSTER,
         member_id: id_of(at),
@@ -155,11 +207,25 @@ fn founding(at: usize, members: usize) -> Founding {
 impl Member {
     /// A founding member with its disk made and nothing running.
     pub fn new(at: usize, members: usize, seed: u64) -> Self {
-        let disk = MemDisk::new(seed);
-        disk.found(&settings(), &founding(at, members)).expect("an empty disk in memory takes a member");
+        let mut member = Self::empty(url_of(at), seed);
+        member.join(&founding(at, members));
+        member
+    }
+
+    /// A machine with an empty disk, which may become a member at this address.
+    pub fn empty(url: String, seed: u64) -> Self {
         Self {
-            id: id_of(at),
-            disk,
+            id: 0,
+            url,
+            stage: Stage::Empty,
+            held: false,
+            told: false,
+            buried: false,
+            announced: 0,
+            list: Arc::default(),
+            voters: Vec::new(),
+            committed: (0, 0),
+            disk: MemDisk::new(seed),
             clock: Arc::default(),
             drift: 0,
             wall_offset: 0,
@@ -170,9 +236,17 @@ impl Member {
             slow_disk: 1,
             flipped: None,
             damaged: None,
+            digest_flipped: false,
             down: false,
             seed,
         }
+    }
+
+    /// Makes a member on the empty disk.
+    pub fn join(&mut self, founding: &Founding) {
+        self.disk.found(&settings(), founding).expect("an empty disk in memory takes a member");
+        self.id = founding.member_id;
+        self.stage = Stage::Member;
     }
 
     /// Gives the member an empty disk under its old id, as a careless operator would.
@@ -214,7 +288,18 @@ impl Member {
         // All members run this very build.
         node.handle().raise_level(quorate::state::FEATURE_LEVEL);
         let hub = hub.expect("the sink is made with the node");
-        self.running = Some(Running { node, hub, outgoing, published, busy: [false; 5], asked: Vec::new() });
+        self.running = Some(Running {
+            node,
+            hub,
+            outgoing,
+            published,
+            busy: [false; 5],
+            asked: Vec::new(),
+            changes: Vec::new(),
+            follows: None,
+            strangers: Strangers::default(),
+            leaves: false,
+        });
         self.down = false;
         Ok(())
     }

@@ -38,6 +38,8 @@ pub struct Lane {
     pub flights: VecDeque<Flight>,
     /// When the front flight first met a cut.
     pub stalled: Option<Time>,
+    /// When the session was opened.
+    pub since: Time,
     pub pumping: bool,
     pub arriving: bool,
     /// The receiver's side.
@@ -56,6 +58,7 @@ impl Lane {
             generation: 0,
             flights: VecDeque::new(),
             stalled: None,
+            since: 0,
             pumping: false,
             arriving: false,
             gate: Gate::default(),
@@ -67,6 +70,8 @@ impl Lane {
 pub struct Net {
     members: usize,
     lanes: Vec<Lane>,
+    /// Who keeps channels to whom: to those on its list of members.
+    linked: Vec<bool>,
     cut: Vec<bool>,
     /// Extra delay of each direction.
     slow: Vec<Time>,
@@ -87,11 +92,13 @@ pub fn kind_of(message: &Message) -> Kind {
 }
 
 impl Net {
+    /// Links between `members`, and as many more as they may become.
     pub fn new(members: usize) -> Self {
         let pairs = members * members;
         Self {
             members,
             lanes: (0..pairs * 2).map(|i| Lane::new(KINDS[i % 2])).collect(),
+            linked: vec![false; pairs],
             cut: vec![false; pairs],
             slow: vec![0; pairs],
             rough: (0, 0, 0),
@@ -109,9 +116,35 @@ impl Net {
         &mut self.lanes[at]
     }
 
+    pub fn is_linked(&self, from: usize, to: usize) -> bool {
+        self.linked[self.pair(from, to)]
+    }
+
+    /// Opens or closes a member's channels to another; what waited in closed ones is lost.
+    pub fn set_linked(&mut self, from: usize, to: usize, linked: bool) {
+        let at = self.pair(from, to);
+        self.linked[at] = linked;
+        for kind in KINDS {
+            let lane = self.lane(from, to, kind);
+            if !linked {
+                lane.outbox.close();
+                lane.flights.clear();
+                lane.stalled = None;
+            }
+        }
+    }
+
+    /// How long a member's control channel to another has been open.
+    pub fn connected_for(&mut self, from: usize, to: usize, now: Time) -> Option<Time> {
+        let lane = self.lane(from, to, Kind::Control);
+        lane.outbox.is_open().then(|| now - lane.since)
+    }
+
     /// Forgets what a sender's process held; its next life opens new sessions.
     pub fn forget_sender(&mut self, from: usize) {
         for to in 0..self.members {
+            let pair = self.pair(from, to);
+            self.linked[pair] = false;
             for kind in KINDS {
                 let lane = self.lane(from, to, kind);
                 let gate = std::mem::take(&mut lane.gate);

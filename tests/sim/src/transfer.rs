@@ -1,5 +1,6 @@
 //! Snapshots on their way: the real view cut into chunks, the real receiver that checks and writes them, and between them a
-//! connection that may break at any chunk. What broke goes on where it stopped when the same view is offered again.
+//! connection that may break at any chunk. What broke goes on where it stopped when the same view is offered again; what has come
+//! whole is the receiver's, which hands it to raft whether the sender is still there or not.
 
 use crate::world::{Event, MS, World};
 use quorate::node::stepped::chunk_now;
@@ -50,14 +51,17 @@ impl World {
             self.transfers[id].stage = stage;
             return self.after(100 * MS, Event::Transfer { id });
         }
-        if !alive(self, from, lives.0) {
-            let pair = self.net.pair(from, to);
-            self.net.sending[pair] = false;
-            return;
+        let handed = matches!(stage, Stage::Handed { .. });
+        if !handed && !alive(self, from, lives.0) {
+            return self.sent(from, to);
+        }
+        let reached =
+            alive(self, to, lives.1) && !self.refuses(to, from) && !self.net.is_cut(from, to) && !self.net.is_cut(to, from);
+        if !handed && reached && self.is_damaged(from) {
+            self.lead_elsewhere(from, to);
         }
         // A damaged member that is not found out in time would hand its damage on, and a majority decides what is damage.
-        let connected =
-            !self.is_damaged(from) && alive(self, to, lives.1) && !self.net.is_cut(from, to) && !self.net.is_cut(to, from);
+        let connected = if handed { alive(self, to, lives.1) } else { reached && !self.is_damaged(from) };
         let next = match connected {
             true => self.guarded(to, |world| world.advance(id, stage)),
             false => Some(Err("the connection broke".to_string())),
@@ -68,8 +72,9 @@ impl World {
                 self.snapshots += 1;
                 let fenced = self.members[to].running.as_ref().is_some_and(|r| r.node.handle().is_fenced());
                 self.rebuilt += u32::from(fenced);
+                self.members[to].digest_flipped = false;
                 self.note(&format!("a snapshot from {from} to {to} is taken"));
-                self.transferred(id, true);
+                self.transferred(id, reached);
             }
             Some(Ok(stage)) => {
                 self.transfers[id].stage = stage;
@@ -84,8 +89,18 @@ impl World {
         }
     }
 
+    /// The channel of snapshots between two members is free again.
+    fn sent(&mut self, from: usize, to: usize) {
+        let pair = self.net.pair(from, to);
+        self.net.sending[pair] = false;
+    }
+
+    /// The sender learns how it ended, if it is still there.
     fn transferred(&mut self, id: usize, ok: bool) {
         let Transfer { from, to, lives, .. } = self.transfers[id];
+        if self.members[from].life != lives.0 {
+            return self.sent(from, to);
+        }
         let about = self.members[to].id;
         let delay = if ok { MS } else { PAUSE };
         self.after(delay, Event::Report { at: from, life: lives.0, about, ok });
@@ -122,9 +137,8 @@ impl World {
                 Ok(Stage::Rows { view, staging, attempt, from: chunk.next, rows, checksum })
             }
             Stage::Rows { staging, attempt, from: None, rows, checksum, .. } => {
-                let taken = staging.finish(attempt, rows, checksum).map_err(failed);
-                let offered = taken.and_then(|()| receiver.node.offer_snapshot(message.clone(), true).map_err(|e| e.to_string()));
-                match offered {
+                staging.finish(attempt, rows, checksum).map_err(failed)?;
+                match receiver.node.offer_snapshot(message.clone(), true).map_err(|e| e.to_string()) {
                     Ok(answer) => Ok(Stage::Handed { staging, answer }),
                     Err(e) => {
                         staging.give_up();

@@ -15,7 +15,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 impl World {
     /// Starts a member that is down.
     pub fn start(&mut self, at: usize) {
-        if self.members[at].running.is_some() {
+        if self.members[at].running.is_some() || !self.may_start(at) {
             return;
         }
         let now = self.now;
@@ -24,16 +24,12 @@ impl World {
             Some(Ok(())) => {
                 let life = self.members[at].life;
                 self.note(&format!("member {at} starts its life {life}"));
+                if self.was_removed(at) {
+                    return self.bury(at);
+                }
                 let first = self.chance.below(HEARTBEAT);
                 self.after(first, Event::Tick { at, life });
-                for other in 0..self.members.len() {
-                    for kind in KINDS {
-                        if other != at {
-                            let delay = self.chance.between(MS, 30 * MS);
-                            self.after(delay, Event::Connect { from: at, to: other, kind, life });
-                        }
-                    }
-                }
+                self.follow_members(at);
                 self.settle(at);
             }
             Some(Err(e)) => self.refused_to_start(at, &e),
@@ -111,6 +107,9 @@ impl World {
                 running.hub.tick(now / MS);
                 running.published.lock().stirred = true;
             }
+            self.follow_members(at);
+            self.announce(at);
+            self.look_for_removal(at);
             // Its clock says when a heartbeat is over.
             let drift = self.members[at].drift;
             let period = (HEARTBEAT as i64 - HEARTBEAT as i64 * drift / 1_000_000) as Time;
@@ -168,18 +167,28 @@ impl World {
                 self.violation(format!("member {at}: {e}"));
             }
         }
+        for message in &messages {
+            self.ledger.sent(message);
+            if let Err(e) = self.ledger.appended(message, &status) {
+                self.violation(format!("member {at}: {e}"));
+            }
+        }
+        self.look_at_members(at);
         if status.is_leader {
+            let first = !self.leaders.contains_key(&status.term);
             let known = *self.leaders.entry(status.term).or_insert(at);
             if known != at {
                 self.violation(format!("members {known} and {at} both lead in term {}", status.term));
             }
+            self.look_at_leader(at, first, &status);
         }
+        self.members[at].voters = self.voters_of(at);
         let life = self.members[at].life;
         for message in messages {
             self.send(at, life, message);
         }
         for (leader, proposals) in forwards {
-            if let Some(to) = self.members.iter().position(|m| m.id == leader) {
+            if let Some(to) = self.index_of(leader) {
                 let delay = self.delay(at, to);
                 self.after(delay, Event::Forward { from: at, to, life, proposals });
             }
@@ -244,6 +253,17 @@ impl World {
             }
             None => true,
         });
+        let mut changed = Vec::new();
+        running.changes.retain_mut(|changing| match changing.waiting.poll() {
+            Some(answer) => {
+                changed.push((changing.number, matches!(&answer, Answered::Applied(a) if a.result.is_ok())));
+                false
+            }
+            None => true,
+        });
+        for (number, ok) in changed {
+            self.tell_operator(number, ok);
+        }
         for (operation, answer) in done {
             match answer {
                 Answered::Applied(answer) => self.answer(operation, Told::Answer(answer)),

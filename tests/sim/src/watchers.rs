@@ -90,9 +90,12 @@ impl World {
     }
 
     fn open(&mut self, watcher: usize) {
-        let at = self.chance.below(self.members.len() as u64) as usize;
+        let at = self.endpoint();
         let member = &self.members[at];
         let (Some(running), None) = (&member.running, member.paused_until) else { return };
+        if self.is_learner(at) {
+            return;
+        }
         let w = &self.watchers[watcher];
         // A small budget: a client that is slow to read lags and catches up from history.
         let limits = Limits { stream_bytes: 900, ..Limits::default() };

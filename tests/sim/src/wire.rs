@@ -1,7 +1,6 @@
 //! Messages between members: out of the real outboxes, over the channels of [`crate::net`], through the receiver's gate.
 
 use crate::Time;
-use crate::member::id_of;
 use crate::net::{Flight, Kind, kind_of};
 use crate::world::{Event, MS, SECOND, World};
 use bytes::Bytes;
@@ -20,7 +19,11 @@ impl World {
     }
 
     pub fn send(&mut self, from: usize, life: u32, message: Message) {
-        let Some(to) = self.members.iter().position(|m| m.id == message.to) else { return };
+        let Some(to) = self.index_of(message.to) else { return };
+        // To one that is not on its list a member has no channel.
+        if !self.net.is_linked(from, to) {
+            return;
+        }
         if message.get_msg_type() == MessageType::MsgSnapshot {
             return self.begin_transfer(from, to, message);
         }
@@ -44,7 +47,7 @@ impl World {
             return;
         }
         self.net.reported[pair] = self.now;
-        let about = id_of(to);
+        let about = self.members[to].id;
         if self.members[from].life == life
             && let Some(running) = &self.members[from].running
         {
@@ -122,6 +125,10 @@ impl World {
         if self.members[to].running.is_none() {
             return self.break_session(from, to, kind);
         }
+        if self.refuses(to, from) {
+            // Its next stream is told why.
+            return self.break_session(from, to, kind);
+        }
         if !self.net.lane(from, to, kind).gate.passes(boot, generation) {
             return;
         }
@@ -162,10 +169,19 @@ impl World {
             return;
         }
         let reachable = self.members[to].running.is_some() && !self.net.is_cut(from, to) && !self.net.is_cut(to, from);
-        if !reachable {
+        if !self.net.is_linked(from, to) {
+            return;
+        }
+        let refused = reachable && self.refuses(to, from);
+        if refused && !self.members[from].told {
+            self.note(&format!("member {from} is told by member {to} that it was removed"));
+            self.members[from].told = true;
+        }
+        if !reachable || refused {
             let delay = self.chance.between(50 * MS, SECOND);
             return self.after(delay, Event::Connect { from, to, kind, life });
         }
+        let now = self.now;
         let lane = self.net.lane(from, to, kind);
         if lane.outbox.is_open() {
             return;
@@ -174,14 +190,16 @@ impl World {
         lane.generation += 1;
         lane.flights.clear();
         lane.stalled = None;
+        lane.since = now;
         let generation = lane.generation;
         if !lane.gate.admit(u64::from(life), generation) {
             self.violation(format!("a stream from {from} to {to} was refused as older than the last one"));
         }
+        self.meet(to, from);
     }
 
     pub fn forward(&mut self, from: usize, to: usize, life: u32, proposals: Vec<Bytes>) {
-        if self.net.is_cut(from, to) || self.members[to].running.is_none() {
+        if self.net.is_cut(from, to) || self.members[to].running.is_none() || self.refuses(to, from) {
             return;
         }
         let mut refused = false;

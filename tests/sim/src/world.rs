@@ -6,14 +6,17 @@
 use crate::agreed::History;
 use crate::clients::Client;
 use crate::leases::Leases;
+use crate::ledger::Ledger;
 use crate::member::{Member, Part};
 use crate::net::{Kind, Net};
+use crate::operator::Operator;
 use crate::ops::Operation;
 use crate::rng::Rng;
 use crate::transfer::Transfer;
 use crate::watchers::Watcher;
 use crate::{Settings, Time};
 use bytes::Bytes;
+use quorate_proto::state::MemberChange;
 use raft::eraftpb::Message;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -23,6 +26,8 @@ pub const MS: Time = 1000;
 pub const SECOND: Time = 1000 * MS;
 pub const HEARTBEAT: Time = 100 * MS;
 pub const ELECTION: Time = SECOND;
+/// Machines that may be added to a world, one after the other.
+pub const SPARE: usize = 8;
 
 /// What happens next.
 #[derive(Clone, Debug)]
@@ -106,6 +111,33 @@ pub enum Event {
         watcher: usize,
     },
     Fault,
+    /// A machine with an empty disk asks the others who belongs to the cluster.
+    Gate {
+        at: usize,
+    },
+    /// A member that was removed ends.
+    Depart {
+        at: usize,
+        life: u32,
+    },
+    /// The operator's next step.
+    Operate {
+        turn: u64,
+    },
+    /// A change of members reaches a member.
+    Change {
+        at: usize,
+        number: u64,
+        change: MemberChange,
+        hops: u32,
+    },
+    /// Its answer reaches the operator.
+    Changed {
+        number: u64,
+        ok: bool,
+    },
+    /// The leader goes while a change is under way.
+    Unseat,
     Resume {
         at: usize,
         life: u32,
@@ -165,6 +197,8 @@ pub struct World {
     pub watchers: Vec<Watcher>,
     pub leases: Leases,
     pub transfers: Vec<Transfer>,
+    pub operator: Operator,
+    pub ledger: Ledger,
     /// Who led in each term.
     pub leaders: BTreeMap<u64, usize>,
     pub faults: Vec<(Time, String)>,
@@ -178,6 +212,10 @@ pub struct World {
     pub heals: u32,
     pub snapshots: u32,
     pub rebuilt: u32,
+    /// Machines that joined.
+    pub joined: u32,
+    /// When a bit of a row, or of what was applied, flipped last.
+    pub damaged_at: Option<Time>,
 }
 
 impl World {
@@ -196,7 +234,7 @@ impl World {
             chance,
             queue: BinaryHeap::new(),
             made: 0,
-            net: Net::new(members.len()),
+            net: Net::new(members.len() + SPARE),
             members,
             history: History::default(),
             operations: Vec::new(),
@@ -205,6 +243,8 @@ impl World {
             watchers: Vec::new(),
             leases: Leases::default(),
             transfers: Vec::new(),
+            operator: Operator::default(),
+            ledger: Ledger::default(),
             leaders: BTreeMap::new(),
             faults: Vec::new(),
             violations: Vec::new(),
@@ -215,6 +255,8 @@ impl World {
             heals: 0,
             snapshots: 0,
             rebuilt: 0,
+            joined: 0,
+            damaged_at: None,
             settings,
         }
     }
@@ -263,6 +305,7 @@ impl World {
     fn whose(event: &Event) -> Option<usize> {
         match event {
             Event::Tick { at, .. } | Event::Step { at, .. } | Event::Request { at, .. } => Some(*at),
+            Event::Depart { at, .. } | Event::Change { at, .. } => Some(*at),
             Event::GiveBack { at, .. } | Event::KeepAlive { at, .. } | Event::Report { at, .. } => Some(*at),
             Event::Pump { from, .. } | Event::Connect { from, .. } => Some(*from),
             Event::Forward { to, .. } | Event::Late { to, .. } | Event::Arrive { to, .. } => Some(*to),
@@ -296,7 +339,7 @@ impl World {
             }
             Event::Transfer { id } => self.transfer(id),
             Event::Report { at, life, about, ok } => {
-                if let Some(to) = self.members.iter().position(|m| m.id == about) {
+                if let Some(to) = self.index_of(about) {
                     let pair = self.net.pair(at, to);
                     self.net.sending[pair] = false;
                 }
@@ -309,6 +352,12 @@ impl World {
             Event::KeepAlive { client, lease, at, hops } => self.keep_alive(client, lease, at, hops),
             Event::Watch { watcher } => self.watch(watcher),
             Event::Fault => self.fault(),
+            Event::Gate { at } => self.gate(at),
+            Event::Depart { at, life } => self.depart(at, life),
+            Event::Operate { turn } => self.operate(turn),
+            Event::Change { at, number, change, hops } => self.change(at, number, change, hops),
+            Event::Changed { number, ok } => self.changed(number, ok),
+            Event::Unseat => self.unseat(),
             Event::Resume { at, life } => self.resume(at, life),
             Event::Start { at } => self.start(at),
             Event::Mend { at } => self.mend(at),

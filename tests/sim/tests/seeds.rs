@@ -17,6 +17,17 @@ fn the_same_seed_gives_the_same_trace() {
     }
 }
 
+/// Members come and go in most seeds, and all that is checked holds.
+#[test]
+fn members_come_and_go() {
+    let reports = [1, 2, 3].map(|seed| run(Settings { seconds: 40, ..settings(seed, 3) }));
+    for report in &reports {
+        assert_eq!(report.violations, Vec::<String>::new(), "seed {}", report.settings.seed);
+    }
+    assert!(reports.iter().map(|r| r.changes).sum::<usize>() > 2, "{reports:?}");
+    assert!(reports.iter().any(|r| r.joined > 0), "{reports:?}");
+}
+
 /// A seed has something in it to be found: answers, faults, leader changes, events and bookmarks.
 #[test]
 fn a_seed_is_worth_its_time() {
