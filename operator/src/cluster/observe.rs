@@ -232,9 +232,10 @@ fn upkeep(cluster: &Valid, survey: &Survey, status: &ClusterStatus, now: Seconds
         let (min_free_percent, min_free_bytes) = (i64::from(window.min_free_percent), window.min_free_bytes);
         Some(upkeep::Reclaim { due: due?, min_free_percent, min_free_bytes })
     });
-    let sizes = |answer: &quorate_client::proto::etcdserverpb::StatusResponse| Sizes {
+    let sizes = |slot: &Slot, answer: &quorate_client::proto::etcdserverpb::StatusResponse| Sizes {
         on_disk: answer.db_size,
         in_use: answer.db_size_in_use,
+        counted: survey.counted.get(slot).copied(),
         quota: answer.db_size_quota,
     };
     Upkeep {
@@ -242,7 +243,7 @@ fn upkeep(cluster: &Valid, survey: &Survey, status: &ClusterStatus, now: Seconds
         heal_keeping: (spec.full_store.action == FullStoreAction::Heal).then_some(spec.full_store.keep_revisions),
         healed: at(&done.healed_at),
         compacted: survey.compacted,
-        sizes: survey.answers.iter().map(|(slot, answer)| (*slot, sizes(answer))).collect(),
+        sizes: survey.answers.iter().map(|(slot, answer)| (*slot, sizes(slot, answer))).collect(),
         compaction,
         reclaim,
     }
