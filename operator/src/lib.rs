@@ -24,6 +24,7 @@ pub mod election;
 pub mod http;
 pub mod member;
 pub mod metrics;
+pub mod phase;
 pub mod restore;
 pub mod task;
 

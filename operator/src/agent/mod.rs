@@ -88,6 +88,15 @@ pub enum Work {
         #[arg(long, default_value = "/usr/bin/quorate", value_name = "FILE")]
         server: PathBuf,
     },
+    /// Reads all that a restore would read, and checks it; nothing is kept
+    Look {
+        /// The store
+        #[command(flatten)]
+        store: StoreFlags,
+        /// What would be restored
+        #[command(flatten)]
+        source: Source,
+    },
     /// Restores an object into a server that is thrown away, and compares
     Verify {
         /// The store
@@ -196,6 +205,7 @@ pub async fn work(work: &Work) -> Result<String, Error> {
             let member = restore::Member { data_dir, name, peer_url, token, server };
             Ok(words(&restore::restore(&store::Store::open(store)?, source, &member, *bump_revision).await?))
         }
+        Work::Look { store, source } => Ok(words(&restore::look(&store::Store::open(store)?, source).await?)),
         Work::Verify { store, object, expected, chain, scratch, server } => {
             Ok(words(&verify::verify(&store::Store::open(store)?, object, expected, *chain, scratch, server).await?))
         }

@@ -46,10 +46,12 @@ pub struct Worker<'a> {
     pub scratch: bool,
 }
 
-/// Secrets' entries that become the environment by which the library for object stores finds credentials.
-const S3_KEYS: [&str; 2] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
-const GCS_KEYS: [&str; 1] = ["GOOGLE_SERVICE_ACCOUNT_KEY"];
-const AZURE_KEYS: [&str; 2] = ["AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN"];
+/// Entries of Secrets that become the environment by which the library for object stores finds credentials: all of these for S3.
+pub const S3_KEYS: [&str; 2] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+/// For Google Cloud Storage.
+pub const GCS_KEYS: [&str; 1] = ["GOOGLE_SERVICE_ACCOUNT_KEY"];
+/// For Azure Blob Storage, of which one is enough.
+pub const AZURE_KEYS: [&str; 2] = ["AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN"];
 
 fn environment(secret: Option<&NameReference>, keys: &[&str], optional: bool) -> Vec<Value> {
     let entry = |name: &str, key: &&str| {
@@ -129,11 +131,16 @@ pub fn pod(worker: &Worker<'_>, restart: &str) -> Value {
 
 /// The Job.
 pub fn job(worker: &Worker<'_>) -> Value {
+    job_of(worker, TRIES)
+}
+
+/// The Job, tried again so many times.
+pub fn job_of(worker: &Worker<'_>, tries: u32) -> Value {
     json!({
         "apiVersion": "batch/v1", "kind": "Job",
         "metadata": {"name": worker.name, "namespace": worker.namespace, "labels": worker.labels, "ownerReferences": [worker.owner]},
         "spec": {
-            "backoffLimit": TRIES, "activeDeadlineSeconds": DEADLINE,
+            "backoffLimit": tries, "activeDeadlineSeconds": DEADLINE,
             "template": {"metadata": {"labels": worker.labels}, "spec": pod(worker, "Never")},
         },
     })

@@ -13,7 +13,7 @@ pub mod errand;
 mod observe;
 pub mod plan;
 mod report;
-mod restore;
+pub mod restore;
 mod secrets;
 pub mod upkeep;
 pub mod validate;

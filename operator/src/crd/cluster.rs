@@ -385,13 +385,13 @@ pub enum LogLevel {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("self.mode == oldSelf.mode || (self.mode != 'Disabled' && oldSelf.mode != 'Disabled')")
-        .message("a cluster with TLS cannot be switched to one without, nor back: members would no longer understand each other; make a new cluster"),
+        .message("a cluster with TLS cannot be switched to one without, nor back: members would no longer understand each other; make a new cluster of the other mode, from a backup of this one (spec.bootstrap.restore)"),
     validation = Rule::new("(self.mode == 'Secret') == has(self.secretRefs)")
         .message("mode Secret needs secretRefs, and no other mode has them"),
     validation = Rule::new("(self.mode == 'CertManager') == has(self.issuerRef)")
         .message("mode CertManager needs issuerRef, and no other mode has it"),
     validation = Rule::new("(self.mode == 'CertManager') == (oldSelf.mode == 'CertManager')")
-        .message("a cluster cannot be switched to or from mode CertManager: members would not trust each other meanwhile; make a new cluster")
+        .message("a cluster cannot be switched to or from mode CertManager: members would not trust each other meanwhile; make a new cluster of the other mode, from a backup of this one (spec.bootstrap.restore)")
 )]
 pub struct TlsSpec {
     /// `SelfSigned`: the operator keeps an authority for this cluster and renews all certificates. `Secret`: yours are used.
