@@ -109,6 +109,8 @@ if [ "$tier" = full ]; then
   step "deltas to S3, and a cluster as of a revision" 5 flowed_and_restored
   step "recover a lost quorum from one member" 5 quorum_recovered
   step "restore in place, and give a restore up" 5 restored_in_place
+  step "kill the operator while it recovers a quorum" 5 killed_while_recovering
+  step "kill the operator while it restores in place" 5 killed_while_restoring
   step "a full store, maintenance windows, a larger volume" 5 full_store_healed
   step "plain text, and certificates of one's own" 5 other_certificates
   if [ -n "${CERT_MANAGER:-}" ]; then step "certificates of cert-manager's" 5 issued_by_cert_manager; else echo "left out: cert-manager (CERT_MANAGER names no controller)"; fi

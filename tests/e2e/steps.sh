@@ -182,9 +182,11 @@ operator_upgraded() {
     within 90 settled 3 && still 5 is "$before" pods -o 'jsonpath={.items[*].metadata.uid}' && writes_go_on
 }
 
+# The place for backups on a volume; every step that needs it makes sure of it.
+store_here() { k apply -f "$here/objects/store.yaml"; }
 # What was acknowledged before the backup was asked for is in the cluster that begins with it; the first cluster goes on.
 backed_up_and_restored() {
-  cp "$HISTORY" "$work/history-before" && k apply -f "$here/objects/backup.yaml" && within 120 is Succeeded k get quoratebackup first -o 'jsonpath={.status.phase}' || { k get quoratebackup,jobs,pods -o wide; k get quoratebackup first -o json | jq -c .status; return 1; }
+  store_here && cp "$HISTORY" "$work/history-before" && k apply -f "$here/objects/backup.yaml" && within 120 is Succeeded k get quoratebackup first -o 'jsonpath={.status.phase}' || { k get quoratebackup,jobs,pods -o wide; k get quoratebackup first -o json | jq -c .status; return 1; }
   local CLUSTER=again KEYS=$work/keys-again HISTORY=$work/history-before
   mkdir -p "$KEYS" && helm install "$CLUSTER" "$here/../../charts/quorate-cluster" -n demo --set storage.size=1Gi,storage.whenDeleted=Delete,replicas=3,bootstrap.restore.backupRef.name=first &&
     k wait --for=condition=Ready "quoratecluster/$CLUSTER" --timeout=240s && take_keys && judged 0 1 && helm uninstall "$CLUSTER" -n demo --wait --timeout 90s && within 90 no_pods
@@ -192,7 +194,7 @@ backed_up_and_restored() {
 # A schedule makes one each minute, and lets go of the older one, object and all.
 scheduled() {
   local first
-  k apply -f "$here/objects/schedule.yaml" && within 150 scheduled_done && first=$(done_by_schedule) && within 150 another_scheduled "$first" && within 60 gone quoratebackup "$first" &&
+  store_here && k apply -f "$here/objects/schedule.yaml" && within 150 scheduled_done && first=$(done_by_schedule) && within 150 another_scheduled "$first" && within 60 gone quoratebackup "$first" &&
     k delete quoratebackupschedule often
 }
 done_by_schedule() { k get quoratebackups -o json | jq -r '[.items[] | select(.metadata.name | startswith("often")) | select(.status.phase == "Succeeded") | .metadata.name] | sort | last // ""'; }
