@@ -70,7 +70,7 @@ restore_of() {
 bad_sources_stop_nobody() {
   local before
   before=$(pods -o 'jsonpath={.items[*].metadata.uid}') && k apply -f "$here/objects/nowhere.yaml" &&
-    refused_restore nothing '"storeRef": {"name": "here"}, "location": "no/such.snapshot"' 'not found' &&
+    refused_restore nothing '"storeRef": {"name": "here"}, "location": "no/such.snapshot"' 'there is no object' &&
     refused_restore elsewhere '"storeRef": {"name": "nowhere"}, "location": "a/b.snapshot"' 'volume claim no-such-claim' &&
     refused_restore unlocked '"storeRef": {"name": "locked"}, "location": "a/b.snapshot"' 'secret no-such-key' &&
     is "$before" pods -o 'jsonpath={.items[*].metadata.uid}' && is "$1" keys_held && k delete -f "$here/objects/nowhere.yaml"

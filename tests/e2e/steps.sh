@@ -200,17 +200,30 @@ scheduled() {
 done_by_schedule() { k get quoratebackups -o json | jq -r '[.items[] | select(.metadata.name | startswith("often")) | select(.status.phase == "Succeeded") | .metadata.name] | sort | last // ""'; }
 scheduled_done() { [ -n "$(done_by_schedule)" ]; }
 another_scheduled() { local last; last=$(done_by_schedule) && [ -n "$last" ] && [ "$last" != "$1" ]; }
-# Deltas flow to a real S3 server, encrypted; the full backup they begin with is proved; a cluster begins with the state of a revision,
-# and what was acknowledged before that is in it.
+# Deltas flow to a real S3 server, encrypted; the full backup they begin with is proved, and again by the proofs' own schedule; another
+# key is taken up by another pod; a cluster begins with the state of a revision, and what was acknowledged before that is in it.
 flowed_and_restored() {
   local full asked revision
   k apply -f "$here/objects/flowing.yaml" && within 120 is True flowing_condition Flowing && within 120 full_of_flowing && within 180 is True flowing_condition Verified ||
     { k get quoratebackupschedule,quoratebackup,jobs,pods -o wide; k get quoratebackupschedule flowing -o json | jq -c .status; k get quoratebackups -o json | jq -c '.items[].status'; k logs deployment/flowing-deltas --tail=20; return 1; }
+  another_key && within 150 proved_by_schedule || { k get pods -o wide; k get quoratebackups -o json | jq -c '.items[] | {metadata: .metadata.annotations, status}'; return 1; }
   full=$(full_of_flowing) && cp "$HISTORY" "$work/history-before" && asked=$(date +%s) && within 60 covered_since "$asked" && revision=$(k get quoratebackupschedule flowing -o 'jsonpath={.status.deltas.revision}') || return 1
   local CLUSTER=again KEYS=$work/keys-again HISTORY=$work/history-before
   mkdir -p "$KEYS" && helm install "$CLUSTER" "$here/../../charts/quorate-cluster" -n demo --set "storage.size=1Gi,storage.whenDeleted=Delete,replicas=3,bootstrap.restore.backupRef.name=$full,bootstrap.restore.revision=$revision" &&
     k wait --for=condition=Ready "quoratecluster/$CLUSTER" --timeout=240s && take_keys && judged 0 1 && helm uninstall "$CLUSTER" -n demo --wait --timeout 90s && within 90 no_pods || return 1
   k delete quoratebackupschedule flowing && within 60 gone deployment flowing-deltas && k delete pod s3 --now
+}
+# The key that sealed so far stays under another name; the agent that has read it is replaced.
+another_key() {
+  local before key
+  before=$(agent_pod) && key=$(k get secret sealing -o 'jsonpath={.data.key}' | base64 -d) &&
+    k patch secret sealing --type=merge -p '{"stringData":{"former":"'"$key"'","key":"'"$(openssl rand -hex 32)"'"}}' && within 60 another_agent "$before" && within 60 is True flowing_condition Flowing
+}
+agent_pod() { k get pods -l quorate.io/schedule=flowing,app.kubernetes.io/component=deltas -o json | jq -er '[.items[] | select(.metadata.deletionTimestamp == null and .status.phase == "Running")][0].metadata.uid'; }
+another_agent() { local now; now=$(agent_pod) && [ "$now" != "$1" ]; }
+proved_by_schedule() {
+  [ -n "$(k get quoratebackupschedule flowing -o 'jsonpath={.status.lastProofDueAt}')" ] && k get quoratebackups -l quorate.io/schedule=flowing -o json |
+    jq -e '[.items[].status | select((.proof // "") != "" and any(.conditions[]; .type == "Verified" and .status == "True"))] | length > 0'
 }
 flowing_condition() { k get quoratebackupschedule flowing -o json | jq -r ".status.conditions[]? | select(.type == \"$1\") | .status"; }
 full_of_flowing() { k get quoratebackups -l quorate.io/schedule=flowing -o json | jq -er '[.items[] | select(.status.phase == "Succeeded") | .metadata.name] | sort | last'; }

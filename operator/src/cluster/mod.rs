@@ -224,6 +224,11 @@ async fn errand_outside(
         aside::sweep_jobs(&context.client, cluster, job.as_deref()).await?;
     }
     let (Some(errand), Some(job)) = (&world.errand, job) else { return Ok(None) };
+    if errand.stage == Stage::Retiring && !errand.keep {
+        let aside = errand.old.iter().find(|old| old.slot == errand.slot && !old.volume.is_empty());
+        let Some(old) = aside else { return Ok(None) };
+        return Ok(aside::is_released(&context.client, cluster, old).await?.then_some(Outside::Done));
+    }
     let resting = world.set.as_ref().is_some_and(|set| set.replicas == 0) && world.slots.values().all(|place| place.pod.is_none());
     if !resting {
         return Ok(None);

@@ -15,14 +15,6 @@ fn take_steps(model: &mut Model, rounds: u32) -> Vec<Step> {
     for _ in 0..rounds {
         model.pass();
         let plan = model.operate(false);
-        if let Some(window) = &plan.window {
-            match window {
-                Window::Compacted(..) => model.upkeep.compaction = None,
-                Window::Reclaimed(_) => model.upkeep.reclaim = None,
-                Window::Healed | Window::Hopeless => model.upkeep.healed = Some(model.now),
-                Window::Waits(_) => (),
-            }
-        }
         if plan.step != Step::Nothing {
             steps.push(plan.step);
         }
