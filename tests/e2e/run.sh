@@ -27,6 +27,7 @@ mkdir -p "$work/keys"
 . "$here/ask.sh"
 . "$here/steps.sh"
 . "$here/rescues.sh"
+. "$here/connections.sh"
 load=
 finish() {
   [ -z "$load" ] || touch "$work/stop"
@@ -66,6 +67,7 @@ step() {
   rows+=("$(printf '| %s | %s | %d.%d | %d.%03d | %s | %s | %s | %s |' "$name" "$word" $(((to - from) / 1000)) $(((to - from) % 1000 / 100)) $((gap / 1000)) $((gap % 1000)) "$acknowledged" "$unknown" "$lost" "$violations")")
   printf '%-6s %6d ms  %s (longest gap %d ms, %s writes, %s lost)\n' "$word" $((to - from)) "$name" "$gap" "$acknowledged" "$lost"
   operator_log > "$work/operator-$(milliseconds).log" 2>/dev/null
+  note_connections 2>/dev/null
   [ $word = ok ] || { tail -n 30 <<<"$output" | sed 's/^/       /'; operator_log 15 | cut -c 1-300 | sed 's/^/       operator: /'; }
 }
 
@@ -119,6 +121,7 @@ if [ "$tier" = full ]; then
   step "the next authority signs" 5 authority_changed
   check "the second API server serves after all that" within 60 guest_serves
 fi
+[ "$tier" = short ] || check "every connection that was seen is one that the NetworkPolicies allow" connections_allowed
 check "the clients end" stop_load
 load=
 check "every acknowledged write is there, and nothing else" judged 0 1 --ended

@@ -34,7 +34,7 @@ use crate::member::{Members, Promotion, Survey};
 use crate::metrics::Metrics;
 use errand::{Outside, Stage};
 use plan::{Plan, Step, plan};
-use validate::{Invalid, Valid, validate};
+use validate::{Invalid, Valid, step, validate};
 use world::Seconds;
 
 /// Until the next look while something is under way.
@@ -140,6 +140,7 @@ async fn round(context: &Context, api: &Api<QuorateCluster>, object: &QuorateClu
     };
 
     let mut objects = observe::Objects::read(client, &cluster).await?;
+    step(objects.images(), &cluster.image)?;
     let size = claim_size(&objects, &cluster);
     let (_, template) = build::stateful_set(&cluster, 0, &size);
     let members = Members::new(objects.targets(&cluster), identity.as_ref())?;

@@ -74,6 +74,12 @@ impl Objects {
         Ok(Self { set, pods, claims, ticket, nodes_lost })
     }
 
+    /// The images of the pods that are there.
+    pub fn images(&self) -> impl Iterator<Item = &str> {
+        let containers = self.pods.values().filter_map(|pod| pod.spec.as_ref()).flat_map(|spec| &spec.containers);
+        containers.filter(|container| container.name == "quorate").filter_map(|container| container.image.as_deref())
+    }
+
     /// Where members can be asked.
     pub fn targets(&self, cluster: &Valid) -> Vec<Target> {
         let target = |(slot, pod): (&Slot, &Pod)| {
