@@ -175,12 +175,15 @@ sleeps_and_wakes() {
 }
 no_pods() { [ -z "$(pods -o name)" ]; }
 
-# An upgrade of the operator restarts the operator and nothing else.
+# An upgrade of the operator restarts the operator and nothing else: not even a cluster that names no image, though the operator comes
+# with another one.
 operator_upgraded() {
-  local before
-  before=$(pods -o 'jsonpath={.items[*].metadata.uid}') && helm upgrade quorate-operator "$here/../../charts/quorate-operator" -n quorate-system --reuse-values --set logLevel=debug --wait --timeout 120s &&
-    within 90 settled 3 && still 5 is "$before" pods -o 'jsonpath={.items[*].metadata.uid}' && writes_go_on
+  local before steady
+  { CLUSTER=steady own replicas=1; } && before=$(pods -o 'jsonpath={.items[*].metadata.uid}') && steady=$(uid_of pod steady-0) &&
+    helm upgrade quorate-operator "$here/../../charts/quorate-operator" -n quorate-system --reuse-values --set logLevel=debug,image.tag=next --wait --timeout 120s &&
+    within 90 settled 3 && still 20 is "$before" pods -o 'jsonpath={.items[*].metadata.uid}' && is "$steady" uid_of pod steady-0 && { CLUSTER=steady within 30 settled_and_dropped; } && writes_go_on
 }
+settled_and_dropped() { is True condition Ready && drop; }
 
 # The place for backups on a volume; every step that needs it makes sure of it.
 store_here() { k apply -f "$here/objects/store.yaml"; }

@@ -130,7 +130,7 @@ fn reason_of(error: &Error) -> (&'static str, bool) {
 
 async fn round(context: &Context, api: &Api<QuorateCluster>, object: &QuorateCluster, now: Seconds) -> Result<Duration, Error> {
     let client = &context.client;
-    let cluster = validate(object, context.default_image.as_deref())?;
+    let mut cluster = validate(object, context.default_image.as_deref())?;
     let old = object.status.clone().unwrap_or_default();
     let paused = cluster.spec.paused;
     let (identity, standing) = match paused {
@@ -140,6 +140,10 @@ async fn round(context: &Context, api: &Api<QuorateCluster>, object: &QuorateClu
     };
 
     let mut objects = observe::Objects::read(client, &cluster).await?;
+    if let Some(image) = objects.image().filter(|_| !cluster.names_image()) {
+        cluster.image = image;
+    }
+    let cluster = cluster;
     step(objects.images(), &cluster.image)?;
     let size = claim_size(&objects, &cluster);
     let (_, template) = build::stateful_set(&cluster, 0, &size);

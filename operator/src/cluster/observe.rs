@@ -74,6 +74,12 @@ impl Objects {
         Ok(Self { set, pods, claims, ticket, nodes_lost })
     }
 
+    /// The image that new pods get.
+    pub fn image(&self) -> Option<String> {
+        let template = self.set.as_ref()?.spec.as_ref()?.template.spec.as_ref()?;
+        template.containers.iter().find(|container| container.name == "quorate")?.image.clone()
+    }
+
     /// The images of the pods that are there.
     pub fn images(&self) -> impl Iterator<Item = &str> {
         let containers = self.pods.values().filter_map(|pod| pod.spec.as_ref()).flat_map(|spec| &spec.containers);

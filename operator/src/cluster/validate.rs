@@ -156,6 +156,12 @@ fn split(name: &str) -> (&str, &str) {
 }
 
 impl Valid {
+    /// The spec says which image is wanted. One that does not keeps the one that it began with, whatever a newer operator comes with.
+    pub fn names_image(&self) -> bool {
+        let image = &self.spec.image;
+        self.spec.version.is_some() || image.repository.is_some() || image.tag.is_some() || image.digest.is_some()
+    }
+
     /// Members wished for.
     pub fn replicas(&self) -> u32 {
         u32::try_from(self.spec.replicas).unwrap_or(0)

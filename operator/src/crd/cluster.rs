@@ -50,7 +50,8 @@ pub struct QuorateClusterSpec {
     #[x_kube(validation = Rule::new("self in [0, 1, 3, 5, 7]")
         .message("use 1, 3, 5 or 7 members (an even number survives no more failures than one member less), or 0 to hibernate"))]
     pub replicas: i32,
-    /// The server's version, which is the image's tag unless `image` says otherwise. Default: the version the operator came with.
+    /// The server's version, which is the image's tag unless `image` says otherwise; changes go by one minor version at a time. Default:
+    /// the version that the operator came with when the cluster was made. A newer operator leaves it as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// Where the server's image comes from.
@@ -147,7 +148,8 @@ impl RestoreSource {
     }
 }
 
-/// Where the server's image comes from. What is not set is taken from the operator's default image.
+/// Where the server's image comes from. What is not set is taken from the operator's default image; where nothing is set and no
+/// version, the cluster keeps the image that it was made with.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ImageSpec {
