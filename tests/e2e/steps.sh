@@ -210,12 +210,15 @@ flowed_and_restored() {
   k apply -f "$here/objects/flowing.yaml" && within 120 is True flowing_condition Flowing && within 120 full_of_flowing && within 180 is True flowing_condition Verified ||
     { k get quoratebackupschedule,quoratebackup,jobs,pods -o wide; k get quoratebackupschedule flowing -o json | jq -c .status; k get quoratebackups -o json | jq -c '.items[].status'; k logs deployment/flowing-deltas --tail=20; return 1; }
   another_key && within 150 proved_by_schedule || { k get pods -o wide; k get quoratebackups -o json | jq -c '.items[] | {metadata: .metadata.annotations, status}'; return 1; }
+  k apply -f "$here/objects/wrong.yaml" && within 120 told_by_backup to-forbidden '(403|Forbidden|SignatureDoesNotMatch|denied)' && within 120 told_by_backup to-nowhere 'store: ' && k delete --wait=false -f "$here/objects/wrong.yaml" ||
+    { k get quoratebackups -o json | jq -c '.items[].status'; return 1; }
   full=$(full_of_flowing) && cp "$HISTORY" "$work/history-before" && asked=$(date +%s) && within 60 covered_since "$asked" && revision=$(k get quoratebackupschedule flowing -o 'jsonpath={.status.deltas.revision}') || return 1
   local CLUSTER=again KEYS=$work/keys-again HISTORY=$work/history-before
   mkdir -p "$KEYS" && helm install "$CLUSTER" "$here/../../charts/quorate-cluster" -n demo --set "storage.size=1Gi,storage.whenDeleted=Delete,replicas=3,bootstrap.restore.backupRef.name=$full,bootstrap.restore.revision=$revision" &&
     k wait --for=condition=Ready "quoratecluster/$CLUSTER" --timeout=240s && take_keys && judged 0 1 && helm uninstall "$CLUSTER" -n demo --wait --timeout 90s && within 90 no_pods || return 1
   k delete quoratebackupschedule flowing && within 60 gone deployment flowing-deltas && k delete pod s3 --now
 }
+told_by_backup() { k get quoratebackup "$1" -o json | jq -r '.status.conditions[]? | select(.type == "Complete") | .message' | grep -E -- "$2"; }
 # The key that sealed so far stays under another name; the agent that has read it is replaced.
 another_key() {
   local before key

@@ -10,7 +10,7 @@ use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
-use super::job::{Progress, Worker, job, progress};
+use super::job::{Progress, Worker, job, progress, trying};
 use super::schedule::SCHEDULE_LABEL;
 use super::{folder, inputs, labels, retain, verify};
 use crate::agent::Taken;
@@ -45,7 +45,7 @@ pub async fn reconcile(context: &Context, name: &str, namespace: &str) -> Result
     let outcome = step(context, &backup, &mut status).await?;
     let (phase, reason, message) = match outcome {
         Outcome::Waits(message) => ("Pending", "Waiting", message),
-        Outcome::Runs => ("Running", "Running", "the agent copies the data".to_string()),
+        Outcome::Runs(failed) => ("Running", "Running", trying("the agent copies the data", failed.as_deref())),
         Outcome::Done => ("Succeeded", "Succeeded", "the backup is in the store".to_string()),
         Outcome::Failed(message) => ("Failed", "Failed", message),
     };
@@ -63,7 +63,7 @@ pub async fn reconcile(context: &Context, name: &str, namespace: &str) -> Result
 
 enum Outcome {
     Waits(String),
-    Runs,
+    Runs(Option<String>),
     Done,
     Failed(String),
 }
@@ -78,7 +78,7 @@ async fn step(context: &Context, backup: &QuorateBackup, status: &mut BackupStat
             return Ok(Outcome::Waits(format!("job {job_name} belongs to something else: delete it, or use another name")));
         }
         return Ok(match progress(client, &found).await? {
-            Progress::Running => Outcome::Runs,
+            Progress::Running(failed) => Outcome::Runs(failed),
             Progress::Failed(why) => Outcome::Failed(why),
             Progress::Done(words) => match serde_json::from_str::<Taken>(&words) {
                 Ok(Taken { manifest, deleted }) => {
@@ -167,7 +167,7 @@ async fn step(context: &Context, backup: &QuorateBackup, status: &mut BackupStat
         Err(kube::Error::Api(status)) if status.is_already_exists() => (),
         other => drop(other?),
     }
-    Ok(Outcome::Runs)
+    Ok(Outcome::Runs(None))
 }
 
 /// The schedule that wants it, if there is one.

@@ -47,7 +47,7 @@ pub async fn advance(context: &Context, backup: &QuorateBackup, status: &mut Bac
     let verdict = match jobs.get_opt(&job_name).await? {
         Some(found) if found.owner_references().iter().any(|owner| Some(&owner.uid) == backup.metadata.uid.as_ref()) => {
             match progress(&context.client, &found).await? {
-                Progress::Running => return Ok(()),
+                Progress::Running(_) => return Ok(()),
                 Progress::Failed(why) => Err(why),
                 Progress::Done(words) => match serde_json::from_str::<Verified>(&words) {
                     Ok(verified) => Ok(verified),

@@ -14,7 +14,7 @@ use super::build;
 use super::validate::Valid;
 use super::{Context, Error};
 use crate::backup::inputs;
-use crate::backup::job::{Progress, Worker, job, progress};
+use crate::backup::job::{Progress, Worker, job, progress, trying};
 use crate::crd::backup::QuorateBackupStoreSpec;
 use crate::crd::cluster::RestoreSource;
 use crate::crd::{QuorateBackup, QuorateBackupStore};
@@ -100,7 +100,9 @@ pub async fn advance(context: &Context, cluster: &Valid, filling: &Filling<'_>) 
             return Ok(Stage::Busy(format!("wait for job {job_name} of another cluster to go")));
         }
         return Ok(match progress(client, &found).await? {
-            Progress::Running => Stage::Busy("wait for the first member's volume to be filled from the backup".into()),
+            Progress::Running(failed) => {
+                Stage::Busy(trying("wait for the first member's volume to be filled from the backup", failed.as_deref()))
+            }
             Progress::Done(_) => Stage::Filled,
             Progress::Failed(why) => {
                 Stage::Failed(format!("the backup could not be restored: {why}; mend that and delete job {job_name}, to try again"))

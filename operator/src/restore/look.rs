@@ -7,7 +7,7 @@ use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use crate::agent::Restored;
-use crate::backup::job::{Progress, Worker, job_of, progress};
+use crate::backup::job::{Progress, Worker, job_of, progress, trying};
 use crate::backup::{inputs, labels};
 use crate::cluster::restore::Located;
 use crate::cluster::validate::validate;
@@ -36,6 +36,7 @@ pub async fn look(context: &Context, restore: &QuorateRestore, cluster: &Quorate
     let (name, namespace) = (restore.name_any(), restore.namespace().unwrap_or_default());
     let jobs: Api<Job> = Api::namespaced(client.clone(), &namespace);
     let job_name = format!("{name}-look");
+    let reads = format!("job {job_name} reads the backup, to see that it can be restored");
     if let Some(found) = jobs.get_opt(&job_name).await? {
         if !found.owner_references().iter().any(|owner| Some(&owner.uid) == restore.metadata.uid.as_ref()) {
             return Ok(Look::Waits(format!(
@@ -43,7 +44,7 @@ pub async fn look(context: &Context, restore: &QuorateRestore, cluster: &Quorate
             )));
         }
         return Ok(match progress(client, &found).await? {
-            Progress::Running => Look::Waits(format!("job {job_name} reads the backup, to see that it can be restored")),
+            Progress::Running(failed) => Look::Waits(trying(&reads, failed.as_deref())),
             Progress::Failed(why) => Look::Bad(why),
             Progress::Done(words) => match serde_json::from_str(&words) {
                 Ok(restored) => Look::Good(restored),
@@ -78,5 +79,5 @@ pub async fn look(context: &Context, restore: &QuorateRestore, cluster: &Quorate
         Err(kube::Error::Api(status)) if status.is_already_exists() => (),
         other => drop(other?),
     }
-    Ok(Look::Waits(format!("job {job_name} reads the backup, to see that it can be restored")))
+    Ok(Look::Waits(reads))
 }
