@@ -179,11 +179,10 @@ no_pods() { [ -z "$(pods -o name)" ]; }
 # with another one.
 operator_upgraded() {
   local before steady
-  { CLUSTER=steady own replicas=1; } && before=$(pods -o 'jsonpath={.items[*].metadata.uid}') && steady=$(uid_of pod steady-0) &&
+  (CLUSTER=steady && own replicas=1) && before=$(pods -o 'jsonpath={.items[*].metadata.uid}') && steady=$(uid_of pod steady-0) &&
     helm upgrade quorate-operator "$here/../../charts/quorate-operator" -n quorate-system --reuse-values --set logLevel=debug,image.tag=next --wait --timeout 120s &&
-    within 90 settled 3 && still 20 is "$before" pods -o 'jsonpath={.items[*].metadata.uid}' && is "$steady" uid_of pod steady-0 && { CLUSTER=steady within 30 settled_and_dropped; } && writes_go_on
+    within 90 settled 3 && still 20 is "$before" pods -o 'jsonpath={.items[*].metadata.uid}' && is "$steady" uid_of pod steady-0 && (CLUSTER=steady && within 30 is True condition Ready && drop) && writes_go_on
 }
-settled_and_dropped() { is True condition Ready && drop; }
 
 # The place for backups on a volume; every step that needs it makes sure of it.
 store_here() { k apply -f "$here/objects/store.yaml"; }

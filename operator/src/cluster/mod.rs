@@ -14,7 +14,7 @@ mod observe;
 pub mod plan;
 mod report;
 pub mod restore;
-mod secrets;
+pub mod secrets;
 pub mod upkeep;
 pub mod validate;
 pub mod world;
@@ -57,6 +57,8 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// What was applied lately.
     pub applied: apply::Applied,
+    /// Which Secrets were made sure of lately.
+    pub secrets: secrets::Known,
     /// Why the last step failed, by the cluster's UID, for the status.
     pub failures: Mutex<HashMap<String, String>>,
 }
@@ -64,7 +66,15 @@ pub struct Context {
 impl Context {
     /// A context with nothing applied yet.
     pub fn new(client: Client, default_image: Option<String>, recorder: Recorder, metrics: Arc<Metrics>) -> Self {
-        Self { client, default_image, recorder, metrics, applied: apply::Applied::default(), failures: Mutex::default() }
+        Self {
+            client,
+            default_image,
+            recorder,
+            metrics,
+            applied: apply::Applied::default(),
+            secrets: secrets::Known::default(),
+            failures: Mutex::default(),
+        }
     }
 }
 
@@ -136,7 +146,7 @@ async fn round(context: &Context, api: &Api<QuorateCluster>, object: &QuorateClu
     let (identity, standing) = match paused {
         // A paused cluster is looked at with the certificates that are there.
         true => (secrets::existing(client, &cluster).await?, None),
-        false => secrets::ensure(client, &context.applied, object, &cluster, now).await?,
+        false => secrets::ensure(client, (&context.applied, &context.secrets), object, &cluster, now).await?,
     };
 
     let mut objects = observe::Objects::read(client, &cluster).await?;
