@@ -143,7 +143,7 @@ pub enum Error {
     #[error("name a store by --folder, --bucket, --gcs-bucket or --azure-container")]
     NoStore,
     /// The store refused.
-    #[error("store: {0}")]
+    #[error("store: {}", sentence(&.0.to_string()))]
     Store(#[from] object_store::Error),
     /// An object's name cannot be one.
     #[error("object name: {0}")]
@@ -176,6 +176,21 @@ pub enum Error {
     /// The server's program refused, or what is wanted is not there.
     #[error("{0}")]
     Refused(String),
+}
+
+/// The longest that a store's own words may be, letters.
+const LONGEST: usize = 400;
+
+/// A store's words for people: of an answer in XML what it says is wrong, of everything else one line.
+fn sentence(words: &str) -> String {
+    let tag = |name: &str| {
+        let rest = words.split_once(&format!("<{name}>"))?.1;
+        Some(rest.split_once(&format!("</{name}>"))?.0.trim())
+    };
+    if let (Some(code), message) = (tag("Code"), tag("Message")) {
+        return format!("it refuses with {code}: {}", message.unwrap_or("no reason given"));
+    }
+    words.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(LONGEST).collect()
 }
 
 fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Error {
@@ -281,6 +296,16 @@ mod tests {
 
     fn snapshot(content: &[u8]) -> Vec<u8> {
         [content, &Sha256::digest(content)[..]].concat()
+    }
+
+    /// What a store says is told in one line, without the rest of its answer.
+    #[test]
+    fn sentences() {
+        let answer = "Client error with status 403 Forbidden: <?xml version=\"1.0\"?>\n<Error><Code>SignatureDoesNotMatch</Code><Message>The \
+            signature does not match.</Message><StringToSign>41 57</StringToSign></Error>";
+        assert_eq!(sentence(answer), "it refuses with SignatureDoesNotMatch: The signature does not match.");
+        assert_eq!(sentence("error sending\n  request"), "error sending request");
+        assert_eq!(sentence(&"x".repeat(1000)).len(), LONGEST);
     }
 
     /// The digest is checked however the stream is cut, and damage anywhere is found.

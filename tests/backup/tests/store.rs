@@ -201,7 +201,7 @@ async fn on_an_s3_server() {
     let mut stranger = s3.place.clone();
     stranger.environment[1].1 = "not-the-secret".into();
     let words = look(&stranger, &named("second"), &[]).unwrap_err();
-    assert!(words.contains("store: "), "{words}");
+    assert!(words.contains("store: it refuses with SignatureDoesNotMatch"), "{words}");
 }
 
 /// With a key nothing in the store is in the clear, all of it works as before, and without the key nothing does.
