@@ -166,7 +166,7 @@ pub enum Error {
     #[error("the snapshot is damaged: {0}")]
     Damaged(String),
     /// A file or the program.
-    #[error("{what}: {error}")]
+    #[error("{what}: {}", sentence(&.error.to_string()))]
     Io {
         /// Which.
         what: String,
@@ -305,6 +305,9 @@ mod tests {
             signature does not match.</Message><StringToSign>41 57</StringToSign></Error>";
         assert_eq!(sentence(answer), "it refuses with SignatureDoesNotMatch: The signature does not match.");
         assert_eq!(sentence("error sending\n  request"), "error sending request");
+        // What is uploaded piece by piece fails as a file does.
+        let upload = io("store")(std::io::Error::other(answer)).to_string();
+        assert_eq!(upload, "store: it refuses with SignatureDoesNotMatch: The signature does not match.");
         assert_eq!(sentence(&"x".repeat(1000)).len(), LONGEST);
     }
 
