@@ -209,7 +209,7 @@ flowed_and_restored() {
   k apply -f "$here/objects/flowing.yaml" && within 120 is True flowing_condition Flowing && within 120 full_of_flowing && within 180 is True flowing_condition Verified ||
     { k get quoratebackupschedule,quoratebackup,jobs,pods -o wide; k get quoratebackupschedule flowing -o json | jq -c .status; k get quoratebackups -o json | jq -c '.items[].status'; k logs deployment/flowing-deltas --tail=20; return 1; }
   another_key && within 150 proved_by_schedule || { k get pods -o wide; k get quoratebackups -o json | jq -c '.items[] | {metadata: .metadata.annotations, status}'; return 1; }
-  k apply -f "$here/objects/wrong.yaml" && within 120 told_by_backup to-forbidden 'it refuses with SignatureDoesNotMatch' && within 120 told_by_backup to-nowhere 'store: ' && k delete --wait=false -f "$here/objects/wrong.yaml" ||
+  k apply -f "$here/objects/wrong.yaml" && within 120 told_by_backup to-stranger 'it refuses with SignatureDoesNotMatch' && within 120 told_by_backup to-nowhere 'store: ' && k delete --wait=false -f "$here/objects/wrong.yaml" ||
     { k get quoratebackups -o json | jq -c '.items[].status'; return 1; }
   full=$(full_of_flowing) && cp "$HISTORY" "$work/history-before" && asked=$(date +%s) && within 60 covered_since "$asked" && revision=$(k get quoratebackupschedule flowing -o 'jsonpath={.status.deltas.revision}') || return 1
   local CLUSTER=again KEYS=$work/keys-again HISTORY=$work/history-before
