@@ -98,6 +98,7 @@ else
     stage apiserver-storage env ETCD_BIN="$server" tests/foreign/apiserver-storage.sh -run 'TestCreate|TestGet|TestListWithoutPaging|TestGuaranteedUpdate|TestWatch|TestCompact'
   fi
   stage kubernetes env LAB_SERVER="$server" tests/lab/apiserver.sh
+  stage definitions env LAB_SERVER="$server" tests/e2e/definitions.sh
   stage kubernetes-tls-3 env LAB_MEMBERS=3 LAB_TLS=1 LAB_SERVER="$server" tests/lab/apiserver.sh
 fi
 if ! command -v go >/dev/null || [ "$(id -u)" != 0 ] || ! unshare --net true 2>/dev/null; then

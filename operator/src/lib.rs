@@ -8,9 +8,10 @@
 //!
 //! Backups are taken and restored by the `agent`, in the pods of Jobs that `backup` and `cluster::restore` make.
 //!
-//! `task` and `restore` admit what QuorateTasks and QuorateRestores ask for; the rounds of their clusters do it.
+//! `task` and `restore` admit what QuorateTasks and QuorateRestores ask for; the rounds of their clusters do it. `phase` stamps how far
+//! such things are.
 //!
-//! Only `cluster::apply`, `cluster::aside`, `cluster::secrets`, `backup` and `restore` write to Kubernetes, and only `member` talks to members; planning and building are
+//! Only `cluster`, `backup`, `restore` and `phase` write to Kubernetes, and only `member` talks to members; planning and building are
 //! pure.
 
 pub mod agent;
@@ -24,6 +25,7 @@ pub mod election;
 pub mod http;
 pub mod member;
 pub mod metrics;
+pub mod phase;
 pub mod restore;
 pub mod task;
 

@@ -65,8 +65,10 @@ pub struct Survey {
     pub alarms: Vec<String>,
     /// Terms and indexes at which the logs of members end. Asked for only when no quorum answers.
     pub positions: BTreeMap<Slot, (u64, u64)>,
-    /// Everything before this revision is forgotten. Asked for only when somebody wants to know.
+    /// Everything before this revision is forgotten. Asked for only when somebody wants to know, or an alarm is on.
     pub compacted: Option<i64>,
+    /// What counts against the quota, bytes, by slot. Asked for with the former; members of older builds do not tell.
+    pub counted: BTreeMap<Slot, i64>,
     /// Why the last member did not answer, by slot.
     pub failures: BTreeMap<Slot, String>,
 }
@@ -147,9 +149,10 @@ impl Members {
             let committed = |slot: Slot| Some((0, survey.answers.get(&slot)?.raft_index));
             survey.positions = ends.into_iter().filter_map(|(slot, end)| Some((slot, end.or_else(|| committed(slot))?))).collect();
         }
-        if compaction && survey.members.is_some() {
-            let told = join_all(known.map(|target| figure(target.ip, "etcd_debugging_mvcc_compact_revision"))).await;
-            survey.compacted = told.into_iter().flatten().map(|value| value as i64).max();
+        if (compaction || !survey.alarms.is_empty()) && survey.members.is_some() {
+            let told = join_all(known.map(|target| async move { (target.slot, space(target.ip).await) })).await;
+            survey.compacted = told.iter().filter_map(|(_, (compacted, _))| *compacted).max();
+            survey.counted = told.into_iter().filter_map(|(slot, (_, counted))| Some((slot, counted?))).collect();
         }
         let silent = self.clients.iter().filter(|(target, _)| !survey.answers.contains_key(&target.slot));
         let gates = join_all(silent.map(|(target, _)| async move { (target.slot, waits_at_gate(target.ip).await) })).await;
@@ -277,9 +280,11 @@ async fn log_end(ip: IpAddr) -> Option<(u64, u64)> {
     Some((whole("quorate_log_last_term")?, whole("quorate_log_last_index")?))
 }
 
-/// One of a member's figures.
-async fn figure(ip: IpAddr, name: &str) -> Option<f64> {
-    read_figure(&page(ip, "/metrics", FIGURES_BYTES).await?, name)
+/// Up to which revision history is forgotten, and what counts against the quota.
+async fn space(ip: IpAddr) -> (Option<i64>, Option<i64>) {
+    let Some(page) = page(ip, "/metrics", FIGURES_BYTES).await else { return (None, None) };
+    let whole = |name| read_figure(&page, name).map(|value| value as i64);
+    (whole("etcd_debugging_mvcc_compact_revision"), whole("quorate_quota_usage_bytes"))
 }
 
 fn read_figure(page: &str, name: &str) -> Option<f64> {

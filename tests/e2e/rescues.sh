@@ -50,14 +50,14 @@ ready_or_not() { k get pods -l app.kubernetes.io/instance="$CLUSTER" -o json | j
 # revisions only go up, and what was there before the restore is in the safety backup. The old volumes are kept, and listed.
 restored_in_place() {
   local CLUSTER=undo KEYS service secret before kept volume
-  own replicas=3 && take_keys && fill 1 60 && backed_up undo-before && fill 61 100 && is 100 keys_held || return 1
+  store_here && own replicas=3 && take_keys && fill 1 60 && backed_up undo-before && fill 61 100 && is 100 keys_held || return 1
   service=$(uid_of service undo-client) && secret=$(uid_of secret undo-client-tls) && before=$(revision_at 0) || return 1
   restore_of undo-before back && within 300 is Succeeded phase_of quoraterestore back && within 60 settled 3 && is 60 keys_held || { shown quoraterestore back; return 1; }
   is "$service" uid_of service undo-client && is "$secret" uid_of secret undo-client-tls && [ "$(revision_at 0)" -gt "$before" ] && is Succeeded phase_of quoratebackup back-safety || { shown quoraterestore back; return 1; }
   kept=$(k get quoraterestore back -o json | jq -r '[.status.keptVolumes[].volume] | join(" ")') && [ "$(wc -w <<<"$kept")" = 3 ] || return 1
   for volume in $kept; do is Released lab exec kubectl get pv "$volume" -o 'jsonpath={.status.phase}' || return 1; done
   k delete quoraterestore back && lab exec kubectl delete pv $kept --wait=false
-  restore_fails_and_goes_back && drop && k delete quoratebackup undo-before back-safety
+  bad_sources_stop_nobody 60 && restore_fails_and_goes_back && drop && k delete quoratebackup undo-before back-safety
 }
 backed_up() {
   k apply -f - <<<'{"apiVersion": "quorate.io/v1alpha1", "kind": "QuorateBackup", "metadata": {"name": "'"$1"'"}, "spec": {"clusterRef": {"name": "'"$CLUSTER"'"}, "storeRef": {"name": "here"}}}' &&
@@ -66,15 +66,73 @@ backed_up() {
 restore_of() {
   k apply -f - <<<'{"apiVersion": "quorate.io/v1alpha1", "kind": "QuorateRestore", "metadata": {"name": "'"$2"'"}, "spec": {"clusterRef": {"name": "'"$CLUSTER"'"}, "confirm": "'"$(id_of)"'", "source": {"backupRef": {"name": "'"$1"'"}}}}'
 }
-# The object is not there: the restore halts, and giving it up brings the data of before back, under the same member ids.
+# An object that is not there, a key that is wrong, a store that is no place: each is told in a sentence, and no member is stopped.
+bad_sources_stop_nobody() {
+  local before
+  before=$(pods -o 'jsonpath={.items[*].metadata.uid}') && k apply -f "$here/objects/nowhere.yaml" &&
+    refused_restore nothing '"storeRef": {"name": "here"}, "location": "no/such.snapshot"' 'there is no object' &&
+    refused_restore elsewhere '"storeRef": {"name": "nowhere"}, "location": "a/b.snapshot"' 'volume claim no-such-claim' &&
+    refused_restore unlocked '"storeRef": {"name": "locked"}, "location": "a/b.snapshot"' 'secret no-such-key' &&
+    is "$before" pods -o 'jsonpath={.items[*].metadata.uid}' && is "$1" keys_held && k delete -f "$here/objects/nowhere.yaml"
+}
+# refused_restore NAME SOURCE TEXT: a restore of it ends without a beginning, or waits, and says TEXT.
+refused_restore() {
+  k apply -f - <<<'{"apiVersion": "quorate.io/v1alpha1", "kind": "QuorateRestore", "metadata": {"name": "'"$1"'"}, "spec": {"clusterRef": {"name": "'"$CLUSTER"'"}, "confirm": "'"$(id_of)"'", "source": {'"$2"'}, "safetyBackup": {"enabled": false}}}' &&
+    within 120 says "$1" "$3" && k delete quoraterestore "$1" || shown quoraterestore "$1"
+}
+says() { k get quoraterestore "$1" -o 'jsonpath={.status.phase}: {.status.step}' | grep -E '^(Failed|Pending): ' | grep -F -- "$2"; }
+
+# The object goes after it was looked at: the restore halts, and giving it up brings the data of before back, under the same member ids.
 restore_fails_and_goes_back() {
   local ids
-  fill 61 70 && ids=$(members | jq -c '[.members[].ID] | sort') &&
-    k apply -f - <<<'{"apiVersion": "quorate.io/v1alpha1", "kind": "QuorateRestore", "metadata": {"name": "lost"}, "spec": {"clusterRef": {"name": "undo"}, "confirm": "'"$(id_of)"'", "source": {"storeRef": {"name": "here"}, "location": "no/such.snapshot"}, "safetyBackup": {"enabled": false}}}' &&
-    within 240 is True condition Stalled && is 70 rows_after_going_back && is "$ids" member_ids
+  fill 61 70 && ids=$(members | jq -c '[.members[].ID] | sort') && restore_of undo-before lost && within 120 known quoratebackup lost-safety && object_away undo-before &&
+    within 240 is True condition Stalled && is 70 rows_after_going_back && is "$ids" member_ids && object_back undo-before && k delete quoratebackup lost-safety
 }
+known() { k get "$1" "$2" -o name; }
+object_of() { echo "$LAB_RUN/volumes/pvc-$(uid_of pvc backups)/$(k get quoratebackup "$1" -o 'jsonpath={.status.location}')"; }
+object_away() { local object; object=$(object_of "$1") && mv "$object" "$object.away"; }
+object_back() { local object; object=$(object_of "$1") && mv "$object.away" "$object"; }
 rows_after_going_back() { k delete quoraterestore lost >&2 && within 240 settled 3 >&2 && keys_held; }
 member_ids() { members | jq -c '[.members[].ID] | sort'; }
+
+# --- the operator dies in the middle of either
+# killed_at_each_stage KIND NAME: while the errand of this resource runs, the operator is killed once in each stage that is seen. Its
+# successor takes up what it finds once the hold on the lease has run out.
+killed_at_each_stage() {
+  local kind=$1 name=$2 stages=' ' stage deadline=$((SECONDS + 600))
+  while [ $SECONDS -lt $deadline ]; do
+    stage=$(resource '.status.errand.stage // ""')
+    if [ -n "$stage" ] && [[ $stages != *" $stage "* ]]; then kill_operator >/dev/null 2>&1 && stages+="$stage "; fi
+    case $(phase_of "$kind" "$name") in Succeeded|Failed) break ;; esac
+    sleep 0.1
+  done
+  echo "killed in:$stages"
+  [ "$(wc -w <<<"$stages")" -ge "$3" ] && is Succeeded phase_of "$kind" "$name"
+}
+killed_while_recovering() {
+  local CLUSTER=hurt KEYS
+  own replicas=3 && take_keys && fill 1 100 && within 10 level && k delete pvc data-hurt-0 data-hurt-1 --wait=false && k delete pod hurt-0 hurt-1 --grace-period=0 --force &&
+    within 120 is False condition QuorumHealthy || { shown quoratecluster hurt; return 1; }
+  sed "s/CONFIRM/$(id_of)/" <<<'{"apiVersion": "quorate.io/v1alpha1", "kind": "QuorateTask", "metadata": {"name": "recover"}, "spec": {"clusterRef": {"name": "hurt"}, "type": "RecoverQuorum", "confirm": "CONFIRM"}}' | k apply -f - &&
+    killed_at_each_stage quoratetask recover 2 && within 240 settled 3 && is 100 keys_held && fill 101 120 && is 120 keys_held || { shown quoratetask recover; return 1; }
+  k get quoratetask recover -o json | jq -e '.status.survivor == "hurt-2"' && k delete quoratetask recover && drop
+}
+killed_while_restoring() {
+  local CLUSTER=undo KEYS kept
+  store_here && own replicas=3 && take_keys && fill 1 60 && backed_up undo-before && fill 61 100 && restore_of undo-before back || return 1
+  killed_at_each_stage quoraterestore back 3 && within 240 settled 3 && is 60 keys_held || { shown quoraterestore back; return 1; }
+  # Each old volume is kept once, and the safety backup holds what was replaced.
+  kept=$(k get quoraterestore back -o json | jq -r '[.status.keptVolumes[].volume] | unique | join(" ")') && [ "$(wc -w <<<"$kept")" = 3 ] && is 100 safety_keys back-safety || { shown quoraterestore back; return 1; }
+  k delete quoraterestore back && lab exec kubectl delete pv $kept --wait=false && killed_while_going_back && drop && k delete quoratebackup undo-before back-safety
+}
+safety_keys() { k get quoratebackup "$1" -o 'jsonpath={.status.keys}'; }
+# It is given up while it halts, and the operator dies on the way back: the old data serves, under the same member ids.
+killed_while_going_back() {
+  local ids
+  fill 61 70 && ids=$(member_ids) && restore_of undo-before lost && within 120 known quoratebackup lost-safety && object_away undo-before && within 240 is True condition Stalled &&
+    k delete quoraterestore lost && within 30 is GoingBack stage && kill_operator && within 240 settled 3 && is 70 keys_held && is "$ids" member_ids && object_back undo-before && k delete quoratebackup lost-safety
+}
+stage() { resource '.status.errand.stage // ""'; }
 
 # --- space and maintenance
 # Writes fill a small quota; the operator makes room by itself, and writes go on. Then a window of each minute compacts, and one for
@@ -138,7 +196,7 @@ authority_change_begins() {
   pods -o 'jsonpath={.items[*].metadata.uid}' > "$work/uids-before-change" && k annotate quoratecluster "$CLUSTER" quorate.io/rotate-authority=now-1 --overwrite && within 60 is Announcing rotation && take_keys &&
     [ "$(grep -c BEGIN "$KEYS/ca.crt")" = 2 ] && k rollout restart deployment/guest && k rollout status deployment/guest --timeout=120s && writes_go_on
 }
-authority_changed() { within 900 is Retiring rotation && within 30 take_keys && within 120 served_by_the_new && writes_go_on; }
+authority_changed() { { is Announcing rotation || is Retiring rotation || authority_change_begins; } && within 900 is Retiring rotation && within 30 take_keys && within 120 served_by_the_new && writes_go_on; }
 rotation() { resource '.status.tls.rotation'; }
 served_by_the_new() {
   local slot

@@ -27,6 +27,7 @@ mkdir -p "$work/keys"
 . "$here/ask.sh"
 . "$here/steps.sh"
 . "$here/rescues.sh"
+. "$here/connections.sh"
 load=
 finish() {
   [ -z "$load" ] || touch "$work/stop"
@@ -66,6 +67,7 @@ step() {
   rows+=("$(printf '| %s | %s | %d.%d | %d.%03d | %s | %s | %s | %s |' "$name" "$word" $(((to - from) / 1000)) $(((to - from) % 1000 / 100)) $((gap / 1000)) $((gap % 1000)) "$acknowledged" "$unknown" "$lost" "$violations")")
   printf '%-6s %6d ms  %s (longest gap %d ms, %s writes, %s lost)\n' "$word" $((to - from)) "$name" "$gap" "$acknowledged" "$lost"
   operator_log > "$work/operator-$(milliseconds).log" 2>/dev/null
+  note_connections 2>/dev/null
   [ $word = ok ] || { tail -n 30 <<<"$output" | sed 's/^/       /'; operator_log 15 | cut -c 1-300 | sed 's/^/       operator: /'; }
 }
 
@@ -109,6 +111,8 @@ if [ "$tier" = full ]; then
   step "deltas to S3, and a cluster as of a revision" 5 flowed_and_restored
   step "recover a lost quorum from one member" 5 quorum_recovered
   step "restore in place, and give a restore up" 5 restored_in_place
+  step "kill the operator while it recovers a quorum" 5 killed_while_recovering
+  step "kill the operator while it restores in place" 5 killed_while_restoring
   step "a full store, maintenance windows, a larger volume" 5 full_store_healed
   step "plain text, and certificates of one's own" 5 other_certificates
   if [ -n "${CERT_MANAGER:-}" ]; then step "certificates of cert-manager's" 5 issued_by_cert_manager; else echo "left out: cert-manager (CERT_MANAGER names no controller)"; fi
@@ -117,6 +121,7 @@ if [ "$tier" = full ]; then
   step "the next authority signs" 5 authority_changed
   check "the second API server serves after all that" within 60 guest_serves
 fi
+[ "$tier" = short ] || check "every connection that was seen is one that the NetworkPolicies allow" connections_allowed
 check "the clients end" stop_load
 load=
 check "every acknowledged write is there, and nothing else" judged 0 1 --ended

@@ -175,16 +175,20 @@ sleeps_and_wakes() {
 }
 no_pods() { [ -z "$(pods -o name)" ]; }
 
-# An upgrade of the operator restarts the operator and nothing else.
+# An upgrade of the operator restarts the operator and nothing else: not even a cluster that names no image, though the operator comes
+# with another one.
 operator_upgraded() {
-  local before
-  before=$(pods -o 'jsonpath={.items[*].metadata.uid}') && helm upgrade quorate-operator "$here/../../charts/quorate-operator" -n quorate-system --reuse-values --set logLevel=debug --wait --timeout 120s &&
-    within 90 settled 3 && still 5 is "$before" pods -o 'jsonpath={.items[*].metadata.uid}' && writes_go_on
+  local before steady
+  (CLUSTER=steady && own replicas=1) && before=$(pods -o 'jsonpath={.items[*].metadata.uid}') && steady=$(uid_of pod steady-0) &&
+    helm upgrade quorate-operator "$here/../../charts/quorate-operator" -n quorate-system --reuse-values --set logLevel=debug,image.tag=next --wait --timeout 120s &&
+    within 90 settled 3 && still 20 is "$before" pods -o 'jsonpath={.items[*].metadata.uid}' && is "$steady" uid_of pod steady-0 && (CLUSTER=steady && within 30 is True condition Ready && drop) && writes_go_on
 }
 
+# The place for backups on a volume; every step that needs it makes sure of it.
+store_here() { k apply -f "$here/objects/store.yaml"; }
 # What was acknowledged before the backup was asked for is in the cluster that begins with it; the first cluster goes on.
 backed_up_and_restored() {
-  cp "$HISTORY" "$work/history-before" && k apply -f "$here/objects/backup.yaml" && within 120 is Succeeded k get quoratebackup first -o 'jsonpath={.status.phase}' || { k get quoratebackup,jobs,pods -o wide; k get quoratebackup first -o json | jq -c .status; return 1; }
+  store_here && cp "$HISTORY" "$work/history-before" && k apply -f "$here/objects/backup.yaml" && within 120 is Succeeded k get quoratebackup first -o 'jsonpath={.status.phase}' || { k get quoratebackup,jobs,pods -o wide; k get quoratebackup first -o json | jq -c .status; return 1; }
   local CLUSTER=again KEYS=$work/keys-again HISTORY=$work/history-before
   mkdir -p "$KEYS" && helm install "$CLUSTER" "$here/../../charts/quorate-cluster" -n demo --set storage.size=1Gi,storage.whenDeleted=Delete,replicas=3,bootstrap.restore.backupRef.name=first &&
     k wait --for=condition=Ready "quoratecluster/$CLUSTER" --timeout=240s && take_keys && judged 0 1 && helm uninstall "$CLUSTER" -n demo --wait --timeout 90s && within 90 no_pods
@@ -192,23 +196,39 @@ backed_up_and_restored() {
 # A schedule makes one each minute, and lets go of the older one, object and all.
 scheduled() {
   local first
-  k apply -f "$here/objects/schedule.yaml" && within 150 scheduled_done && first=$(done_by_schedule) && within 150 another_scheduled "$first" && within 60 gone quoratebackup "$first" &&
+  store_here && k apply -f "$here/objects/schedule.yaml" && within 150 scheduled_done && first=$(done_by_schedule) && within 150 another_scheduled "$first" && within 60 gone quoratebackup "$first" &&
     k delete quoratebackupschedule often
 }
 done_by_schedule() { k get quoratebackups -o json | jq -r '[.items[] | select(.metadata.name | startswith("often")) | select(.status.phase == "Succeeded") | .metadata.name] | sort | last // ""'; }
 scheduled_done() { [ -n "$(done_by_schedule)" ]; }
 another_scheduled() { local last; last=$(done_by_schedule) && [ -n "$last" ] && [ "$last" != "$1" ]; }
-# Deltas flow to a real S3 server, encrypted; the full backup they begin with is proved; a cluster begins with the state of a revision,
-# and what was acknowledged before that is in it.
+# Deltas flow to a real S3 server, encrypted; the full backup they begin with is proved, and again by the proofs' own schedule; another
+# key is taken up by another pod; a cluster begins with the state of a revision, and what was acknowledged before that is in it.
 flowed_and_restored() {
   local full asked revision
   k apply -f "$here/objects/flowing.yaml" && within 120 is True flowing_condition Flowing && within 120 full_of_flowing && within 180 is True flowing_condition Verified ||
     { k get quoratebackupschedule,quoratebackup,jobs,pods -o wide; k get quoratebackupschedule flowing -o json | jq -c .status; k get quoratebackups -o json | jq -c '.items[].status'; k logs deployment/flowing-deltas --tail=20; return 1; }
+  another_key && within 150 proved_by_schedule || { k get pods -o wide; k get quoratebackups -o json | jq -c '.items[] | {metadata: .metadata.annotations, status}'; return 1; }
+  k apply -f "$here/objects/wrong.yaml" && within 120 told_by_backup to-stranger 'it refuses with SignatureDoesNotMatch' && within 120 told_by_backup to-nowhere 'store: ' && k delete --wait=false -f "$here/objects/wrong.yaml" ||
+    { k get quoratebackups -o json | jq -c '.items[].status'; return 1; }
   full=$(full_of_flowing) && cp "$HISTORY" "$work/history-before" && asked=$(date +%s) && within 60 covered_since "$asked" && revision=$(k get quoratebackupschedule flowing -o 'jsonpath={.status.deltas.revision}') || return 1
   local CLUSTER=again KEYS=$work/keys-again HISTORY=$work/history-before
   mkdir -p "$KEYS" && helm install "$CLUSTER" "$here/../../charts/quorate-cluster" -n demo --set "storage.size=1Gi,storage.whenDeleted=Delete,replicas=3,bootstrap.restore.backupRef.name=$full,bootstrap.restore.revision=$revision" &&
     k wait --for=condition=Ready "quoratecluster/$CLUSTER" --timeout=240s && take_keys && judged 0 1 && helm uninstall "$CLUSTER" -n demo --wait --timeout 90s && within 90 no_pods || return 1
   k delete quoratebackupschedule flowing && within 60 gone deployment flowing-deltas && k delete pod s3 --now
+}
+told_by_backup() { k get quoratebackup "$1" -o json | jq -r '.status.conditions[]? | select(.type == "Complete") | .message' | grep -E -- "$2"; }
+# The key that sealed so far stays under another name; the agent that has read it is replaced.
+another_key() {
+  local before key
+  before=$(agent_pod) && key=$(k get secret sealing -o 'jsonpath={.data.key}' | base64 -d) &&
+    k patch secret sealing --type=merge -p '{"stringData":{"former":"'"$key"'","key":"'"$(openssl rand -hex 32)"'"}}' && within 60 another_agent "$before" && within 60 is True flowing_condition Flowing
+}
+agent_pod() { k get pods -l quorate.io/schedule=flowing,app.kubernetes.io/component=deltas -o json | jq -er '[.items[] | select(.metadata.deletionTimestamp == null and .status.phase == "Running")][0].metadata.uid'; }
+another_agent() { local now; now=$(agent_pod) && [ "$now" != "$1" ]; }
+proved_by_schedule() {
+  [ -n "$(k get quoratebackupschedule flowing -o 'jsonpath={.status.lastProofDueAt}')" ] && k get quoratebackups -l quorate.io/schedule=flowing -o json |
+    jq -e '[.items[].status | select((.proof // "") != "" and any(.conditions[]; .type == "Verified" and .status == "True"))] | length > 0'
 }
 flowing_condition() { k get quoratebackupschedule flowing -o json | jq -r ".status.conditions[]? | select(.type == \"$1\") | .status"; }
 full_of_flowing() { k get quoratebackups -l quorate.io/schedule=flowing -o json | jq -er '[.items[] | select(.status.phase == "Succeeded") | .metadata.name] | sort | last'; }

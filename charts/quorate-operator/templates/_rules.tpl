@@ -11,10 +11,10 @@ Secrets are the widest right: the operator makes and renews the certificates of 
 - apiGroups: [quorate.io]
   resources: ["*/status", "*/finalizers"]
   verbs: [get, update, patch]
-# schedules make backups and let go of old ones, a restore makes one first; the agent's jobs take and restore them
+# schedules make backups, ask for their proof and let go of old ones, a restore makes one first; the agent's jobs take and restore them
 - apiGroups: [quorate.io]
   resources: [quoratebackups]
-  verbs: [get, list, watch, create, delete]
+  verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [batch]
   resources: [jobs]
   verbs: [get, list, watch, create, patch, delete]

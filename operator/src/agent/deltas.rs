@@ -42,6 +42,9 @@ pub struct Settings {
     /// The cluster's folder in the store, with a slash at the end
     #[arg(long = "in", value_name = "NAME")]
     pub object_folder: String,
+    /// The name under which members hold history back for these files; another place needs another name
+    #[arg(long, value_name = "NAME")]
+    pub holder: String,
     /// A member's client URL; may be given several times
     #[arg(long = "endpoint", required = true, value_name = "URL")]
     pub endpoints: Vec<String>,
@@ -98,7 +101,7 @@ pub async fn keep(store: &Store, settings: &Settings, page: &Page, stop: watch::
     let mut keeper = Keeper {
         store,
         folder: &settings.object_folder,
-        holder: format!("agent-{}", crate::short_hash(settings.object_folder.as_bytes())),
+        holder: settings.holder.clone(),
         interval: Duration::from_secs(settings.interval.max(1)),
         page,
         stop,

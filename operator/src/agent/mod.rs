@@ -88,6 +88,15 @@ pub enum Work {
         #[arg(long, default_value = "/usr/bin/quorate", value_name = "FILE")]
         server: PathBuf,
     },
+    /// Reads all that a restore would read, and checks it; nothing is kept
+    Look {
+        /// The store
+        #[command(flatten)]
+        store: StoreFlags,
+        /// What would be restored
+        #[command(flatten)]
+        source: Source,
+    },
     /// Restores an object into a server that is thrown away, and compares
     Verify {
         /// The store
@@ -134,7 +143,7 @@ pub enum Error {
     #[error("name a store by --folder, --bucket, --gcs-bucket or --azure-container")]
     NoStore,
     /// The store refused.
-    #[error("store: {0}")]
+    #[error("store: {}", sentence(&.0.to_string()))]
     Store(#[from] object_store::Error),
     /// An object's name cannot be one.
     #[error("object name: {0}")]
@@ -157,7 +166,7 @@ pub enum Error {
     #[error("the snapshot is damaged: {0}")]
     Damaged(String),
     /// A file or the program.
-    #[error("{what}: {error}")]
+    #[error("{what}: {}", sentence(&.error.to_string()))]
     Io {
         /// Which.
         what: String,
@@ -167,6 +176,21 @@ pub enum Error {
     /// The server's program refused, or what is wanted is not there.
     #[error("{0}")]
     Refused(String),
+}
+
+/// The longest that a store's own words may be, letters.
+const LONGEST: usize = 400;
+
+/// A store's words for people: of an answer in XML what it says is wrong, of everything else one line.
+fn sentence(words: &str) -> String {
+    let tag = |name: &str| {
+        let rest = words.split_once(&format!("<{name}>"))?.1;
+        Some(rest.split_once(&format!("</{name}>"))?.0.trim())
+    };
+    if let (Some(code), message) = (tag("Code"), tag("Message")) {
+        return format!("it refuses with {code}: {}", message.unwrap_or("no reason given"));
+    }
+    words.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(LONGEST).collect()
 }
 
 fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Error {
@@ -196,6 +220,7 @@ pub async fn work(work: &Work) -> Result<String, Error> {
             let member = restore::Member { data_dir, name, peer_url, token, server };
             Ok(words(&restore::restore(&store::Store::open(store)?, source, &member, *bump_revision).await?))
         }
+        Work::Look { store, source } => Ok(words(&restore::look(&store::Store::open(store)?, source).await?)),
         Work::Verify { store, object, expected, chain, scratch, server } => {
             Ok(words(&verify::verify(&store::Store::open(store)?, object, expected, *chain, scratch, server).await?))
         }
@@ -271,6 +296,19 @@ mod tests {
 
     fn snapshot(content: &[u8]) -> Vec<u8> {
         [content, &Sha256::digest(content)[..]].concat()
+    }
+
+    /// What a store says is told in one line, without the rest of its answer.
+    #[test]
+    fn sentences() {
+        let answer = "Client error with status 403 Forbidden: <?xml version=\"1.0\"?>\n<Error><Code>SignatureDoesNotMatch</Code><Message>The \
+            signature does not match.</Message><StringToSign>41 57</StringToSign></Error>";
+        assert_eq!(sentence(answer), "it refuses with SignatureDoesNotMatch: The signature does not match.");
+        assert_eq!(sentence("error sending\n  request"), "error sending request");
+        // What is uploaded piece by piece fails as a file does.
+        let upload = io("store")(std::io::Error::other(answer)).to_string();
+        assert_eq!(upload, "store: it refuses with SignatureDoesNotMatch: The signature does not match.");
+        assert_eq!(sentence(&"x".repeat(1000)).len(), LONGEST);
     }
 
     /// The digest is checked however the stream is cut, and damage anywhere is found.

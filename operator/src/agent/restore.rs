@@ -76,6 +76,34 @@ pub(super) async fn fetch_and_make(store: &Store, source: &Source, member: &Memb
     Ok(Restored { revision, full: wanted.full, deltas: wanted.segments.len() })
 }
 
+/// Reads all that a restore of this source would read, and checks it: the object is there and whole, can be decrypted, and so is each
+/// file of deltas that leads to the wanted state.
+///
+/// # Errors
+/// What is not there or damaged.
+pub async fn look(store: &Store, source: &Source) -> Result<Restored, Error> {
+    let wanted = find(store, source).await?;
+    let mut digest = Tail::default();
+    let read = store.read(&wanted.full, async |piece| {
+        digest.take(piece);
+        Ok(())
+    });
+    read.await.map_err(|error| absent(&wanted.full, error))?;
+    digest.verify().map_err(|error| Error::Refused(format!("{}: {error}", wanted.full)))?;
+    for name in &wanted.segments {
+        fetch_segment(store, name).await?;
+    }
+    Ok(Restored { revision: wanted.revision, full: wanted.full, deltas: wanted.segments.len() })
+}
+
+/// What is not there is told by its name alone.
+fn absent(name: &str, error: Error) -> Error {
+    match error {
+        Error::Store(object_store::Error::NotFound { .. }) => Error::Refused(format!("there is no object {name} in the store")),
+        other => other,
+    }
+}
+
 async fn find(store: &Store, source: &Source) -> Result<Wanted, Error> {
     let target = match (source.revision, source.time) {
         (Some(revision), _) => Some(Target::Revision(revision)),
@@ -101,12 +129,11 @@ async fn fetch_full(store: &Store, object: &str, file: &Path) -> Result<(), Erro
     let shown = file.display().to_string();
     let mut out = tokio::fs::File::create(file).await.map_err(io(&shown))?;
     let mut digest = Tail::default();
-    store
-        .read(object, async |piece| {
-            digest.take(piece);
-            out.write_all(piece).await.map_err(io(&shown))
-        })
-        .await?;
+    let read = store.read(object, async |piece| {
+        digest.take(piece);
+        out.write_all(piece).await.map_err(io(&shown))
+    });
+    read.await.map_err(|error| absent(object, error))?;
     digest.verify().map_err(|error| Error::Refused(format!("{object}: {error}")))?;
     out.sync_all().await.map_err(io(&shown))
 }
@@ -117,13 +144,18 @@ async fn fetch_segments(store: &Store, names: &[String], folder: &Path) -> Resul
     }
     tokio::fs::create_dir_all(folder).await.map_err(io(folder.display().to_string()))?;
     for (at, name) in names.iter().enumerate() {
-        let content = store.get(name).await?;
-        // Named here, because the server knows it by another name.
-        quorate_client::proto::segment::decode(&content).map_err(|error| Error::Refused(format!("{name} {error}")))?;
+        let content = fetch_segment(store, name).await?;
         let file: PathBuf = folder.join(format!("{at:08}.segment"));
         tokio::fs::write(&file, content).await.map_err(io(file.display().to_string()))?;
     }
     Ok(())
+}
+
+async fn fetch_segment(store: &Store, name: &str) -> Result<Vec<u8>, Error> {
+    let content = store.get(name).await.map_err(|error| absent(name, error))?;
+    // Named here, because the server knows it by another name.
+    quorate_client::proto::segment::decode(&content).map_err(|error| Error::Refused(format!("{name} {error}")))?;
+    Ok(content)
 }
 
 async fn make(member: &Member<'_>, file: &Path, folder: &Path, wanted: &Wanted, flags: &[&str]) -> Result<Option<i64>, Error> {

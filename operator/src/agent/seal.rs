@@ -82,6 +82,11 @@ fn parse(text: &[u8]) -> Option<[u8; 32]> {
     Some(out)
 }
 
+/// Whether this can be a key.
+pub fn is_key(text: &[u8]) -> bool {
+    parse(text).is_some()
+}
+
 impl Keys {
     /// Reads a folder: the file `key` seals; it and all others open.
     ///

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::TryStreamExt;
 use object_store::aws::AmazonS3Builder;
@@ -13,7 +14,7 @@ use object_store::buffered::BufWriter;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
-use object_store::{ClientOptions, ObjectStore, ObjectStoreExt, PutPayload};
+use object_store::{ClientOptions, ObjectStore, ObjectStoreExt, PutPayload, RetryConfig};
 use tokio::io::AsyncWriteExt;
 
 use super::chain::{self, Full, Manifest, Segment};
@@ -24,6 +25,12 @@ use super::{Error, io};
 pub const PART: usize = 8 << 20;
 /// Manifests that are read at the same time.
 const AT_ONCE: usize = 16;
+
+/// How long one question is asked again and again, and how often: whoever waits for the answer is told why sooner than by the library's
+/// own habit, and tries everything again by itself.
+fn patience() -> RetryConfig {
+    RetryConfig { max_retries: 5, retry_timeout: Duration::from_secs(30), ..RetryConfig::default() }
+}
 
 /// Where backups are, as the pod's flags say. Credentials come from the environment.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -76,7 +83,7 @@ fn is_plain(endpoint: Option<&String>) -> bool {
 
 /// The bucket by the S3 protocol.
 pub fn s3(flags: &StoreFlags, bucket: &str) -> AmazonS3Builder {
-    let builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_region(&flags.region);
+    let builder = AmazonS3Builder::from_env().with_retry(patience()).with_bucket_name(bucket).with_region(&flags.region);
     match &flags.s3_endpoint {
         // Services other than Amazon's are reached by path: names of buckets are not names of hosts there.
         Some(endpoint) => {
@@ -88,7 +95,7 @@ pub fn s3(flags: &StoreFlags, bucket: &str) -> AmazonS3Builder {
 
 /// The bucket of Google Cloud Storage.
 pub fn gcs(flags: &StoreFlags, bucket: &str) -> GoogleCloudStorageBuilder {
-    let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket);
+    let builder = GoogleCloudStorageBuilder::from_env().with_retry(patience()).with_bucket_name(bucket);
     match &flags.gcs_endpoint {
         Some(endpoint) => {
             let options = ClientOptions::new().with_allow_http(is_plain(Some(endpoint)));
@@ -100,7 +107,7 @@ pub fn gcs(flags: &StoreFlags, bucket: &str) -> GoogleCloudStorageBuilder {
 
 /// The container of Azure Blob Storage.
 pub fn azure(flags: &StoreFlags, container: &str) -> MicrosoftAzureBuilder {
-    let builder = MicrosoftAzureBuilder::from_env().with_container_name(container);
+    let builder = MicrosoftAzureBuilder::from_env().with_retry(patience()).with_container_name(container);
     let builder = match &flags.azure_account {
         Some(account) => builder.with_account(account),
         None => builder,

@@ -16,17 +16,21 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::job::{Worker, pod};
 use super::schedule::SCHEDULE_LABEL;
-use super::{folder, labels, now, set_condition};
+use super::{folder, inputs, labels};
 use crate::agent::Report;
 use crate::cluster::validate::{Valid, validate};
 use crate::cluster::{Context, Error};
 use crate::crd::backup::{Deltas, DeltasStatus, QuorateBackupStoreSpec, ScheduleStatus};
 use crate::crd::{QuorateBackupSchedule, QuorateBackupStore, QuorateCluster};
+use crate::now;
+use crate::phase::set_condition;
 
 /// The reason of a schedule whose deltas another one keeps.
 const TAKEN: &str = "KeptByAnother";
 /// Who writes, as Kubernetes keeps account of fields.
 const MANAGER: &str = "quorate-operator";
+/// The annotation of the agent's pod that tells what Secrets held when it was made.
+const INPUTS: &str = "quorate.io/inputs";
 /// Where the agent shows its page.
 const PORT: u16 = 8081;
 /// The longest an answer may take.
@@ -69,8 +73,8 @@ pub async fn advance(
             }
             (false, reason, why, None)
         }
-        Ok((cluster, store)) => {
-            let object = deployment(schedule, deltas, &cluster, &store, context.default_image.as_deref());
+        Ok((cluster, store, inputs)) => {
+            let object = deployment(schedule, deltas, &cluster, &store, &inputs, context.default_image.as_deref());
             let runs = object["spec"]["replicas"] == json!(1);
             deployments.patch(&name(&own), &PatchParams::apply(MANAGER).force(), &Patch::Apply(&object)).await?;
             match runs {
@@ -102,7 +106,7 @@ async fn prepare(
     context: &Context,
     schedule: &QuorateBackupSchedule,
     namespace: &str,
-) -> Result<Result<(Valid, QuorateBackupStoreSpec), (&'static str, String)>, Error> {
+) -> Result<Result<(Valid, QuorateBackupStoreSpec, String), (&'static str, String)>, Error> {
     let all: Api<QuorateBackupSchedule> = Api::namespaced(context.client.clone(), namespace);
     if let Some(rival) = rival(schedule, &all.list(&ListParams::default()).await?.items) {
         return Ok(Err((TAKEN, format!("QuorateBackupSchedule {rival} keeps this cluster's deltas in this store already"))));
@@ -121,7 +125,15 @@ async fn prepare(
     let Some(store_object) = stores.get_opt(store).await? else {
         return Ok(Err(("Waiting", format!("there is no QuorateBackupStore {store}"))));
     };
-    Ok(Ok((validate(&object, context.default_image.as_deref())?, store_object.spec)))
+    let cluster = validate(&object, context.default_image.as_deref())?;
+    let (_, _, operator_secret) = cluster.secrets();
+    let tls = cluster.tls().then_some(operator_secret.as_str());
+    let inputs = inputs::read(&context.client, namespace, &store_object.spec, tls).await?;
+    // An agent that runs goes on with what it was given; only a new one would wait in vain.
+    if let Some(missing) = inputs.missing {
+        return Ok(Err(("Waiting", missing)));
+    }
+    Ok(Ok((cluster, store_object.spec, inputs.hash)))
 }
 
 /// Puts the report into the status, in steps: each change of it is written, and read by everybody who watches.
@@ -183,11 +195,26 @@ fn judge(report: &Report, deltas: &Deltas, now: Timestamp) -> (bool, &'static st
     (true, "UpToDate", "changes reach the store as they come".into())
 }
 
+/// The name under which members hold history back: another one for each place, though the folder in it be the same.
+fn holder(store: &QuorateBackupStoreSpec, cluster: &Valid) -> String {
+    let part = |text: &Option<String>| text.clone().unwrap_or_default();
+    let place = match (&store.s3, &store.gcs, &store.azure, &store.volume) {
+        (Some(s3), ..) => ["s3".into(), part(&s3.endpoint), part(&s3.region), s3.bucket.clone()],
+        (_, Some(gcs), ..) => ["gcs".into(), part(&gcs.endpoint), String::new(), gcs.bucket.clone()],
+        (_, _, Some(azure), _) => ["azure".into(), part(&azure.endpoint), azure.account.clone(), azure.container.clone()],
+        (.., volume) => {
+            ["volume".into(), String::new(), String::new(), volume.as_ref().map_or(String::new(), |v| v.claim_name.clone())]
+        }
+    };
+    format!("agent-{}", crate::short_hash(json!([place, folder(store, cluster)]).to_string().as_bytes()))
+}
+
 fn deployment(
     schedule: &QuorateBackupSchedule,
     deltas: &Deltas,
     cluster: &Valid,
     store: &QuorateBackupStoreSpec,
+    inputs: &str,
     default_image: Option<&str>,
 ) -> Value {
     let own = schedule.name_any();
@@ -198,6 +225,7 @@ fn deployment(
     let mut arguments = vec![
         "deltas".to_string(),
         format!("--in={}", folder(store, cluster)),
+        format!("--holder={}", holder(store, cluster)),
         format!("--interval={}", deltas.seconds()),
         format!("--listen=0.0.0.0:{PORT}"),
     ];
@@ -239,7 +267,8 @@ fn deployment(
             // Two at once would write everything twice, each its own branch.
             "strategy": {"type": "Recreate"},
             "selector": {"matchLabels": {SCHEDULE_LABEL: own, "app.kubernetes.io/component": "deltas"}},
-            "template": {"metadata": {"labels": labels}, "spec": spec},
+            // It reads credentials and keys when it starts.
+            "template": {"metadata": {"labels": labels, "annotations": {INPUTS: inputs}}, "spec": spec},
         },
     })
 }
@@ -302,11 +331,12 @@ mod tests {
             ..Default::default()
         };
         let build = |schedule: &QuorateBackupSchedule, cluster: &Valid| {
-            deployment(schedule, schedule.spec.deltas.as_ref().unwrap(), cluster, &store, None)
+            deployment(schedule, schedule.spec.deltas.as_ref().unwrap(), cluster, &store, "h1", None)
         };
         let object = build(&schedule, &cluster);
         is_known::<Deployment>(&object);
         assert_eq!(object["spec"]["replicas"], 1);
+        assert_eq!(object["spec"]["template"]["metadata"]["annotations"]["quorate.io/inputs"], "h1");
         let text = object.to_string();
         for word in ["--in=lab/ns/kv/6f0c/", "--interval=60", "https://kv-2.kv-peer.ns.svc:2379", "kv-operator-tls", "runAsNonRoot"]
         {
@@ -317,6 +347,27 @@ mod tests {
         schedule.spec.suspend = false;
         cluster.spec.replicas = 0;
         assert_eq!(build(&schedule, &cluster)["spec"]["replicas"], 0);
+    }
+
+    /// Two places hold history back under two names, though the folder be the same; credentials make no other place.
+    #[test]
+    fn holders() {
+        let cluster = validate(&sample(), Some("q:1")).unwrap();
+        let name = |store: Value| holder(&serde_json::from_value(store).unwrap(), &cluster);
+        let places = [
+            json!({"s3": {"bucket": "b"}}),
+            json!({"s3": {"bucket": "c"}}),
+            json!({"s3": {"bucket": "b", "endpoint": "http://x"}}),
+            json!({"s3": {"bucket": "b", "prefix": "p"}}),
+            json!({"gcs": {"bucket": "b"}}),
+            json!({"azure": {"account": "a", "container": "b"}}),
+            json!({"azure": {"account": "b", "container": "b"}}),
+            json!({"volume": {"claimName": "b"}}),
+            json!({"volume": {"claimName": "c"}}),
+        ];
+        let names: std::collections::BTreeSet<String> = places.iter().map(|place| name(place.clone())).collect();
+        assert_eq!(names.len(), places.len());
+        assert_eq!(name(json!({"s3": {"bucket": "b", "credentialsSecretRef": {"name": "k"}}})), name(places[0].clone()));
     }
 
     /// Of schedules that want the same deltas the oldest keeps them; another store, a schedule without deltas and one that goes are none.

@@ -46,10 +46,12 @@ pub struct Worker<'a> {
     pub scratch: bool,
 }
 
-/// Secrets' entries that become the environment by which the library for object stores finds credentials.
-const S3_KEYS: [&str; 2] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
-const GCS_KEYS: [&str; 1] = ["GOOGLE_SERVICE_ACCOUNT_KEY"];
-const AZURE_KEYS: [&str; 2] = ["AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN"];
+/// Entries of Secrets that become the environment by which the library for object stores finds credentials: all of these for S3.
+pub const S3_KEYS: [&str; 2] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+/// For Google Cloud Storage.
+pub const GCS_KEYS: [&str; 1] = ["GOOGLE_SERVICE_ACCOUNT_KEY"];
+/// For Azure Blob Storage, of which one is enough.
+pub const AZURE_KEYS: [&str; 2] = ["AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN"];
 
 fn environment(secret: Option<&NameReference>, keys: &[&str], optional: bool) -> Vec<Value> {
     let entry = |name: &str, key: &&str| {
@@ -129,11 +131,16 @@ pub fn pod(worker: &Worker<'_>, restart: &str) -> Value {
 
 /// The Job.
 pub fn job(worker: &Worker<'_>) -> Value {
+    job_of(worker, TRIES)
+}
+
+/// The Job, tried again so many times.
+pub fn job_of(worker: &Worker<'_>, tries: u32) -> Value {
     json!({
         "apiVersion": "batch/v1", "kind": "Job",
         "metadata": {"name": worker.name, "namespace": worker.namespace, "labels": worker.labels, "ownerReferences": [worker.owner]},
         "spec": {
-            "backoffLimit": TRIES, "activeDeadlineSeconds": DEADLINE,
+            "backoffLimit": tries, "activeDeadlineSeconds": DEADLINE,
             "template": {"metadata": {"labels": worker.labels}, "spec": pod(worker, "Never")},
         },
     })
@@ -154,8 +161,8 @@ pub fn object_name(store: &QuorateBackupStoreSpec, name: &str) -> String {
 /// How far a Job is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// It works, or waits for its pod.
-    Running,
+    /// It works, or waits for its pod; why the try before failed, if one did.
+    Running(Option<String>),
     /// It is done; its last words.
     Done(String),
     /// It gave up; why.
@@ -168,8 +175,9 @@ pub async fn progress(client: &Client, job: &Job) -> kube::Result<Progress> {
     let is =
         |kind: &str| status.conditions.iter().flatten().find(|condition| condition.type_ == kind && condition.status == "True");
     let (done, failed) = (is("Complete").is_some(), is("Failed"));
-    if !done && failed.is_none() {
-        return Ok(Progress::Running);
+    let again = !done && failed.is_none();
+    if again && status.failed.unwrap_or(0) == 0 {
+        return Ok(Progress::Running(None));
     }
     let namespace = job.metadata.namespace.clone().unwrap_or_default();
     let name = job.metadata.name.clone().unwrap_or_default();
@@ -184,11 +192,22 @@ pub async fn progress(client: &Client, job: &Job) -> kube::Result<Progress> {
         ends.sort_by_key(|end| end.finished_at.clone());
         ends.last().and_then(|end| end.message.clone())
     };
+    if again {
+        return Ok(Progress::Running(words(false).map(|words| words.trim().to_string())));
+    }
     if done {
         return Ok(Progress::Done(words(true).unwrap_or_default()));
     }
     let reason = failed.and_then(|failed| failed.message.clone()).unwrap_or_default();
     Ok(Progress::Failed(words(false).map_or(reason, |words| words.trim().to_string())))
+}
+
+/// What is done, and why it is done once more.
+pub fn trying(what: &str, failed: Option<&str>) -> String {
+    match failed {
+        Some(why) => format!("{what}; once more, because: {why}"),
+        None => what.to_string(),
+    }
 }
 
 #[cfg(test)]

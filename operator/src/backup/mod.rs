@@ -3,26 +3,20 @@
 
 pub mod cron;
 pub mod flow;
+pub mod inputs;
 pub mod job;
 pub mod retain;
 pub mod schedule;
 pub mod take;
 pub mod verify;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use k8s_openapi::jiff::Timestamp;
 use kube::Resource;
 use kube::runtime::events::{Event, EventType};
 
 use crate::cluster::{Context, validate::Valid};
 
-/// Now, in whole seconds, as Kubernetes keeps times.
-fn now() -> Time {
-    Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or(Timestamp::UNIX_EPOCH))
-}
-
 /// Labels of the agent's pods.
-fn labels() -> serde_json::Map<String, serde_json::Value> {
+pub fn labels() -> serde_json::Map<String, serde_json::Value> {
     let labels = [("app.kubernetes.io/name", "quorate-agent"), ("app.kubernetes.io/managed-by", "quorate-operator")];
     labels.into_iter().map(|(key, value)| (key.to_string(), value.into())).collect()
 }
@@ -39,39 +33,5 @@ async fn record(context: &Context, about: &impl Resource<DynamicType = ()>, warn
     let event = Event { type_, reason: reason.into(), note: Some(note), action: reason.into(), secondary: None };
     if let Err(error) = context.recorder.publish(&event, &about.object_ref(&())).await {
         tracing::debug!(%error, "cannot record an event");
-    }
-}
-
-/// Sets one condition; its time changes only with its status. True when anything changed.
-pub fn set_condition(
-    conditions: &mut Vec<Condition>,
-    kind: &str,
-    status: bool,
-    reason: &str,
-    message: &str,
-    generation: Option<i64>,
-    now: Time,
-) -> bool {
-    let status = if status { "True" } else { "False" };
-    let old = conditions.iter().position(|condition| condition.type_ == kind);
-    let since = old.map(|at| &conditions[at]).filter(|old| old.status == status).map(|old| old.last_transition_time.clone());
-    let new = Condition {
-        type_: kind.into(),
-        status: status.into(),
-        reason: reason.into(),
-        message: message.into(),
-        observed_generation: generation,
-        last_transition_time: since.unwrap_or(now),
-    };
-    match old {
-        Some(at) if conditions[at] == new => false,
-        Some(at) => {
-            conditions[at] = new;
-            true
-        }
-        None => {
-            conditions.push(new);
-            true
-        }
     }
 }

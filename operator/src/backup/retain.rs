@@ -93,7 +93,7 @@ mod tests {
             status.phase = Some(phase.into());
             if "VR".contains(kind) {
                 let now = Time(Timestamp::UNIX_EPOCH);
-                crate::backup::set_condition(&mut status.conditions, "Verified", kind == 'V', "x", "", None, now);
+                crate::phase::set_condition(&mut status.conditions, "Verified", kind == 'V', "x", "", None, now);
             }
             backup.status = Some(status);
             backup

@@ -1,5 +1,5 @@
-//! One QuorateBackupSchedule: makes a QuorateBackup when one is due or the deltas lack one, has the agent of the deltas run, and forgets
-//! what was superseded.
+//! One QuorateBackupSchedule: makes a QuorateBackup when one is due or the deltas lack one, has the newest proved when that is due, has
+//! the agent of the deltas run, and forgets what was superseded.
 //!
 //! The name of a backup is that of its schedule and the minute it was due, so that a restart makes none twice. Only the last due
 //! time counts: what was missed is not made up for.
@@ -9,15 +9,17 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{DeleteParams, ListParams, ObjectMeta, PostParams, Preconditions};
+use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, ResourceExt};
+use serde_json::json;
 
 use super::cron::Cron;
 use super::retain::{lacks_full, proves_next, succeeded, superseded, verdict};
-use super::{flow, set_condition};
+use super::{flow, verify};
 use crate::cluster::{Context, Error};
-use crate::crd::backup::{QuorateBackupSpec, ScheduleStatus};
+use crate::crd::backup::{QuorateBackupSpec, ScheduleStatus, Verify};
 use crate::crd::{QuorateBackup, QuorateBackupSchedule};
+use crate::phase::{self, set_condition};
 
 /// The label of backups that names their schedule.
 pub const SCHEDULE_LABEL: &str = "quorate.io/schedule";
@@ -34,8 +36,7 @@ pub async fn reconcile(context: &Context, name: &str, namespace: &str) -> Result
         return Ok(PACE);
     }
     let now = Timestamp::now();
-    let old = schedule.status.clone().unwrap_or_default();
-    let mut status = old.clone();
+    let mut status = schedule.status.clone().unwrap_or_default();
     let generation = schedule.metadata.generation;
     let second = Time(Timestamp::from_second(now.as_second()).unwrap_or(Timestamp::UNIX_EPOCH));
     let backups: Api<QuorateBackup> = Api::namespaced(context.client.clone(), namespace);
@@ -56,6 +57,10 @@ pub async fn reconcile(context: &Context, name: &str, namespace: &str) -> Result
             }
             status.next_at = cron.next(now).filter(|_| !schedule.spec.suspend).map(Time);
         }
+    }
+    if let Err(why) = prove(&backups, &schedule, &all, &mut status, now).await? {
+        let why = format!("verify.schedule: {why}");
+        set_condition(&mut status.conditions, "Valid", false, "Unreadable", &why, generation, crate::now());
     }
     let newest = all.iter().filter(|backup| succeeded(backup)).max_by_key(|backup| backup.creation_timestamp());
     if let Some(newest) = newest {
@@ -87,14 +92,48 @@ pub async fn reconcile(context: &Context, name: &str, namespace: &str) -> Result
         }
     }
     let next = status.next_at.as_ref().map(|next| next.0.as_second() - now.as_second());
-    if status != old {
-        let mut object = schedule.clone();
-        object.metadata.managed_fields = None;
-        object.status = Some(status);
-        api.replace_status(name, &PostParams::default(), &object).await?;
-    }
+    phase::write(&api, &schedule, status).await?;
     let wait = next.and_then(|seconds| u64::try_from(seconds).ok()).map_or(PACE, |seconds| Duration::from_secs(seconds + 1));
     Ok(wait.min(if schedule.spec.deltas.is_some() { FLOW_PACE } else { PACE }))
+}
+
+/// Has the newest backup proved, when that is due by the proofs' own schedule. With no backup in the store it stays due.
+async fn prove(
+    backups: &Api<QuorateBackup>,
+    schedule: &QuorateBackupSchedule,
+    all: &[QuorateBackup],
+    status: &mut ScheduleStatus,
+    now: Timestamp,
+) -> Result<Result<(), String>, Error> {
+    let Some(text) = schedule.spec.verify.as_ref().and_then(|verify| verify.schedule.as_ref()) else { return Ok(Ok(())) };
+    let cron = match Cron::parse(text) {
+        Ok(cron) => cron,
+        Err(why) => return Ok(Err(why)),
+    };
+    let Some((newest, due)) = proof_due(schedule, &cron, all, status, now) else { return Ok(Ok(())) };
+    let patch = json!({"metadata": {"uid": newest.uid(), "annotations": {verify::PROVE: due.as_second().to_string()}}});
+    match backups.patch(&newest.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
+        // It went meanwhile; the next look finds another, or none.
+        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => return Ok(Ok(())),
+        other => drop(other?),
+    }
+    status.last_proof_due_at = Some(Time(due));
+    Ok(Ok(()))
+}
+
+/// The backup that is to be proved now, and since when that is due.
+fn proof_due<'a>(
+    schedule: &QuorateBackupSchedule,
+    cron: &Cron,
+    all: &'a [QuorateBackup],
+    status: &ScheduleStatus,
+    now: Timestamp,
+) -> Option<(&'a QuorateBackup, Timestamp)> {
+    let made = schedule.metadata.creation_timestamp.as_ref().map_or(now, |made| made.0);
+    let from = status.last_proof_due_at.as_ref().map_or(made, |last| last.0);
+    let due = (!schedule.spec.suspend).then(|| last_due(cron, from, now)).flatten()?;
+    let newest = all.iter().filter(|backup| succeeded(backup)).max_by_key(|backup| backup.creation_timestamp())?;
+    Some((newest, due))
 }
 
 /// What came of the newest backup that was to be proved.
@@ -106,7 +145,7 @@ fn tell_proofs(schedule: &QuorateBackupSchedule, all: &[QuorateBackup], status: 
             let well = verdict(newest) == Some(true);
             let reason = if well { "Verified" } else { "VerificationFailed" };
             let message = format!("of QuorateBackup {}", newest.name_any());
-            set_condition(&mut status.conditions, "Verified", well, reason, &message, schedule.metadata.generation, super::now());
+            set_condition(&mut status.conditions, "Verified", well, reason, &message, schedule.metadata.generation, crate::now());
         }
         _ => status.conditions.retain(|condition| condition.type_ != "Verified"),
     }
@@ -142,7 +181,7 @@ async fn make(
     let spec = QuorateBackupSpec {
         cluster_ref: schedule.spec.cluster_ref.clone(),
         store_ref: schedule.spec.store_ref.clone(),
-        verify: schedule.spec.verify.as_ref().is_some_and(|verify| proves_next(all, verify.every)),
+        verify: schedule.spec.verify.as_ref().and_then(Verify::every).is_some_and(|every| proves_next(all, every)),
     };
     let name = format!("{}-{}", schedule.name_any(), due.as_second() / 60);
     let mut backup = QuorateBackup::new(&name, spec);
@@ -160,6 +199,40 @@ async fn make(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A proof is due by its own schedule, of the newest backup that is in the store, once a time, and not while all rests.
+    #[test]
+    fn due_proofs() {
+        let second = |second: i64| Timestamp::from_second(second).unwrap();
+        let spec = json!({"clusterRef": {"name": "kv"}, "storeRef": {"name": "s"}, "schedule": "0 3 * * *", "verify": {"schedule": "*/10 * * * *"}});
+        let mut schedule = QuorateBackupSchedule::new("nightly", serde_json::from_value(spec).unwrap());
+        schedule.metadata.creation_timestamp = Some(Time(second(0)));
+        let backup = |name: &str, made: i64, phase: &str| {
+            let mut backup = QuorateBackup::new(name, QuorateBackupSpec::default());
+            backup.metadata.creation_timestamp = Some(Time(second(made)));
+            backup.status = Some(crate::crd::backup::BackupStatus { phase: Some(phase.into()), ..Default::default() });
+            backup
+        };
+        let all = [backup("a", 10, "Succeeded"), backup("b", 20, "Succeeded"), backup("c", 30, "Failed")];
+        let cron = Cron::parse("*/10 * * * *").unwrap();
+        let mut status = ScheduleStatus::default();
+        let due = |schedule: &QuorateBackupSchedule, all: &[QuorateBackup], status: &ScheduleStatus, now: i64| {
+            proof_due(schedule, &cron, all, status, second(now)).map(|(backup, due)| (backup.name_any(), due.as_second()))
+        };
+        assert_eq!(due(&schedule, &all, &status, 599), None);
+        assert_eq!(due(&schedule, &all, &status, 1300), Some(("b".into(), 1200)));
+        assert_eq!(due(&schedule, &all[2..], &status, 1300), None);
+        status.last_proof_due_at = Some(Time(second(1200)));
+        assert_eq!((due(&schedule, &all, &status, 1300), due(&schedule, &all, &status, 1800)), (None, Some(("b".into(), 1800))));
+        schedule.spec.suspend = true;
+        assert_eq!(due(&schedule, &all, &status, 1800), None);
+        let verify = |spec: serde_json::Value| serde_json::from_value::<Verify>(spec).unwrap().every();
+        assert_eq!((verify(json!({})), verify(json!({"every": 7}))), (Some(1), Some(7)));
+        assert_eq!(
+            (verify(json!({"schedule": "0 3 * * *"})), verify(json!({"every": 2, "schedule": "0 3 * * *"}))),
+            (None, Some(2))
+        );
+    }
 
     /// Of many missed times only the last counts, and none comes twice.
     #[test]

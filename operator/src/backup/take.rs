@@ -10,14 +10,16 @@ use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
-use super::job::{Progress, Worker, job, progress};
+use super::job::{Progress, Worker, job, progress, trying};
 use super::schedule::SCHEDULE_LABEL;
-use super::{folder, labels, now, retain, set_condition, verify};
+use super::{folder, inputs, labels, retain, verify};
 use crate::agent::Taken;
 use crate::cluster::validate::validate;
 use crate::cluster::{Context, Error};
 use crate::crd::backup::BackupStatus;
 use crate::crd::{QuorateBackup, QuorateBackupSchedule, QuorateBackupStore, QuorateCluster};
+use crate::now;
+use crate::phase::{self, Found, Stamp, is_final};
 
 /// Until the next look at a backup that waits or runs.
 const PACE: Duration = Duration::from_secs(3);
@@ -29,50 +31,39 @@ pub async fn reconcile(context: &Context, name: &str, namespace: &str) -> Result
     let api: Api<QuorateBackup> = Api::namespaced(context.client.clone(), namespace);
     let Some(backup) = api.get_opt(name).await? else { return Ok(DONE) };
     let old = backup.status.clone().unwrap_or_default();
-    let ended = matches!(old.phase.as_deref(), Some("Succeeded" | "Failed"));
+    let ended = is_final(old.phase.as_deref());
     if backup.metadata.deletion_timestamp.is_some() || (ended && verify::is_settled(&backup, &old)) {
         return Ok(DONE);
     }
-    let mut status = old.clone();
+    let mut status = old;
     if ended {
         verify::advance(context, &backup, &mut status).await?;
         let settled = verify::is_settled(&backup, &status);
-        write(&api, &backup, &old, status).await?;
+        phase::write(&api, &backup, status).await?;
         return Ok(if settled { DONE } else { PACE });
-    }
-    if status.started_at.is_none() {
-        status.started_at = Some(now());
     }
     let outcome = step(context, &backup, &mut status).await?;
     let (phase, reason, message) = match outcome {
         Outcome::Waits(message) => ("Pending", "Waiting", message),
-        Outcome::Runs => ("Running", "Running", "the agent copies the data".to_string()),
+        Outcome::Runs(failed) => ("Running", "Running", trying("the agent copies the data", failed.as_deref())),
         Outcome::Done => ("Succeeded", "Succeeded", "the backup is in the store".to_string()),
         Outcome::Failed(message) => ("Failed", "Failed", message),
     };
-    status.phase = Some(phase.into());
-    if matches!(phase, "Succeeded" | "Failed") {
-        status.finished_at = Some(now());
-    }
-    set_condition(&mut status.conditions, "Complete", phase == "Succeeded", reason, &message, backup.metadata.generation, now());
+    let stamp = Stamp {
+        phase: &mut status.phase,
+        started_at: &mut status.started_at,
+        finished_at: &mut status.finished_at,
+        conditions: &mut status.conditions,
+    };
+    stamp.set(&Found { phase, reason, message: &message, generation: backup.metadata.generation }, now());
     let done = phase == "Failed" || (phase == "Succeeded" && verify::is_settled(&backup, &status));
-    write(&api, &backup, &old, status).await?;
+    phase::write(&api, &backup, status).await?;
     Ok(if done { DONE } else { PACE })
-}
-
-async fn write(api: &Api<QuorateBackup>, backup: &QuorateBackup, old: &BackupStatus, status: BackupStatus) -> Result<(), Error> {
-    if status != *old {
-        let mut next = backup.clone();
-        next.metadata.managed_fields = None;
-        next.status = Some(status);
-        api.replace_status(&backup.name_any(), &PostParams::default(), &next).await?;
-    }
-    Ok(())
 }
 
 enum Outcome {
     Waits(String),
-    Runs,
+    Runs(Option<String>),
     Done,
     Failed(String),
 }
@@ -87,7 +78,7 @@ async fn step(context: &Context, backup: &QuorateBackup, status: &mut BackupStat
             return Ok(Outcome::Waits(format!("job {job_name} belongs to something else: delete it, or use another name")));
         }
         return Ok(match progress(client, &found).await? {
-            Progress::Running => Outcome::Runs,
+            Progress::Running(failed) => Outcome::Runs(failed),
             Progress::Failed(why) => Outcome::Failed(why),
             Progress::Done(words) => match serde_json::from_str::<Taken>(&words) {
                 Ok(Taken { manifest, deleted }) => {
@@ -127,6 +118,10 @@ async fn step(context: &Context, backup: &QuorateBackup, status: &mut BackupStat
         return Ok(Outcome::Waits(format!("QuorateCluster {} has no healthy member to copy from", cluster.name)));
     };
     let (_, _, operator_secret) = cluster.secrets();
+    let tls = cluster.tls().then_some(operator_secret.as_str());
+    if let Some(missing) = inputs::read(client, &namespace, &store.spec, tls).await?.missing {
+        return Ok(Outcome::Waits(missing));
+    }
     let made =
         backup.metadata.creation_timestamp.as_ref().map(|time| time.0.strftime("%Y%m%dT%H%M%SZ").to_string()).unwrap_or_default();
     let uid = backup.uid().unwrap_or_default();
@@ -158,21 +153,21 @@ async fn step(context: &Context, backup: &QuorateBackup, status: &mut BackupStat
         store: &store.spec,
         object: Some(&location),
         arguments,
-        tls: cluster.tls().then_some(operator_secret.as_str()),
+        tls,
         data: None,
         scratch: false,
     };
     status.location = Some(location.clone());
     // The name of the object is on record before anything is written under it.
     let api: Api<QuorateBackup> = Api::namespaced(client.clone(), &namespace);
-    let early = json!({"status": {"location": location, "startedAt": status.started_at}});
+    let early = json!({"status": {"location": location}});
     api.patch_status(&name, &PatchParams::default(), &Patch::Merge(early)).await?;
     let job: Job = serde_json::from_value(job(&worker)).expect("the job is well formed");
     match jobs.create(&PostParams::default(), &job).await {
         Err(kube::Error::Api(status)) if status.is_already_exists() => (),
         other => drop(other?),
     }
-    Ok(Outcome::Runs)
+    Ok(Outcome::Runs(None))
 }
 
 /// The schedule that wants it, if there is one.

@@ -1,33 +1,53 @@
 //! The proof of one QuorateBackup: a Job that restores it into a server of its own, and what came of that.
 
 use k8s_openapi::api::batch::v1::Job;
-use kube::api::PostParams;
+use kube::api::{DeleteParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use super::job::{Progress, Worker, job, progress};
 use super::schedule::SCHEDULE_LABEL;
-use super::{labels, now, record, set_condition};
+use super::{inputs, labels, record};
 use crate::agent::Verified;
 use crate::cluster::validate::validate;
 use crate::cluster::{Context, Error};
 use crate::crd::backup::BackupStatus;
 use crate::crd::{QuorateBackup, QuorateBackupSchedule, QuorateBackupStore, QuorateCluster};
+use crate::now;
+use crate::phase::set_condition;
+
+/// The annotation of a QuorateBackup of which each other value asks for another proof.
+pub const PROVE: &str = "quorate.io/prove";
+
+/// What asks for a proof: the annotation's value, or nothing but the spec. None: nobody does.
+fn asked(backup: &QuorateBackup) -> Option<String> {
+    backup.annotations().get(PROVE).cloned().or_else(|| backup.spec.verify.then(String::new))
+}
+
+/// The name of the Job of a proof. A backup's name leaves room for ten letters.
+fn job_name(backup: &str, asked: &str) -> String {
+    match asked {
+        "" => format!("{backup}-verify"),
+        _ => format!("{backup}-v{}", &crate::short_hash(asked.as_bytes())[..8]),
+    }
+}
 
 /// True once nothing is left to be done.
 pub fn is_settled(backup: &QuorateBackup, status: &BackupStatus) -> bool {
-    !backup.spec.verify || status.phase.as_deref() != Some("Succeeded") || status.conditions.iter().any(|c| c.type_ == "Verified")
+    let Some(asked) = asked(backup).filter(|_| status.phase.as_deref() == Some("Succeeded")) else { return true };
+    status.proof.clone().unwrap_or_default() == asked && status.conditions.iter().any(|c| c.type_ == "Verified")
 }
 
 /// Does what is next; the status says what was found.
 pub async fn advance(context: &Context, backup: &QuorateBackup, status: &mut BackupStatus) -> Result<(), Error> {
     let (name, namespace) = (backup.name_any(), backup.namespace().unwrap_or_default());
     let jobs: Api<Job> = Api::namespaced(context.client.clone(), &namespace);
-    let job_name = format!("{name}-verify");
+    let asked = asked(backup).unwrap_or_default();
+    let job_name = job_name(&name, &asked);
     let verdict = match jobs.get_opt(&job_name).await? {
         Some(found) if found.owner_references().iter().any(|owner| Some(&owner.uid) == backup.metadata.uid.as_ref()) => {
             match progress(&context.client, &found).await? {
-                Progress::Running => return Ok(()),
+                Progress::Running(_) => return Ok(()),
                 Progress::Failed(why) => Err(why),
                 Progress::Done(words) => match serde_json::from_str::<Verified>(&words) {
                     Ok(verified) => Ok(verified),
@@ -42,6 +62,15 @@ pub async fn advance(context: &Context, backup: &QuorateBackup, status: &mut Bac
         },
     };
     context.metrics.verified(verdict.is_ok());
+    // The pods of the proof before have nothing more to tell.
+    let former = self::job_name(&name, status.proof.as_deref().unwrap_or_default());
+    if former != job_name {
+        match jobs.delete(&former, &DeleteParams::background()).await {
+            Err(kube::Error::Api(status)) if status.is_not_found() => (),
+            other => drop(other?),
+        }
+    }
+    status.proof = Some(asked).filter(|asked| !asked.is_empty());
     let (reason, message) = match &verdict {
         Ok(verified) => {
             status.verified_at = Some(now());
@@ -81,6 +110,11 @@ async fn begin(
         return Ok(Some(format!("there is no QuorateCluster {}", backup.spec.cluster_ref.name)));
     };
     let cluster = validate(&object, context.default_image.as_deref())?;
+    // A proof that cannot be begun says nothing about the backup.
+    if let Some(missing) = inputs::read(client, namespace, &store.spec, None).await?.missing {
+        tracing::warn!(backup = %backup.name_any(), namespace, missing, "the proof waits");
+        return Ok(None);
+    }
     let (Some(location), Some(revision), Some(hash)) = (&status.location, status.revision, status.hash_kv) else {
         return Ok(Some("nothing was recorded when it was taken".into()));
     };
@@ -122,4 +156,29 @@ async fn begin(
         other => drop(other?),
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crd::backup::QuorateBackupSpec;
+
+    /// A proof is wanted by the spec once, and by each other value of the annotation once more; names of Jobs are never too long.
+    #[test]
+    fn what_asks_for_a_proof() {
+        let mut backup = QuorateBackup::new("b", QuorateBackupSpec::default());
+        let mut status = BackupStatus { phase: Some("Succeeded".into()), ..BackupStatus::default() };
+        assert!(is_settled(&backup, &status));
+        backup.spec.verify = true;
+        assert!(!is_settled(&backup, &status));
+        set_condition(&mut status.conditions, "Verified", true, "Verified", "", None, now());
+        assert!(is_settled(&backup, &status));
+        backup.annotations_mut().insert(PROVE.into(), "1200".into());
+        assert!(!is_settled(&backup, &status));
+        status.proof = Some("1200".into());
+        assert!(is_settled(&backup, &status));
+        let longest = "b".repeat(52);
+        assert!(job_name(&longest, "1200").len() <= 63 && job_name(&longest, "").len() <= 63);
+        assert_ne!(job_name("b", "1200"), job_name("b", "1800"));
+    }
 }

@@ -10,7 +10,7 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 
 use super::build;
-use super::errand::{Errand, Outside};
+use super::errand::{Errand, Old, Outside};
 use super::validate::Valid;
 
 /// What a volume's reclaim policy was before.
@@ -45,6 +45,17 @@ pub async fn release(client: &Client, cluster: &Valid, volume: &str) -> kube::Re
     let before = known.annotations().get(POLICY).cloned().unwrap_or_else(|| "Retain".into());
     let patch = json!({"spec": {"persistentVolumeReclaimPolicy": before}});
     api.patch(volume, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
+}
+
+/// An old volume that was put aside goes its way, or is not ours to let go.
+pub async fn is_released(client: &Client, cluster: &Valid, old: &Old) -> kube::Result<bool> {
+    let api: Api<PersistentVolume> = Api::all(client.clone());
+    let Some(known) = api.get_opt(&old.volume).await? else { return Ok(true) };
+    let spec = known.spec.as_ref();
+    let policy = spec.and_then(|spec| spec.persistent_volume_reclaim_policy.as_deref()).unwrap_or("Retain");
+    let claimed_by = spec.and_then(|spec| spec.claim_ref.as_ref()?.uid.as_deref());
+    let theirs = known.labels().get(build::UID_LABEL) != Some(&cluster.uid) || claimed_by.is_some_and(|uid| uid != old.claim);
+    Ok(theirs || known.annotations().get(POLICY).is_none_or(|before| before == policy))
 }
 
 fn is_free(volume: &PersistentVolume) -> bool {

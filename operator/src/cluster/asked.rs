@@ -11,11 +11,7 @@ use super::validate::Valid;
 use crate::crd::status::ClusterStatus;
 use crate::crd::task::{OldVolumes, TaskType};
 use crate::crd::{QuorateRestore, QuorateTask};
-
-/// The phase of what may be begun.
-pub const ADMITTED: &str = "Admitted";
-/// Phases that never change again.
-pub const FINAL: [&str; 2] = ["Succeeded", "Failed"];
+use crate::phase::{ADMITTED, FINAL};
 
 /// What is asked.
 #[derive(Default)]

@@ -13,8 +13,8 @@ pub mod errand;
 mod observe;
 pub mod plan;
 mod report;
-mod restore;
-mod secrets;
+pub mod restore;
+pub mod secrets;
 pub mod upkeep;
 pub mod validate;
 pub mod world;
@@ -34,7 +34,7 @@ use crate::member::{Members, Promotion, Survey};
 use crate::metrics::Metrics;
 use errand::{Outside, Stage};
 use plan::{Plan, Step, plan};
-use validate::{Invalid, Valid, validate};
+use validate::{Invalid, Valid, step, validate};
 use world::Seconds;
 
 /// Until the next look while something is under way.
@@ -57,6 +57,8 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// What was applied lately.
     pub applied: apply::Applied,
+    /// Which Secrets were made sure of lately.
+    pub secrets: secrets::Known,
     /// Why the last step failed, by the cluster's UID, for the status.
     pub failures: Mutex<HashMap<String, String>>,
 }
@@ -64,7 +66,15 @@ pub struct Context {
 impl Context {
     /// A context with nothing applied yet.
     pub fn new(client: Client, default_image: Option<String>, recorder: Recorder, metrics: Arc<Metrics>) -> Self {
-        Self { client, default_image, recorder, metrics, applied: apply::Applied::default(), failures: Mutex::default() }
+        Self {
+            client,
+            default_image,
+            recorder,
+            metrics,
+            applied: apply::Applied::default(),
+            secrets: secrets::Known::default(),
+            failures: Mutex::default(),
+        }
     }
 }
 
@@ -130,16 +140,21 @@ fn reason_of(error: &Error) -> (&'static str, bool) {
 
 async fn round(context: &Context, api: &Api<QuorateCluster>, object: &QuorateCluster, now: Seconds) -> Result<Duration, Error> {
     let client = &context.client;
-    let cluster = validate(object, context.default_image.as_deref())?;
+    let mut cluster = validate(object, context.default_image.as_deref())?;
     let old = object.status.clone().unwrap_or_default();
     let paused = cluster.spec.paused;
     let (identity, standing) = match paused {
         // A paused cluster is looked at with the certificates that are there.
         true => (secrets::existing(client, &cluster).await?, None),
-        false => secrets::ensure(client, &context.applied, object, &cluster, now).await?,
+        false => secrets::ensure(client, (&context.applied, &context.secrets), object, &cluster, now).await?,
     };
 
     let mut objects = observe::Objects::read(client, &cluster).await?;
+    if let Some(image) = objects.image().filter(|_| !cluster.names_image()) {
+        cluster.image = image;
+    }
+    let cluster = cluster;
+    step(objects.images(), &cluster.image)?;
     let size = claim_size(&objects, &cluster);
     let (_, template) = build::stateful_set(&cluster, 0, &size);
     let members = Members::new(objects.targets(&cluster), identity.as_ref())?;
@@ -224,6 +239,11 @@ async fn errand_outside(
         aside::sweep_jobs(&context.client, cluster, job.as_deref()).await?;
     }
     let (Some(errand), Some(job)) = (&world.errand, job) else { return Ok(None) };
+    if errand.stage == Stage::Retiring && !errand.keep {
+        let aside = errand.old.iter().find(|old| old.slot == errand.slot && !old.volume.is_empty());
+        let Some(old) = aside else { return Ok(None) };
+        return Ok(aside::is_released(&context.client, cluster, old).await?.then_some(Outside::Done));
+    }
     let resting = world.set.as_ref().is_some_and(|set| set.replicas == 0) && world.slots.values().all(|place| place.pod.is_none());
     if !resting {
         return Ok(None);

@@ -74,6 +74,18 @@ impl Objects {
         Ok(Self { set, pods, claims, ticket, nodes_lost })
     }
 
+    /// The image that new pods get.
+    pub fn image(&self) -> Option<String> {
+        let template = self.set.as_ref()?.spec.as_ref()?.template.spec.as_ref()?;
+        template.containers.iter().find(|container| container.name == "quorate")?.image.clone()
+    }
+
+    /// The images of the pods that are there.
+    pub fn images(&self) -> impl Iterator<Item = &str> {
+        let containers = self.pods.values().filter_map(|pod| pod.spec.as_ref()).flat_map(|spec| &spec.containers);
+        containers.filter(|container| container.name == "quorate").filter_map(|container| container.image.as_deref())
+    }
+
     /// Where members can be asked.
     pub fn targets(&self, cluster: &Valid) -> Vec<Target> {
         let target = |(slot, pod): (&Slot, &Pod)| {
@@ -232,9 +244,10 @@ fn upkeep(cluster: &Valid, survey: &Survey, status: &ClusterStatus, now: Seconds
         let (min_free_percent, min_free_bytes) = (i64::from(window.min_free_percent), window.min_free_bytes);
         Some(upkeep::Reclaim { due: due?, min_free_percent, min_free_bytes })
     });
-    let sizes = |answer: &quorate_client::proto::etcdserverpb::StatusResponse| Sizes {
+    let sizes = |slot: &Slot, answer: &quorate_client::proto::etcdserverpb::StatusResponse| Sizes {
         on_disk: answer.db_size,
         in_use: answer.db_size_in_use,
+        counted: survey.counted.get(slot).copied(),
         quota: answer.db_size_quota,
     };
     Upkeep {
@@ -242,7 +255,7 @@ fn upkeep(cluster: &Valid, survey: &Survey, status: &ClusterStatus, now: Seconds
         heal_keeping: (spec.full_store.action == FullStoreAction::Heal).then_some(spec.full_store.keep_revisions),
         healed: at(&done.healed_at),
         compacted: survey.compacted,
-        sizes: survey.answers.iter().map(|(slot, answer)| (*slot, sizes(answer))).collect(),
+        sizes: survey.answers.iter().map(|(slot, answer)| (*slot, sizes(slot, answer))).collect(),
         compaction,
         reclaim,
     }

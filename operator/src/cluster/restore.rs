@@ -7,13 +7,15 @@
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::PostParams;
-use kube::{Api, ResourceExt};
+use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 
 use super::build;
 use super::validate::Valid;
 use super::{Context, Error};
-use crate::backup::job::{Progress, Worker, job, progress};
+use crate::backup::inputs;
+use crate::backup::job::{Progress, Worker, job, progress, trying};
+use crate::crd::backup::QuorateBackupStoreSpec;
 use crate::crd::cluster::RestoreSource;
 use crate::crd::{QuorateBackup, QuorateBackupStore};
 
@@ -39,6 +41,54 @@ pub struct Filling<'a> {
     pub bump: Option<i64>,
 }
 
+/// Where a source is.
+pub struct Located {
+    /// The store's name.
+    pub store_name: String,
+    /// The store.
+    pub store: QuorateBackupStoreSpec,
+    /// The object's name, or its folder with a slash at the end.
+    pub location: String,
+}
+
+/// Why a source is nowhere.
+pub enum NotLocated {
+    /// It will be there.
+    Yet(String),
+    /// Something is not there that somebody may still make.
+    Missing(String),
+    /// It will never be there.
+    Never(String),
+}
+
+/// Looks up where a source is.
+///
+/// # Errors
+/// When the API server fails.
+pub async fn locate(client: &Client, namespace: &str, source: &RestoreSource) -> kube::Result<Result<Located, NotLocated>> {
+    let (store, location) = match (&source.backup_ref, &source.store_ref, &source.location) {
+        (Some(name), _, _) => {
+            let api: Api<QuorateBackup> = Api::namespaced(client.clone(), namespace);
+            let Some(backup) = api.get_opt(&name.name).await? else {
+                return Ok(Err(NotLocated::Missing(format!("there is no QuorateBackup {}", name.name))));
+            };
+            let status = backup.status.unwrap_or_default();
+            match (status.phase.as_deref(), status.location) {
+                (Some("Succeeded"), Some(location)) => (backup.spec.store_ref.name, location),
+                (Some("Failed"), _) => return Ok(Err(NotLocated::Never(format!("QuorateBackup {} failed", name.name)))),
+                _ => return Ok(Err(NotLocated::Yet(format!("wait for QuorateBackup {} to be done", name.name)))),
+            }
+        }
+        (None, Some(store), Some(location)) => (store.name.clone(), location.clone()),
+        _ => return Ok(Err(NotLocated::Never("the source names no backup".into()))),
+    };
+    let stores: Api<QuorateBackupStore> = Api::namespaced(client.clone(), namespace);
+    Ok(match stores.get_opt(&store).await? {
+        Some(object) => Ok(Located { store_name: store, store: object.spec, location }),
+        None => Err(NotLocated::Missing(format!("there is no QuorateBackupStore {store}"))),
+    })
+}
+
 /// Does what is next.
 pub async fn advance(context: &Context, cluster: &Valid, filling: &Filling<'_>) -> Result<Stage, Error> {
     let Filling { source, job: job_name, token, bump } = filling;
@@ -50,33 +100,23 @@ pub async fn advance(context: &Context, cluster: &Valid, filling: &Filling<'_>) 
             return Ok(Stage::Busy(format!("wait for job {job_name} of another cluster to go")));
         }
         return Ok(match progress(client, &found).await? {
-            Progress::Running => Stage::Busy("wait for the first member's volume to be filled from the backup".into()),
+            Progress::Running(failed) => {
+                Stage::Busy(trying("wait for the first member's volume to be filled from the backup", failed.as_deref()))
+            }
             Progress::Done(_) => Stage::Filled,
             Progress::Failed(why) => {
                 Stage::Failed(format!("the backup could not be restored: {why}; mend that and delete job {job_name}, to try again"))
             }
         });
     }
-    let (store_name, location) = match (&source.backup_ref, &source.store_ref, &source.location) {
-        (Some(name), _, _) => {
-            let api: Api<QuorateBackup> = Api::namespaced(client.clone(), namespace);
-            let Some(backup) = api.get_opt(&name.name).await? else {
-                return Ok(Stage::Failed(format!("there is no QuorateBackup {}", name.name)));
-            };
-            let status = backup.status.unwrap_or_default();
-            match (status.phase.as_deref(), status.location) {
-                (Some("Succeeded"), Some(location)) => (backup.spec.store_ref.name, location),
-                (Some("Failed"), _) => return Ok(Stage::Failed(format!("QuorateBackup {} failed", name.name))),
-                _ => return Ok(Stage::Busy(format!("wait for QuorateBackup {} to be done", name.name))),
-            }
-        }
-        (None, Some(store), Some(location)) => (store.name.clone(), location.clone()),
-        _ => return Ok(Stage::Failed("the source names no backup".into())),
+    let Located { store, location, .. } = match locate(client, namespace, source).await? {
+        Ok(located) => located,
+        Err(NotLocated::Yet(why)) => return Ok(Stage::Busy(why)),
+        Err(NotLocated::Missing(why) | NotLocated::Never(why)) => return Ok(Stage::Failed(why)),
     };
-    let stores: Api<QuorateBackupStore> = Api::namespaced(client.clone(), namespace);
-    let Some(store) = stores.get_opt(&store_name).await? else {
-        return Ok(Stage::Failed(format!("there is no QuorateBackupStore {store_name}")));
-    };
+    if let Some(missing) = inputs::read(client, namespace, &store, None).await?.missing {
+        return Ok(Stage::Failed(missing));
+    }
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
     match claims.get_opt(&cluster.claim(0)).await? {
         Some(claim) if claim.labels().get(build::UID_LABEL) != Some(&cluster.uid) => {
@@ -104,7 +144,7 @@ pub async fn advance(context: &Context, cluster: &Valid, filling: &Filling<'_>) 
         image: context.default_image.as_deref().unwrap_or(&cluster.image),
         pull_secrets: json!(cluster.spec.image.pull_secrets),
         account: cluster.spec.pod.service_account_name.as_deref().unwrap_or(&cluster.name),
-        store: &store.spec,
+        store: &store,
         object: Some(&location),
         arguments: vec![
             "restore".into(),

@@ -1,6 +1,8 @@
 //! The cluster's Secrets of mode SelfSigned, and the identity that the operator shows to members in any mode.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
@@ -59,14 +61,43 @@ pub enum Error {
     },
 }
 
-/// Makes sure of all Secrets. Returns what the operator shows to members, and how the certificates stand.
+/// How long what was made sure of counts, so that quiet clusters cost little. A Secret that somebody deletes is back after that.
+const TRUST: Duration = Duration::from_secs(60);
+
+/// What the operator shows to members, and how the certificates stand.
+type Ensured = (Option<Identity>, Option<Standing>);
+
+/// What was made sure of lately, by the cluster's UID: for which wish, and when.
+#[derive(Default)]
+pub struct Known(Mutex<HashMap<String, (String, Instant, Ensured)>>);
+
+/// Makes sure of all Secrets, unless that was done for the same wish a moment ago.
 pub async fn ensure(
+    client: &Client,
+    (applied, known): (&Applied, &Known),
+    object: &QuorateCluster,
+    cluster: &Valid,
+    now: Seconds,
+) -> Result<Ensured, Error> {
+    let wish = format!("{:?} {:?}", object.metadata.generation, object.annotations().get(ROTATE));
+    let fresh = |entry: &&(String, Instant, Ensured)| entry.0 == wish && entry.1.elapsed() < TRUST;
+    if let Some((_, _, ensured)) = known.0.lock().expect("no one panics in there").get(&cluster.uid).filter(fresh) {
+        return Ok(ensured.clone());
+    }
+    let ensured = ensure_now(client, applied, object, cluster, now).await?;
+    let mut known = known.0.lock().expect("no one panics in there");
+    known.retain(|_, (_, at, _)| at.elapsed() < TRUST);
+    known.insert(cluster.uid.clone(), (wish, Instant::now(), ensured.clone()));
+    Ok(ensured)
+}
+
+async fn ensure_now(
     client: &Client,
     applied: &Applied,
     object: &QuorateCluster,
     cluster: &Valid,
     now: Seconds,
-) -> Result<(Option<Identity>, Option<Standing>), Error> {
+) -> Result<Ensured, Error> {
     let api: Api<Secret> = Api::namespaced(client.clone(), &cluster.namespace);
     match cluster.spec.tls.mode {
         TlsMode::Disabled => Ok((None, None)),

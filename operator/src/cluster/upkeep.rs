@@ -36,8 +36,17 @@ pub struct Sizes {
     pub on_disk: i64,
     /// What of that is live data.
     pub in_use: i64,
-    /// How much it may take; 0 when there is no limit.
+    /// What counts against the quota: on a store whose data compresses well it is more than what is in use. None: it does not tell.
+    pub counted: Option<i64>,
+    /// How much may count; 0 when there is no limit.
     pub quota: i64,
+}
+
+impl Sizes {
+    /// What the quota goes by, or what comes nearest to it.
+    pub fn taken(&self) -> i64 {
+        self.counted.unwrap_or(self.in_use)
+    }
 }
 
 /// A compaction that is due.
@@ -72,10 +81,11 @@ impl Reclaim {
 const ROOM: i64 = 5;
 
 impl Upkeep {
-    /// Live data leaves so little of the quota that the alarm would be back at once.
+    /// What is kept leaves so little of the quota that the alarm would be back at once: so much of so much.
     pub fn hopelessly_full(&self) -> Option<(i64, i64)> {
-        let worst = self.sizes.values().filter(|sizes| sizes.quota > 0).max_by_key(|sizes| sizes.in_use)?;
-        (worst.in_use.saturating_mul(100) >= worst.quota.saturating_mul(100 - ROOM)).then_some((worst.in_use, worst.quota))
+        let worst = self.sizes.values().filter(|sizes| sizes.quota > 0).max_by_key(|sizes| sizes.taken())?;
+        let taken = worst.taken();
+        (taken.saturating_mul(100) >= worst.quota.saturating_mul(100 - ROOM)).then_some((taken, worst.quota))
     }
 }
 
@@ -132,8 +142,20 @@ mod tests {
     #[test]
     fn thresholds() {
         let reclaim = Reclaim { due: 0, min_free_percent: 40, min_free_bytes: 100 };
-        let worth = |on_disk, in_use| reclaim.worth(&Sizes { on_disk, in_use, quota: 0 });
+        let worth = |on_disk, in_use| reclaim.worth(&Sizes { on_disk, in_use, ..Sizes::default() });
         assert!(worth(1000, 600) && !worth(1000, 601) && !worth(200, 101) && worth(200, 100));
+    }
+
+    /// Fullness goes by what counts against the quota, not by what compression makes of it; a member that does not tell is judged by
+    /// what is in use.
+    #[test]
+    fn fullness() {
+        let full = |in_use, counted| {
+            let sizes = Sizes { on_disk: 500, in_use, counted, quota: 1000 };
+            Upkeep { sizes: [(0, sizes)].into(), ..Upkeep::default() }.hopelessly_full()
+        };
+        assert_eq!((full(10, Some(990)), full(10, Some(900)), full(990, Some(10))), (Some((990, 1000)), None, None));
+        assert_eq!((full(950, None), full(949, None)), (Some((950, 1000)), None));
     }
 
     /// Marks stay few, the newest of those that are old enough is found, and older ones are let go.

@@ -43,6 +43,14 @@ pub enum Invalid {
     /// Mode CertManager without an issuer.
     #[error("spec.tls.mode is CertManager, but spec.tls.issuerRef is missing")]
     NoIssuer,
+    /// Members of versions that far apart were never tried side by side.
+    #[error("spec asks for version {to}, members run {from}: go by one minor version at a time")]
+    VersionStep {
+        /// What runs.
+        from: String,
+        /// What is asked for.
+        to: String,
+    },
     /// Raft needs several heartbeats within an election timeout.
     #[error(
         "spec.config.electionTimeout ({election} ms) must be at least five times spec.config.heartbeatInterval ({heartbeat} ms)"
@@ -81,6 +89,39 @@ pub fn validate(cluster: &QuorateCluster, default_image: Option<&str>) -> Result
     })
 }
 
+/// Refuses a change of version by more than one minor version, up or down: members of both would have to work side by side. `running`
+/// are the images of members; what has no version in its tag is not judged.
+///
+/// # Errors
+/// Which versions are too far apart.
+pub fn step<'a>(running: impl Iterator<Item = &'a str>, wanted: &str) -> Result<(), Invalid> {
+    let Some(to) = version(wanted) else { return Ok(()) };
+    let near = |from: (u64, u64)| {
+        let (low, high) = (from.min(to), from.max(to));
+        match high.0 - low.0 {
+            0 => high.1 - low.1 <= 1,
+            // Which minor version is the last of its major one is not known here; the first of the next is.
+            1 => high.1 == 0,
+            _ => false,
+        }
+    };
+    let told = |image: &str| split(image).1.trim_start_matches([':', 'v']).to_string();
+    match running.into_iter().find(|image| version(image).is_some_and(|from| !near(from))) {
+        Some(image) => Err(Invalid::VersionStep { from: told(image), to: told(wanted) }),
+        None => Ok(()),
+    }
+}
+
+/// Major and minor version of an image's tag, such as 0.1.0 or v1.2.3-rc.1.
+fn version(image: &str) -> Option<(u64, u64)> {
+    let tag = split(image).1.strip_prefix(':')?;
+    let tag = tag.strip_prefix('v').unwrap_or(tag);
+    let mut parts = tag.splitn(3, '.');
+    let (major, minor, patch) = (parts.next()?, parts.next()?, parts.next()?);
+    patch.starts_with(|c: char| c.is_ascii_digit()).then_some(())?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
 /// The image's full name. Parts that the spec leaves open come from the operator's default.
 fn image(spec: &QuorateClusterSpec, default: Option<&str>) -> Option<String> {
     let (default_repository, default_suffix) = match default {
@@ -115,6 +156,12 @@ fn split(name: &str) -> (&str, &str) {
 }
 
 impl Valid {
+    /// The spec says which image is wanted. One that does not keeps the one that it began with, whatever a newer operator comes with.
+    pub fn names_image(&self) -> bool {
+        let image = &self.spec.image;
+        self.spec.version.is_some() || image.repository.is_some() || image.tag.is_some() || image.digest.is_some()
+    }
+
     /// Members wished for.
     pub fn replicas(&self) -> u32 {
         u32::try_from(self.spec.replicas).unwrap_or(0)
@@ -230,6 +277,26 @@ pub(crate) mod tests {
         {
             assert_eq!(valid.slot_of_url(url), None, "{url}");
         }
+    }
+
+    /// One minor version at a time, up or down, from what any member runs; tags that are no versions are the user's affair.
+    #[test]
+    fn steps_of_versions() {
+        let may = |from: &[&str], to: &str| {
+            let images: Vec<String> = from.iter().map(|tag| format!("reg:5000/q:{tag}")).collect();
+            step(images.iter().map(String::as_str), &format!("other/q:{to}"))
+        };
+        for (from, to) in [("0.1.0", "0.2.3"), ("0.2.0", "0.1.9"), ("0.1.0", "0.1.7"), ("0.9.1", "1.0.0"), ("v1.2.3", "1.3.0-rc.1")]
+        {
+            assert_eq!(may(&[from], to), Ok(()), "{from} {to}");
+        }
+        for (from, to) in [("0.1.0", "0.3.0"), ("0.3.0", "0.1.0"), ("0.9.0", "1.1.0"), ("1.0.0", "3.0.0")] {
+            let refused = may(&[from], to).unwrap_err().to_string();
+            assert!(refused.contains(from) && refused.contains(to) && refused.contains("one minor version at a time"), "{refused}");
+        }
+        assert!(may(&["0.2.0", "0.1.0"], "0.3.0").is_err(), "a rollout that is not over counts by its oldest member");
+        assert!(may(&[], "0.9.0").is_ok() && may(&["next"], "0.9.0").is_ok() && may(&["0.1.0"], "next").is_ok());
+        assert!(step(["q@sha256:1"].into_iter(), "q:0.9.0").is_ok());
     }
 
     /// What cannot work is refused with what to do.

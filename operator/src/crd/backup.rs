@@ -157,7 +157,8 @@ pub struct QuorateBackupSpec {
     /// The QuorateBackupStore, of this namespace.
     pub store_ref: NameReference,
     /// Prove it: restore it into a server that is thrown away, and compare revision, number of keys and HashKV with what was recorded
-    /// when it was taken. With a schedule that keeps deltas, also restore the newest state that they lead to.
+    /// when it was taken. With a schedule that keeps deltas, also restore the newest state that they lead to. Another value of the
+    /// annotation quorate.io/prove asks for another proof.
     #[serde(default)]
     pub verify: bool,
 }
@@ -205,6 +206,9 @@ pub struct BackupStatus {
     /// Objects of older backups that were deleted after this one was in the store.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deleted: Vec<String>,
+    /// The value of the annotation quorate.io/prove that the last proof was asked for by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<String>,
     /// When a restore of it showed what was recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verified_at: Option<Time>,
@@ -269,18 +273,25 @@ pub struct QuorateBackupScheduleSpec {
     pub deltas: Option<Deltas>,
 }
 
-/// Which backups are proved.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+/// Which backups are proved, and when.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Verify {
-    /// Every so many-th.
-    #[serde(default = "one")]
+    /// Every so many-th, as soon as it is taken. Default: each, unless there is a schedule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10000))]
-    pub every: i32,
+    pub every: Option<i32>,
+    /// At these times the newest backup is proved, whether it was proved before or not: five fields as in crontab, in UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 9, max = 128))]
+    pub schedule: Option<String>,
 }
 
-fn one() -> i32 {
-    1
+impl Verify {
+    /// Every so many-th backup is proved when it is taken. None: none is.
+    pub fn every(&self) -> Option<i32> {
+        self.every.or_else(|| self.schedule.is_none().then_some(1))
+    }
 }
 
 /// How changes between backups are kept: by a Deployment of one pod, which follows the cluster.
@@ -328,6 +339,9 @@ pub struct ScheduleStatus {
     /// When that one was done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_success_at: Option<Time>,
+    /// The last time at which a proof was due by its own schedule and begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_proof_due_at: Option<Time>,
     /// When a backup of this schedule was proved last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_verified_at: Option<Time>,

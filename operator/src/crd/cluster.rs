@@ -50,7 +50,8 @@ pub struct QuorateClusterSpec {
     #[x_kube(validation = Rule::new("self in [0, 1, 3, 5, 7]")
         .message("use 1, 3, 5 or 7 members (an even number survives no more failures than one member less), or 0 to hibernate"))]
     pub replicas: i32,
-    /// The server's version, which is the image's tag unless `image` says otherwise. Default: the version the operator came with.
+    /// The server's version, which is the image's tag unless `image` says otherwise; changes go by one minor version at a time. Default:
+    /// the version that the operator came with when the cluster was made. A newer operator leaves it as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// Where the server's image comes from.
@@ -147,7 +148,8 @@ impl RestoreSource {
     }
 }
 
-/// Where the server's image comes from. What is not set is taken from the operator's default image.
+/// Where the server's image comes from. What is not set is taken from the operator's default image; where nothing is set and no
+/// version, the cluster keeps the image that it was made with.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ImageSpec {
@@ -385,13 +387,13 @@ pub enum LogLevel {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("self.mode == oldSelf.mode || (self.mode != 'Disabled' && oldSelf.mode != 'Disabled')")
-        .message("a cluster with TLS cannot be switched to one without, nor back: members would no longer understand each other; make a new cluster"),
+        .message("a cluster with TLS cannot be switched to one without, nor back: members would no longer understand each other; make a new cluster of the other mode, from a backup of this one (spec.bootstrap.restore)"),
     validation = Rule::new("(self.mode == 'Secret') == has(self.secretRefs)")
         .message("mode Secret needs secretRefs, and no other mode has them"),
     validation = Rule::new("(self.mode == 'CertManager') == has(self.issuerRef)")
         .message("mode CertManager needs issuerRef, and no other mode has it"),
     validation = Rule::new("(self.mode == 'CertManager') == (oldSelf.mode == 'CertManager')")
-        .message("a cluster cannot be switched to or from mode CertManager: members would not trust each other meanwhile; make a new cluster")
+        .message("a cluster cannot be switched to or from mode CertManager: members would not trust each other meanwhile; make a new cluster of the other mode, from a backup of this one (spec.bootstrap.restore)")
 )]
 pub struct TlsSpec {
     /// `SelfSigned`: the operator keeps an authority for this cluster and renews all certificates. `Secret`: yours are used.

@@ -1,7 +1,10 @@
 //! One QuorateRestore: checks what it names, takes the safety backup, hands it to its cluster's rounds by admitting it, and tells how
 //! far they are.
 //!
-//! Until it is admitted nothing has been done to the cluster; a safety backup that fails ends it there.
+//! Until it is admitted nothing has been done to the cluster; a source that cannot be restored, or a safety backup that fails, ends it
+//! there.
+
+pub mod look;
 
 use std::time::Duration;
 
@@ -10,16 +13,17 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Resource, ResourceExt};
 
-use crate::backup::set_condition;
-use crate::cluster::asked::{ADMITTED, FINAL};
+use crate::cluster::restore::{NotLocated, locate};
 use crate::cluster::{Context, Error};
 use crate::crd::backup::QuorateBackupSpec;
 use crate::crd::cluster::NameReference;
 use crate::crd::restore::RestoreStatus;
 use crate::crd::status::ClusterStatus;
 use crate::crd::task::OldVolumes;
-use crate::crd::{QuorateBackup, QuorateBackupStore, QuorateCluster, QuorateRestore};
+use crate::crd::{QuorateBackup, QuorateCluster, QuorateRestore};
+use crate::phase::{self, ADMITTED, Found, Stamp, is_final, set_condition};
 use crate::task::kept;
+use look::{Look, look};
 
 /// Until the next look at one that waits or runs.
 const PACE: Duration = Duration::from_secs(3);
@@ -36,12 +40,12 @@ pub async fn reconcile(context: &Context, name: &str, namespace: &str) -> Result
     let api: Api<QuorateRestore> = Api::namespaced(context.client.clone(), namespace);
     let Some(restore) = api.get_opt(name).await? else { return Ok(DONE) };
     let old = restore.status.clone().unwrap_or_default();
-    if restore.metadata.deletion_timestamp.is_some() || old.phase.as_deref().is_some_and(|phase| FINAL.contains(&phase)) {
+    if restore.metadata.deletion_timestamp.is_some() || is_final(old.phase.as_deref()) {
         return Ok(DONE);
     }
     let clusters: Api<QuorateCluster> = Api::namespaced(context.client.clone(), namespace);
     let cluster = clusters.get_opt(&restore.spec.cluster_ref.name).await?;
-    let mut status = old.clone();
+    let mut status = old;
     let (phase, step) = match &cluster {
         None => ("Pending", format!("there is no QuorateCluster {}", restore.spec.cluster_ref.name)),
         Some(cluster) => match told(&restore, cluster, &mut status) {
@@ -49,23 +53,16 @@ pub async fn reconcile(context: &Context, name: &str, namespace: &str) -> Result
             None => prepare(context, &restore, cluster, &mut status).await?,
         },
     };
-    let now = crate::now();
-    if phase != "Pending" && status.started_at.is_none() {
-        status.started_at = Some(now.clone());
-    }
-    if FINAL.contains(&phase) {
-        status.finished_at = Some(now.clone());
-    }
-    set_condition(&mut status.conditions, "Complete", phase == "Succeeded", phase, &step, restore.metadata.generation, now);
-    status.phase = Some(phase.into());
-    status.step = Some(step);
-    if status != old {
-        let mut object = restore.clone();
-        object.metadata.managed_fields = None;
-        object.status = Some(status);
-        api.replace_status(name, &PostParams::default(), &object).await?;
-    }
-    Ok(if FINAL.contains(&phase) { DONE } else { PACE })
+    status.step = Some(step.clone());
+    let stamp = Stamp {
+        phase: &mut status.phase,
+        started_at: &mut status.started_at,
+        finished_at: &mut status.finished_at,
+        conditions: &mut status.conditions,
+    };
+    stamp.set(&Found { phase, reason: phase, message: &step, generation: restore.metadata.generation }, crate::now());
+    phase::write(&api, &restore, status).await?;
+    Ok(if is_final(Some(phase)) { DONE } else { PACE })
 }
 
 /// What the cluster's status says of it, once its rounds have taken it up.
@@ -126,22 +123,21 @@ async fn prepare(
         Some(_) => (),
     }
     let backups: Api<QuorateBackup> = Api::namespaced(client.clone(), &namespace);
-    let source = &restore.spec.source;
-    let mut store = source.store_ref.as_ref().map(|store| store.name.clone());
-    if let Some(name) = &source.backup_ref {
-        let Some(backup) = backups.get_opt(&name.name).await? else {
-            return Ok(("Pending", format!("there is no QuorateBackup {}", name.name)));
-        };
-        match backup.status.as_ref().and_then(|status| status.phase.as_deref()) {
-            Some("Succeeded") => store = Some(backup.spec.store_ref.name.clone()),
-            Some("Failed") => return Ok(("Failed", format!("QuorateBackup {} failed: nothing was done", name.name))),
-            _ => return Ok(("Pending", format!("wait for QuorateBackup {} to be done", name.name))),
+    let source = match locate(client, &namespace, &restore.spec.source).await? {
+        Ok(source) => source,
+        Err(NotLocated::Yet(why) | NotLocated::Missing(why)) => return Ok(("Pending", why)),
+        Err(NotLocated::Never(why)) => return Ok(("Failed", format!("{why}: nothing was done"))),
+    };
+    let (good, reason, told) = match look(context, restore, cluster, &source).await? {
+        Look::Waits(why) => return Ok(("Pending", why)),
+        Look::Good(found) => {
+            (true, "Readable", format!("all of {} was read and is well, with {} files of deltas", found.full, found.deltas))
         }
-    }
-    let Some(store) = store else { return Ok(("Failed", "the source names no backup: nothing was done".into())) };
-    let stores: Api<QuorateBackupStore> = Api::namespaced(client.clone(), &namespace);
-    if stores.get_opt(&store).await?.is_none() {
-        return Ok(("Pending", format!("there is no QuorateBackupStore {store}")));
+        Look::Bad(why) => (false, "Unusable", why),
+    };
+    set_condition(&mut status.conditions, "SourceUsable", good, reason, &told, restore.metadata.generation, crate::now());
+    if !good {
+        return Ok(("Failed", format!("the source cannot be restored: {told}; nothing was done")));
     }
     if !restore.spec.safety_backup.enabled {
         return Ok((ADMITTED, "waits for its turn; no safety backup is wanted".into()));
@@ -150,7 +146,7 @@ async fn prepare(
     let serves = serves(&seen, now.0);
     let name = status.safety_backup.clone().unwrap_or_else(|| safety_name(&restore.name_any(), None));
     let make = async |name: String, status: &mut RestoreStatus| {
-        let store_ref = restore.spec.safety_backup.store_ref.clone().unwrap_or(NameReference { name: store });
+        let store_ref = restore.spec.safety_backup.store_ref.clone().unwrap_or(NameReference { name: source.store_name.clone() });
         // It is not proved: a proof takes as long as a restore, and the restore that waits for it may be urgent.
         let spec = QuorateBackupSpec { cluster_ref: restore.spec.cluster_ref.clone(), store_ref, verify: false };
         let mut backup = QuorateBackup::new(&name, spec);

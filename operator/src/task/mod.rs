@@ -4,15 +4,13 @@
 
 use std::time::Duration;
 
-use kube::api::PostParams;
 use kube::{Api, ResourceExt};
 
-use crate::backup::set_condition;
-use crate::cluster::asked::{ADMITTED, FINAL};
 use crate::cluster::{Context, Error};
 use crate::crd::status::{ClusterStatus, OldVolume};
 use crate::crd::task::{KeptVolume, QuorateTaskSpec, TaskStatus, TaskType};
 use crate::crd::{QuorateCluster, QuorateTask};
+use crate::phase::{self, ADMITTED, Found, Stamp, is_final};
 
 /// Until the next look at one that waits or runs.
 const PACE: Duration = Duration::from_secs(3);
@@ -24,7 +22,7 @@ pub async fn reconcile(context: &Context, name: &str, namespace: &str) -> Result
     let api: Api<QuorateTask> = Api::namespaced(context.client.clone(), namespace);
     let Some(task) = api.get_opt(name).await? else { return Ok(DONE) };
     let old = task.status.clone().unwrap_or_default();
-    if task.metadata.deletion_timestamp.is_some() || old.phase.as_deref().is_some_and(|phase| FINAL.contains(&phase)) {
+    if task.metadata.deletion_timestamp.is_some() || is_final(old.phase.as_deref()) {
         return Ok(DONE);
     }
     let clusters: Api<QuorateCluster> = Api::namespaced(context.client.clone(), namespace);
@@ -33,23 +31,17 @@ pub async fn reconcile(context: &Context, name: &str, namespace: &str) -> Result
     let next = next(&task.spec, &task.uid().unwrap_or_default(), &old, seen.as_ref());
     let mut status =
         TaskStatus { started_at: old.started_at.clone(), finished_at: None, conditions: old.conditions.clone(), ..next };
-    let now = crate::now();
-    let phase = status.phase.clone().unwrap_or_default();
-    if phase == "Running" && status.started_at.is_none() {
-        status.started_at = Some(now.clone());
-    }
-    if FINAL.contains(&phase.as_str()) {
-        status.finished_at = Some(now.clone());
-    }
-    let message = status.step.clone().unwrap_or_default();
-    set_condition(&mut status.conditions, "Complete", phase == "Succeeded", &phase, &message, task.metadata.generation, now);
-    if status != old {
-        let mut object = task.clone();
-        object.metadata.managed_fields = None;
-        object.status = Some(status);
-        api.replace_status(name, &PostParams::default(), &object).await?;
-    }
-    Ok(if FINAL.contains(&phase.as_str()) { DONE } else { PACE })
+    let (phase, message) = (status.phase.clone().unwrap_or_default(), status.step.clone().unwrap_or_default());
+    let stamp = Stamp {
+        phase: &mut status.phase,
+        started_at: &mut status.started_at,
+        finished_at: &mut status.finished_at,
+        conditions: &mut status.conditions,
+    };
+    let generation = task.metadata.generation;
+    stamp.set(&Found { phase: &phase, reason: &phase, message: &message, generation }, crate::now());
+    phase::write(&api, &task, status).await?;
+    Ok(if is_final(Some(&phase)) { DONE } else { PACE })
 }
 
 /// Phase, step and findings, from what the cluster's status says. Pure; times and conditions are not its business.

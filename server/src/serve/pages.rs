@@ -157,6 +157,7 @@ pub(super) fn observe(
         m.defrag_inflight.set(flag(store.is_reclaiming()));
         m.db_size.set(sizes.on_disk as f64);
         m.db_in_use.set(sizes.in_use as f64);
+        m.quota_usage.set(sizes.quota_usage as f64);
         m.compact_revision.set(store.compact_revision() as f64);
         m.current_revision.set(store.revision() as f64);
         m.keys.set(store.live_keys() as f64);

@@ -149,6 +149,7 @@ metrics! {
     proposals_pending: Gauge = gauge(), "etcd_server_proposals_pending", "Proposals that wait for their commit.";
     log_last_index: Gauge = gauge(), "quorate_log_last_index", "Index of the newest entry in the log, committed or not.";
     log_last_term: Gauge = gauge(), "quorate_log_last_term", "Term of the newest entry in the log: after a lost quorum the member with the highest term, then index, is the furthest.";
+    quota_usage: Gauge = gauge(), "quorate_quota_usage_bytes", "Bytes that count against the space quota: the kept history before it is compressed, the same on every member.";
     quota: Gauge = gauge(), "etcd_server_quota_backend_bytes", "Space quota in bytes.";
     range_seconds: Family<Histogram> = Family::new(&["success"], apply), "etcd_server_range_duration_seconds", "Time to read a range.";
     read_indexes_failed: Counter = counter(), "etcd_server_read_indexes_failed_total", "Read rounds that failed.";

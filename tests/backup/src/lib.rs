@@ -234,7 +234,7 @@ impl Follower {
     pub fn start(place: &Place, folder: &str, endpoints: &[&str], log: &Path) -> Self {
         let address = loopback().trim_start_matches("http://").to_string();
         let mut command = place.agent("deltas");
-        command.args([format!("--in={folder}"), "--interval=1".into(), format!("--listen={address}")]);
+        command.args([format!("--in={folder}"), "--holder=test".into(), "--interval=1".into(), format!("--listen={address}")]);
         command.args(endpoints.iter().map(|endpoint| format!("--endpoint={endpoint}")));
         Self { process: Process::start(command, log), address }
     }

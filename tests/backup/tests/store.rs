@@ -36,6 +36,13 @@ fn restore(place: &Place, object: &str, data_dir: &Path, further: &[&str]) -> Re
     place.run("restore", &arguments)
 }
 
+/// The look at a source that a restore in place begins with; it makes nothing.
+fn look(place: &Place, object: &str, further: &[&str]) -> Result<serde_json::Value, String> {
+    let mut arguments = vec![format!("--object={object}")];
+    arguments.extend(further.iter().map(ToString::to_string));
+    place.run("look", &arguments)
+}
+
 /// The proof of a backup by the agent.
 fn verify(
     place: &Place,
@@ -125,6 +132,12 @@ async fn whole_life(place: &Place, dir: &Path) {
     let reached = words["revision"].as_i64().unwrap();
     assert!((301..=states[15].0).contains(&reached), "{reached} at {time}");
 
+    assert_eq!(look(place, &named("first"), &[]).unwrap()["full"].as_str(), Some(named("first").as_str()));
+    assert!(look(place, FOLDER, &[]).unwrap()["deltas"].as_i64() > Some(0));
+    assert!(look(place, &named("first"), &["--revision=999999"]).unwrap_err().contains("end at revision"));
+    let words = look(place, &named("never"), &[]).unwrap_err();
+    assert!(words.contains("there is no object") && words.contains(&named("never")), "{words}");
+
     verify(place, &first, "first", &dir.join("scratch"), &["--chain"]).unwrap();
     let mut false_words = first.clone();
     false_words["hash"] = 1.into();
@@ -155,6 +168,17 @@ async fn whole_life(place: &Place, dir: &Path) {
     let words = restore(place, &named("second"), &dir.join("damaged"), &[&target]).unwrap_err();
     assert!(words.contains(victim.as_str()), "{words}");
     assert!(!dir.join("damaged").exists());
+    assert!(look(place, &named("second"), &[&target]).unwrap_err().contains(victim.as_str()));
+    assert!(look(place, &named("second"), &[]).is_ok(), "the full backup alone is whole");
+    let full = place.files.join(named("second"));
+    let good = std::fs::read(&full).unwrap();
+    let mut bad = good.clone();
+    bad[good.len() / 2] ^= 1;
+    std::fs::write(&full, bad).unwrap();
+    assert!(look(place, &named("second"), &[]).unwrap_err().contains(&named("second")));
+    std::fs::write(&full, &good[..good.len() - 1]).unwrap();
+    assert!(look(place, &named("second"), &[]).unwrap_err().contains(&named("second")));
+    std::fs::write(&full, good).unwrap();
     std::fs::remove_file(&path).unwrap();
     let words = restore(place, &named("second"), &dir.join("gone"), &[&target]).unwrap_err();
     assert!(words.contains("the deltas end at") || words.contains("are missing"), "{words}");
@@ -174,6 +198,10 @@ async fn on_an_s3_server() {
         return;
     };
     whole_life(&s3.place, dir.path()).await;
+    let mut stranger = s3.place.clone();
+    stranger.environment[1].1 = "not-the-secret".into();
+    let words = look(&stranger, &named("second"), &[]).unwrap_err();
+    assert!(words.contains("store: it refuses with SignatureDoesNotMatch"), "{words}");
 }
 
 /// With a key nothing in the store is in the clear, all of it works as before, and without the key nothing does.
@@ -200,4 +228,7 @@ async fn encrypted() {
     let words = restore(&plain.sealed(&wrong), &object, &dir.path().join("wrong-key"), &[]).unwrap_err();
     assert!(words.contains("the keys at hand are"), "{words}");
     assert!(!dir.path().join("wrong-key").exists());
+    assert!(look(&plain, &object, &[]).unwrap_err().contains("is encrypted with key"));
+    assert!(look(&plain.sealed(&wrong), &object, &[]).unwrap_err().contains("the keys at hand are"));
+    assert!(look(&sealed, &object, &[]).is_ok());
 }

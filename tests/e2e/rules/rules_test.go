@@ -90,9 +90,9 @@ var examples = map[string][]example{
 		{"one in ten", members + one("grpc_server_handled_total", `grpc_service="etcdserverpb.KV",grpc_code="OK"`, "0+90x60") + one("grpc_server_handled_total", `grpc_service="etcdserverpb.KV",grpc_code="Unavailable"`, "0+10x60"), 40, 1},
 	},
 	"QuorateQuotaNear": {
-		{"half", members + series("etcd_mvcc_db_total_size_in_use_in_bytes", "50x60") + series("etcd_server_quota_backend_bytes", "100x60"), 30, 0},
-		{"nine tenths", members + series("etcd_mvcc_db_total_size_in_use_in_bytes", "90x60") + series("etcd_server_quota_backend_bytes", "100x60"), 30, 1},
-		{"no quota", members + series("etcd_mvcc_db_total_size_in_use_in_bytes", "90x60") + series("etcd_server_quota_backend_bytes", "0x60"), 30, 0},
+		{"half", members + series("quorate_quota_usage_bytes", "50x60") + series("etcd_server_quota_backend_bytes", "100x60"), 30, 0},
+		{"nine tenths", members + series("quorate_quota_usage_bytes", "90x60") + series("etcd_server_quota_backend_bytes", "100x60"), 30, 1},
+		{"no quota", members + series("quorate_quota_usage_bytes", "90x60") + series("etcd_server_quota_backend_bytes", "0x60"), 30, 0},
 	},
 	"QuorateVolumeFilling": {
 		{"half", volume("50x60"), 30, 0},

@@ -20,15 +20,17 @@ fn metrics(expression: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// Every name that a member shows, by its own catalogue, where a leading `-` marks what etcd shows and a member does not; and
-/// those of the operator, which are registered under a prefix, and of which counters end in `_total`.
+/// Every name that a member shows, by its own catalogue, where a leading `-` marks what etcd shows and a member does not; those that
+/// etcd has not; and those of the operator, which are registered under a prefix, and of which counters end in `_total`.
 fn known() -> BTreeSet<String> {
     let catalogue = text("server/src/telemetry/etcd_names.txt");
     let shown = catalogue.lines().filter(|line| !line.starts_with(['#', '-']));
+    let members = text("server/src/telemetry/metrics.rs");
+    let own = members.split('"').filter(|word| word.starts_with("quorate_")).map(str::to_string);
     let operator = text("operator/src/metrics.rs");
     let registered = operator.split("registry.register(\"").skip(1).filter_map(|rest| rest.split('"').next());
     let operators = registered.flat_map(|name| [format!("quorate_operator_{name}"), format!("quorate_operator_{name}_total")]);
-    shown.filter_map(|line| line.split(' ').next()).map(str::to_string).chain(operators).collect()
+    shown.filter_map(|line| line.split(' ').next()).map(str::to_string).chain(own).chain(operators).collect()
 }
 
 fn all_known(place: &str, expression: &str, known: &BTreeSet<String>) {

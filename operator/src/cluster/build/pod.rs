@@ -1,7 +1,7 @@
 //! The pods' template: the server's flags, probes, volumes, and where pods may run.
 //!
-//! Anything that changes here changes the template's hash, and with it restarts every member of every cluster, one by one, once a
-//! new operator takes over. Change with care.
+//! What changes here reaches pods when they are made anew; a new operator restarts nobody for it. What cannot wait for that raises
+//! the generation in the room of the StatefulSet.
 
 use serde_json::{Map, Value, json};
 

@@ -75,6 +75,18 @@ fn only_changes_of_the_pod_restart_it() {
     assert_ne!(hash(&other), plain);
 }
 
+/// What pods are compared by is pinned: were it another for the same spec, a new operator would restart every member of every cluster.
+/// A change of these names needs a reason as good as that.
+#[test]
+fn the_wish_is_pinned() {
+    let hash = |cluster: &QuorateCluster| stateful_set(&validate(cluster, Some("q:1")).unwrap(), 3, "1Gi").1;
+    assert_eq!((hash(&sample()).as_str(), hash(&full()).as_str()), ("8af117aedd0d", "a47446d5e41e"));
+    let mut said = sample();
+    said.spec =
+        serde_json::from_value(json!({"scheduling": {"antiAffinity": "Preferred"}, "config": {}, "pod": {"labels": {}}})).unwrap();
+    assert_eq!(hash(&said), hash(&sample()), "what is said and is the default anyway is no other wish");
+}
+
 /// Without TLS no certificate is mounted and no URL is https.
 #[test]
 fn plain_text() {

@@ -263,8 +263,9 @@ fn retire(world: &World, set: &Set, errand: &Errand) -> Plan {
     let mine =
         errand.old.iter().find(|old| old.slot == errand.slot && errand.purpose == Purpose::Restore && !old.volume.is_empty());
     if let Some(old) = mine.filter(|_| !errand.keep) {
-        let text = format!("delete the old volume {}", old.volume);
-        if world.operation.as_ref().is_none_or(|known| known.step != text || known.attempt == 0) {
+        // By what is seen of it: that it was once decided does not say that it was done.
+        if world.outside != Some(Outside::Done) {
+            let text = format!("delete the old volume {}", old.volume);
             let step = Step::ReleaseVolume { volume: old.volume.clone() };
             return with(world, errand, Verdict::act(kind, Some(errand.slot), step, text));
         }

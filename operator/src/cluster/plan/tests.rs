@@ -4,6 +4,7 @@
 //! history must end as wished once the faults stop; and whatever the planner does on the way is judged against the truth.
 
 mod errands;
+mod replays;
 mod upkeep;
 
 use std::collections::BTreeMap;
@@ -424,9 +425,7 @@ impl Model {
         let outside = if self.wish.paused { None } else { self.outside() };
         let world = World { outside, ..self.look() };
         let plan = plan(&world);
-        self.remember(&world);
-        self.keep_errand(&world, &plan);
-        self.operation.clone_from(&plan.operation);
+        self.record(&world, &plan);
         if plan.step != Step::Nothing && !dies {
             self.note(format!(
                 "{:?} for {:?}",
@@ -436,6 +435,19 @@ impl Model {
             self.take(&plan);
         }
         plan
+    }
+
+    /// What the status keeps of a round.
+    fn record(&mut self, world: &World, plan: &Plan) {
+        self.remember(world);
+        self.keep_errand(world, plan);
+        self.operation.clone_from(&plan.operation);
+        match &plan.window {
+            Some(Window::Compacted(..)) => self.upkeep.compaction = None,
+            Some(Window::Reclaimed(_)) => self.upkeep.reclaim = None,
+            Some(Window::Healed | Window::Hopeless) => self.upkeep.healed = Some(self.now),
+            Some(Window::Waits(_)) | None => (),
+        }
     }
 
     /// Takes a step after judging it by the truth.

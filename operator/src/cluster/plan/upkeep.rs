@@ -9,6 +9,8 @@ use super::{Step, Verdict, View, Window};
 const HEAL_AGAIN: Seconds = 60;
 /// The same while nothing but deleting keys or a larger quota can help.
 const HOPE_AGAIN: Seconds = 600;
+/// How long members may take to let go of what was forgotten, seconds; a healing that goes by what is left waits for that.
+const SWEPT_WITHIN: Seconds = 30;
 /// How often one thing is tried before the next is done.
 const TRIES: u32 = 3;
 /// How often leadership is handed over before that counts as failed.
@@ -37,6 +39,11 @@ pub(super) fn heal(view: &View<'_>) -> Option<Verdict> {
     }
     // Everything else has its turn before this is begun anew.
     if upkeep.hopelessly_full().is_some() {
+        let text = "the store is full: wait for what was forgotten to go";
+        let waiting = known.filter(|known| known.step == text);
+        if waiting.is_none_or(|known| view.world.now - known.step_started < SWEPT_WITHIN) {
+            return Some(Verdict { revision, ..Verdict::wait(kind, known.and_then(|known| known.slot), text) });
+        }
         let text = "the store is full, and no history or free space is left to give up";
         return Some(Verdict { revision, window: Some(Window::Hopeless), ..Verdict::wait(kind, None, text) });
     }
@@ -50,7 +57,7 @@ pub(super) fn hopeless(view: &View<'_>) -> Option<Verdict> {
     let upkeep = &view.world.upkeep;
     let (taken, quota) = upkeep.hopelessly_full().filter(|_| upkeep.full && upkeep.heal_keeping.is_some())?;
     let message = format!(
-        "the store is full and its live data ({} MiB) leaves no room below the quota ({} MiB): delete keys, or raise spec.config.quotaBackendBytes",
+        "the store is full and what it keeps ({} MiB) leaves no room below the quota ({} MiB): delete keys, or raise spec.config.quotaBackendBytes",
         taken >> 20,
         quota >> 20
     );

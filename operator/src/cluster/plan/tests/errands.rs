@@ -105,6 +105,10 @@ impl Model {
     /// The job that fills the first volume, and the way back.
     pub(super) fn outside(&mut self) -> Option<Outside> {
         let errand = self.errand.clone()?;
+        if errand.stage == Stage::Retiring {
+            let old = errand.old.iter().find(|old| old.slot == errand.slot)?;
+            return (!errand.keep && !self.aside.contains_key(&old.volume.parse().unwrap())).then_some(Outside::Done);
+        }
         if self.replicas > 0 || !self.pods.is_empty() {
             return None;
         }
@@ -206,14 +210,14 @@ impl Model {
     }
 }
 
-fn lose(model: &mut Model, slots: &[Slot]) {
+pub(super) fn lose(model: &mut Model, slots: &[Slot]) {
     for slot in slots {
         model.volumes.get_mut(slot).unwrap().terminating = true;
         model.pods.get_mut(slot).unwrap().terminating = true;
     }
 }
 
-fn request(model: &mut Model, ask: Ask) {
+pub(super) fn request(model: &mut Model, ask: Ask) {
     let confirm = Some(model.store.to_string());
     model.request = Some(Request { name: "t".into(), uid: "t1".into(), confirm, ask });
 }
