@@ -30,6 +30,8 @@ pub trait HealthSource: Send + Sync + 'static {
     /// Alarms raised anywhere in the cluster.
     fn alarms(&self) -> Vec<Alarm>;
     fn has_leader(&self) -> bool;
+    /// This member's disk is full, and its writes wait until there is space.
+    fn waits_for_space(&self) -> bool;
     fn is_learner(&self) -> bool;
     /// Reads one key, with its own time limit; linearizable proves that a quorum answers. The error is etcd's text.
     fn read(&self, linearizable: bool) -> ReadFuture<'_>;
@@ -99,10 +101,16 @@ async fn health(State((source, metrics)): State<(Arc<dyn HealthSource>, Arc<Metr
     }
 }
 
-/// The first thing wrong, in etcd's order: alarms, leader, read.
+/// What is said of a member whose writes wait for space.
+const DISK_FULL: &str = "the disk is full";
+
+/// The first thing wrong, in etcd's order: alarms, leader, read; before the leader, what etcd ends itself for: a full disk.
 async fn ill(source: &dyn HealthSource, excluded: &BTreeSet<String>, serializable: bool) -> Option<String> {
     if let Some(alarm) = source.alarms().into_iter().find(|a| !excluded.contains(a.name())) {
         return Some(format!("ALARM {}", alarm.name()));
+    }
+    if source.waits_for_space() {
+        return Some(DISK_FULL.to_uppercase());
     }
     if !serializable && !source.has_leader() {
         return Some("RAFT NO LEADER".into());
@@ -127,6 +135,11 @@ async fn answer(State(probe): State<Probe>, method: Method, uri: Uri) -> Respons
                 report += &format!("[-]{} failed: {e}\n", check.name());
             }
         }
+    }
+    // etcd has no such check, so it shows only when it fails. Another start would not help: it is no matter of life.
+    if probe.kind == "readyz" && probe.checks.len() > 1 && !excluded.contains("disk_space") && probe.source.waits_for_space() {
+        well = false;
+        report += &format!("[-]disk_space failed: {DISK_FULL}\n");
     }
     if !well {
         tracing::error!(path = uri.path(), reason = report, "status-code" = 503, "Health check error");

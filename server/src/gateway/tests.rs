@@ -25,6 +25,7 @@ struct Member {
     no_leader: AtomicBool,
     learner: AtomicBool,
     no_quorum: AtomicBool,
+    disk_full: AtomicBool,
 }
 
 impl HealthSource for Member {
@@ -35,6 +36,10 @@ impl HealthSource for Member {
 
     fn has_leader(&self) -> bool {
         !self.no_leader.load(Ordering::Relaxed)
+    }
+
+    fn waits_for_space(&self) -> bool {
+        self.disk_full.load(Ordering::Relaxed)
     }
 
     fn is_learner(&self) -> bool {
@@ -90,7 +95,20 @@ async fn health() {
     assert_eq!((pages.metrics.health_success.get(), pages.metrics.health_failures.get()), (3, 3));
 }
 
-/// /livez and /readyz: a full disk does not matter, the rest does; details come when asked for or when something is wrong.
+/// A member whose writes wait for space is neither well nor ready, and says why; another start would not help it.
+#[tokio::test]
+async fn a_full_disk_shows() {
+    let member = Arc::new(Member::default());
+    let router = client_routes(&pages(&member), None, Access::default());
+    member.disk_full.store(true, Ordering::Relaxed);
+    assert_eq!(get(&router, "/health").await, (503, "{\"health\":\"false\",\"reason\":\"THE DISK IS FULL\"}\n".into()));
+    let (status, report) = get(&router, "/readyz").await;
+    assert!(status == 503 && report.contains("[-]disk_space failed: the disk is full\n"), "{report}");
+    assert_eq!(get(&router, "/readyz?exclude=disk_space").await.0, 200);
+    assert_eq!(get(&router, "/livez").await.0, 200);
+}
+
+/// /livez and /readyz: a store at its quota does not matter, the rest does; details come when asked for or when something is wrong.
 #[tokio::test]
 async fn probes() {
     let member = Arc::new(Member::default());

@@ -321,6 +321,10 @@ impl Store {
     }
 
     /// Checkpoints wait for space on the disk, or go on.
+    pub(crate) fn is_disk_full(&self) -> bool {
+        self.rows.load().is_disk_full()
+    }
+
     pub(crate) fn disk_is_full(&self, full: bool) {
         self.rows.load().disk_is_full(full);
     }

@@ -73,6 +73,11 @@ impl Rows {
         self.frozen_changed.notify_all();
     }
 
+    /// True while checkpoints wait for space on the disk.
+    pub(crate) fn is_disk_full(&self) -> bool {
+        self.frozen_gate.lock().full
+    }
+
     /// True when the member stops.
     pub(crate) fn is_closing(&self) -> bool {
         self.frozen_gate.lock().closing

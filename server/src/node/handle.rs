@@ -92,6 +92,8 @@ pub(super) struct Gauges {
     pub committed: AtomicU64,
     pub last_index: AtomicU64,
     pub last_term: AtomicU64,
+    /// The log waits for space on its disk.
+    pub log_full: AtomicBool,
     /// As the leader it waits for a quorum to confirm reads.
     pub confirming: AtomicBool,
     pub is_leader: AtomicBool,
@@ -368,6 +370,11 @@ impl NodeHandle {
 
     pub fn report_snapshot(&self, id: MemberId, ok: bool) {
         let _ = self.send(Input::SnapshotStatus { id, ok });
+    }
+
+    /// True while what this member is to write waits for space on its disk.
+    pub fn waits_for_space(&self) -> bool {
+        self.0.gauges.log_full.load(Ordering::Acquire) || self.0.store.is_disk_full()
     }
 
     // === fences ===

@@ -34,6 +34,7 @@ use raft::eraftpb::{HardState, Message};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -479,7 +480,7 @@ impl Opened {
             fenced: tokio::sync::watch::Sender::new(is_fenced),
             rows_wanted: AtomicU64::new(0),
         });
-        let wal = log(self.wal, wal_hooks(inbox.clone(), peers.clone(), settings.meter.clone()))?;
+        let wal = log(self.wal, wal_hooks(inner.clone(), peers.clone(), settings.meter.clone()))?;
         let (apply, apply_tasks) = crate::queue::unbounded();
         let (keeper, keeper_tasks) = crate::queue::unbounded();
         let keeper_thread = Keeper::new(
@@ -546,7 +547,8 @@ pub(super) struct Desk {
 /// Inputs that may wait for the loop; clients beyond it are told that there are too many requests.
 const INBOX: usize = 16_384;
 
-fn wal_hooks(inbox: Sender<Input>, peers: Arc<dyn PeerSink>, meter: Arc<dyn Meter>) -> Hooks<Vec<Message>> {
+fn wal_hooks(inner: Arc<Inner>, peers: Arc<dyn PeerSink>, meter: Arc<dyn Meter>) -> Hooks<Vec<Message>> {
+    let (inbox, faulty) = (inner.inbox.clone(), inner.clone());
     Hooks {
         on_durable: Box::new(move |durable: Durable<Vec<Message>>| {
             let after: Vec<Message> = durable.tags.into_iter().flatten().collect();
@@ -556,15 +558,19 @@ fn wal_hooks(inbox: Sender<Input>, peers: Arc<dyn PeerSink>, meter: Arc<dyn Mete
             // The log never waits for the loop, which may be waiting for the log: there is one such word for each batch it was given.
             let _ = inbox.send_over(Input::Persisted(durable.number), PERSISTED);
         }),
-        on_fault: Box::new(|e: &WalError| {
+        on_fault: Box::new(move |e: &WalError| {
             if e.is_no_space() {
+                faulty.gauges.log_full.store(true, Ordering::Release);
                 tracing::error!(error = %e, "the disk is full; writes wait until there is space");
                 return Verdict::Retry(Duration::from_secs(1));
             }
             tracing::error!(error = %e, "the log cannot be written; this member stops, what it acknowledged is safe on disk");
             end::process();
         }),
-        on_written: Box::new(move |bytes, wrote, synced| meter.log_written(bytes, wrote, synced)),
+        on_written: Box::new(move |bytes, wrote, synced| {
+            inner.gauges.log_full.store(false, Ordering::Release);
+            meter.log_written(bytes, wrote, synced);
+        }),
     }
 }
 

@@ -34,6 +34,10 @@ impl HealthSource for Health {
         self.0.has_leader()
     }
 
+    fn waits_for_space(&self) -> bool {
+        self.0.waits_for_space()
+    }
+
     fn is_learner(&self) -> bool {
         self.0.status().is_learner
     }
