@@ -106,8 +106,17 @@ impl World {
         self.after(delay, Event::Report { at: from, life: lives.0, about, ok });
     }
 
-    fn advance(&mut self, id: usize, stage: Stage) -> Result<Stage, String> {
+    fn advance(&mut self, id: usize, mut stage: Stage) -> Result<Stage, String> {
         let Transfer { from, to, ref message, .. } = self.transfers[id];
+        if let (Stage::Handed { staging, answer }, Some(receiver)) = (&mut stage, &self.members[to].running) {
+            // The receiver's alone by now: whoever sent it may be gone.
+            let Some(taken) = answer.poll() else { return Ok(stage) };
+            if !taken {
+                staging.give_up();
+            }
+            receiver.node.receiver().settled(staging);
+            return if taken { Ok(Stage::Over) } else { Err("raft does not want this snapshot".into()) };
+        }
         let (Some(sender), Some(receiver)) = (&self.members[from].running, &self.members[to].running) else {
             return Err("a member is down".into());
         };
@@ -147,19 +156,7 @@ impl World {
                     }
                 }
             }
-            Stage::Handed { staging, mut answer } => match answer.poll() {
-                None => Ok(Stage::Handed { staging, answer }),
-                Some(true) => {
-                    receiver.node.receiver().settled(&staging);
-                    Ok(Stage::Over)
-                }
-                Some(false) => {
-                    staging.give_up();
-                    receiver.node.receiver().settled(&staging);
-                    Err("raft does not want this snapshot".into())
-                }
-            },
-            Stage::Over => Err("it is over".into()),
+            Stage::Handed { .. } | Stage::Over => Err("it is over".into()),
         }
     }
 }
