@@ -103,6 +103,8 @@ pub(crate) struct Inner {
     pub farewell: OnceLock<String>,
     /// Members that are not on the list yet and talk to this one.
     pub strangers: Mutex<Strangers>,
+    /// Cancelled when the caller of that id was removed: its streams end, and its next ones are told why.
+    pub callers: Mutex<BTreeMap<MemberId, CancellationToken>>,
     /// A stranger is new.
     pub met: Notify,
     pub speaks: Speaks,
@@ -161,6 +163,7 @@ impl Peers {
             removed: CancellationToken::new(),
             farewell: OnceLock::new(),
             strangers: Mutex::default(),
+            callers: Mutex::default(),
             met: Notify::new(),
             speaks: settings.speaks,
         });
@@ -283,6 +286,14 @@ async fn follow_members(inner: Arc<Inner>) {
                 }
             }
             inner.links.store(Arc::new(links));
+            // One that has nothing to say, a learner above all, would never be told otherwise.
+            inner.callers.lock().retain(|id, caller| {
+                let removed = node.shared().is_removed(*id);
+                if removed {
+                    caller.cancel();
+                }
+                !removed
+            });
             seen = Some(members);
         }
         met = tokio::time::timeout(LOOK, inner.met.notified()).await.is_ok();

@@ -96,6 +96,9 @@ impl Service {
         let hello = hello.ok_or_else(|| Status::invalid_argument("an empty stream"))?;
         self.check_caller(hello.cluster, hello.from)?;
         self.check_to(hello.to)?;
+        let caller = self.inner.callers.lock().entry(hello.from).or_default().clone();
+        // Whoever is removed from here on finds the caller's streams.
+        self.check_caller(hello.cluster, hello.from)?;
         let slot = self.newest.lock().entry((hello.from, kind.name())).or_default().clone();
         if !slot.lock().admit(hello.boot, hello.generation) {
             return Err(Status::aborted("a newer stream of the same sender is open"));
@@ -116,6 +119,7 @@ impl Service {
         tokio::spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
+                () = caller.cancelled() => {}
                 () = reader.run(inbound, acks) => {}
             }
         });

@@ -96,11 +96,7 @@ impl World {
         for (at, member) in self.members.iter().enumerate() {
             let Some(running) = &member.running else { continue };
             let own = running.node.handle().shared().members();
-            // One whose whole list is gone finds nobody who could tell it. A learner that hears nothing says nothing: as long as its
-            // streams stay open it is not told either, which is a gap of the server's.
-            if self.is_learner(at) {
-                continue;
-            }
+            // One whose whole list is gone finds nobody who could tell it.
             if listed.iter().all(|m| m.id != member.id) && listed.iter().any(|m| own.iter().any(|o| o.id == m.id)) {
                 return Some(format!("member {at} was removed and still runs"));
             }

@@ -113,6 +113,10 @@ impl World {
         let wanted = running.strangers.with_members(&list, |id| running.node.handle().shared().is_removed(id), own);
         running.follows = Some(list);
         for other in 0..self.members.len() {
+            if self.refuses(at, other) {
+                // Its streams end, and its next ones are told why.
+                KINDS.into_iter().for_each(|kind| self.break_session(other, at, kind));
+            }
             let id = self.members[other].id;
             let listed = wanted.contains_key(&id) && self.index_of(id) == Some(other);
             if listed == self.net.is_linked(at, other) {
