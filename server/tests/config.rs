@@ -331,9 +331,20 @@ fn tls_settings_must_fit_together() {
     check(&[&HTTPS], Fails(1, "TLS key and cert (--cert-file, --key-file) must be provided"));
     check(&[&HTTPS, &PAIR], Holds(|c| c.client_tls.is_on() && !c.client_tls.require_client_cert));
     check(&[&HTTPS, &PAIR, &["--trusted-ca-file=ca"]], Holds(|c| c.client_tls.require_client_cert && !c.client_tls.cert_auth));
-    check(&[&HTTPS, &PAIR, &["--client-cert-auth"]], Fails(1, "needs --trusted-ca-file"));
-    check(&[&["--cert-file=c"]], Fails(1, "needs --key-file"));
-    check(&[&["--peer-key-file=k"]], Fails(1, "needs --peer-cert-file"));
+    check(&[&HTTPS, &PAIR, &["--client-cert-auth"]], Warns("client-cert-auth", "--trusted-ca-file is not given"));
+    check(
+        &[&HTTPS, &PAIR, &["--client-cert-auth"]],
+        Holds(|c| c.client_tls.require_client_cert && c.client_tls.trusted_ca.is_none()),
+    );
+    check(&[&HTTPS, &["--auto-tls", "--client-cert-auth"]], Holds(|c| c.client_tls.auto && c.client_tls.require_client_cert));
+    const PEERS: &[&str] = &["--listen-peer-urls=https://127.0.0.1:2380", "--peer-auto-tls", "--peer-client-cert-auth"];
+    check(&[PEERS, &["--peer-trusted-ca-file=ca"]], Holds(|c| c.peer_tls.auto && !c.peer_tls.require_client_cert));
+    check(&[PEERS, &["--peer-trusted-ca-file=ca"]], Holds(|c| c.peer_tls.trusted_ca.is_none() && !c.peer_tls.cert_auth));
+    check(&[PEERS], Warns("peer-client-cert-auth", "ignored with --peer-auto-tls"));
+    check(&[&HTTPS, &["--cert-file=c"]], Fails(1, "needs --key-file"));
+    check(&[&["--cert-file=c"]], Holds(|c| !c.client_tls.is_on()));
+    check(&[&["--cert-file=c"]], Warns("cert-file", "it needs --key-file as well"));
+    check(&[&["--peer-key-file=k"]], Warns("peer-key-file", "it needs --peer-cert-file as well"));
     check(&[&PAIR], Warns("cert-file", "http://localhost:2379 is not TLS"));
     check(&[&["--client-cert-auth"]], Warns("client-cert-auth", "no client certificate is asked for"));
     check(&[&["--peer-client-cert-auth"]], Warns("peer-client-cert-auth", "http://localhost:2380"));
@@ -343,7 +354,13 @@ fn tls_settings_must_fit_together() {
     check(&[&HTTPS, &["--auto-tls", "--self-signed-cert-validity=0"]], Fails(1, "greater than 0"));
     check(&[&["--listen-peer-urls=https://127.0.0.1:2380"]], Fails(1, "--peer-cert-file"));
     check(&[&["--listen-metrics-urls=https://127.0.0.1:2381"]], Fails(1, "--cert-file"));
-    check(&[&["--peer-cert-allowed-cn=a", "--peer-cert-allowed-hostname=b"]], Fails(1, "cannot be used together"));
+    let both: &[&str] = &["--peer-cert-allowed-cn=a", "--peer-cert-allowed-hostname=b"];
+    check(
+        &[both, &["--listen-peer-urls=https://127.0.0.1:2380", "--peer-cert-file=c", "--peer-key-file=k"]],
+        Fails(1, "cannot be used together"),
+    );
+    check(&[both], Warns("peer-cert-allowed-cn", "both are ignored"));
+    check(&[both], Holds(|c| c.peer_tls.allowed_cns.is_empty() && c.peer_tls.allowed_hostnames.is_empty()));
     check(&[&["--peer-cert-allowed-cn=a"]], Warns("peer-cert-allowed-cn", "nothing is checked"));
     check(&[&["--tls-min-version=TLS1.1"]], Fails(1, "unexpected TLS version \"TLS1.1\""));
     check(&[&["--tls-min-version=TLS1.3", "--tls-max-version=TLS1.2"]], Fails(1, "greater than max"));
@@ -353,8 +370,13 @@ fn tls_settings_must_fit_together() {
     check(&[&[suites]], Warns("cipher-suites", "TLS_RSA_WITH_AES_128_CBC_SHA is too weak"));
     check(&[&[suites, "--tls-min-version=TLS1.3"]], Fails(1, "only TLS1.3 is enabled"));
     check(&[&["--cipher-suites=TLS_ROT13"]], Fails(1, "unexpected TLS cipher suite \"TLS_ROT13\""));
-    check(&[&["--cipher-suites=TLS_RSA_WITH_RC4_128_SHA"]], Fails(1, "none of the suites"));
-    check(&[&["--cipher-suites=TLS_AES_128_GCM_SHA256", "--tls-max-version=TLS1.2"]], Fails(1, "none of the suites"));
+    check(&[&HTTPS, &PAIR, &["--cipher-suites=TLS_RSA_WITH_RC4_128_SHA"]], Fails(1, "none of the suites"));
+    check(
+        &[&HTTPS, &PAIR, &["--cipher-suites=TLS_AES_128_GCM_SHA256", "--tls-max-version=TLS1.2"]],
+        Fails(1, "none of the suites"),
+    );
+    check(&[&["--cipher-suites=TLS_RSA_WITH_RC4_128_SHA"]], Warns("cipher-suites", "no listener speaks TLS"));
+    check(&[&["--cipher-suites=TLS_RSA_WITH_RC4_128_SHA"]], Holds(|c| c.tls.cipher_suites.is_empty()));
 }
 
 #[test]

@@ -46,7 +46,8 @@ pub(super) fn config(s: &Settings, warnings: &mut Vec<Warning>) -> Result<Config
         return Err(ConfigError::refused("advertise-client-urls", "is required when --listen-client-urls is set explicitly"));
     }
 
-    let tls_bounds = tls::bounds(s, warnings)?;
+    let doors = [&listen_peer_urls, &listen_client_urls, &listen_client_http_urls, &listen_metrics_urls];
+    let tls_bounds = tls::bounds(s, doors.into_iter().flatten().any(|url| url.scheme().is_tls()), warnings)?;
     let client_urls: Vec<&ListenUrl> = listen_client_urls.iter().chain(&listen_client_http_urls).collect();
     let client_tls = tls::client(s, &client_urls, warnings)?;
     // Plain metrics beside TLS clients are usual, so only TLS ones are looked at.
