@@ -173,7 +173,7 @@ fn flags_are_written_as_go_reads_them() {
         (&["--max-txn-ops=-1"], 2, "whole number"),
         (&["--max-concurrent-streams=4294967296"], 2, "above 4294967295"),
         (&["--grpc-keepalive-timeout=20"], 2, "unit is missing"),
-        (&["--corrupt-check-time=-1s"], 2, "negative"),
+        (&["--corrupt-check-time=-1"], 2, "unit"),
         (&["--initial-cluster-state=old"], 2, "new, existing"),
         (&["--feature-gates=Nope=true"], 2, "unrecognized feature gate: Nope"),
         (&["--feature-gates=PriorityRequest"], 2, "missing bool value for PriorityRequest"),
@@ -245,9 +245,13 @@ fn timing_and_limits_are_bounded() {
     check(&["--quota-backend-bytes=-1"], &[], Holds(|c| c.quota_bytes.is_none()));
     check(&["--quota-backend-bytes=8589934592"], &[], Holds(|c| c.quota_bytes == Some(8 << 30)));
     check(&["--quota-backend-bytes=107374182400"], &[], Warns("quota-backend-bytes", "fine for this store"));
-    check(&["--max-txn-ops=0"], &[], Fails(1, "must be within 1"));
+    check(&["--max-txn-ops=0"], &[], Holds(|c| c.max_txn_ops == 0));
+    check(&["--max-txn-ops=0"], &[], Warns("max-txn-ops", "is refused"));
+    check(&["--max-txn-ops=4294967296"], &[], Fails(1, "must be within 1"));
     check(&["--max-request-bytes=10485761"], &[], Warns("max-request-bytes", "10 MiB"));
-    check(&["--max-request-bytes=2147483648"], &[], Fails(1, "must be within 1"));
+    check(&["--max-request-bytes=4294967296"], &[], Holds(|c| c.max_request_bytes == (1 << 31) - 1 - (512 << 10)));
+    check(&["--max-request-bytes=4294967296"], &[], Warns("max-request-bytes", "lowered to"));
+    check(&["--max-request-bytes=0"], &[], Fails(1, "must be within 1"));
     check(&["--max-learners=-1"], &[], Fails(1, "max-learners"));
     check(&["--max-concurrent-streams=0x10"], &[], Holds(|c| c.max_concurrent_streams == Some(16)));
     check(&["--grpc-keepalive-interval=0"], &[], Holds(|c| c.keepalive.is_none()));
@@ -275,6 +279,24 @@ fn timing_and_limits_are_bounded() {
 }
 
 #[test]
+fn durations_below_zero_mean_what_etcd_makes_of_them() {
+    check(&["--grpc-keepalive-interval=-1s"], &[], Holds(|c| c.keepalive.is_none()));
+    check(&["--grpc-keepalive-interval", "-1s"], &[], Warns("grpc-keepalive-interval", "counts as 0"));
+    check(&["--grpc-keepalive-min-time=-1s"], &[], Holds(|c| c.keepalive_min_time.is_none()));
+    check(&["--warning-unary-request-duration=-5s"], &[], Holds(|c| c.warning_unary_request_duration.is_zero()));
+    check(&["--warning-unary-request-duration=0"], &[], Holds(|c| c.warning_unary_request_duration == Duration::from_millis(300)));
+    check(&["--downgrade-check-time=-1s"], &[], Holds(|c| c.downgrade_check_interval == Some(secs(5))));
+    check(&["--corrupt-check-time=-1s"], &[], Holds(|c| c.corrupt_check_interval.is_none()));
+    check(
+        &["--watch-progress-notify-interval=-1s"],
+        &[],
+        Holds(|c| c.watch_progress_notify_interval == Duration::from_millis(100)),
+    );
+    check(&["--compact-hash-check-time=-1s"], &[], Fails(1, "must be >0"));
+    check(&["--corrupt-check-time=--1s"], &[], Fails(2, "duration"));
+}
+
+#[test]
 fn auto_compaction_reads_hours_durations_and_revisions() {
     let with = |mode: &str, retention: &str| {
         let args = [format!("--auto-compaction-mode={mode}"), format!("--auto-compaction-retention={retention}")];
@@ -291,8 +313,10 @@ fn auto_compaction_reads_hours_durations_and_revisions() {
     assert_eq!(with("revision", "1000"), Ok(AutoCompaction::Revision(1000)));
     assert_eq!(with("revision", "0"), Ok(AutoCompaction::Off));
     assert_eq!(with("revision", ""), Ok(AutoCompaction::Off));
+    assert_eq!(with("revision", "1h"), Ok(AutoCompaction::Revision(3_600_000_000_000)));
     for (mode, retention, text) in [
-        ("revision", "5m", "number of revisions"),
+        ("revision", "many", "unit"),
+        ("revision", "18446744073709551615", "number of revisions"),
         ("periodic", "soon", "unknown unit"),
         ("periodic", "9999999999999", "too many hours"),
         ("periodic", "-1", "unit"),
@@ -513,7 +537,8 @@ fn bad_files_are_refused() {
         (Some("pre-vote: sometimes"), "expected true or false"),
         (Some("client-transport-security: 5"), "must be a map"),
         (Some("listen-peer-urls: nowhere"), "scheme"),
-        (Some("watch-progress-notify-interval: -5"), "expected duration"),
+        (Some("watch-progress-notify-interval: 0.5"), "expected duration"),
+        (Some("name: a\nname: b\n"), "duplicate"),
         (Some("discovery-config: {token: t}"), "--initial-cluster"),
     ] {
         let error = parse(&["--config-file", "f"], &[], file).expect_err(text);
@@ -539,3 +564,15 @@ fn help_version_and_table_come_from_the_catalogue() {
     let columns = |line: &str| line.replace("\\|", "").matches('|').count();
     assert!(table.lines().all(|line| columns(line) == 6), "{table}");
 }
+#[test]
+fn the_file_is_read_as_etcd_s_yaml_library_reads_it() {
+    let read = |text: &str| run(&["--config-file=f"], &[], Some(text)).0;
+    assert_eq!(read("\u{feff}name: m2\n").name, "m2");
+    assert_eq!(read("name: first\n---\nname: second\n").name, "first");
+    for (word, on) in [("yes", true), ("On", true), ("no", false), ("OFF", false), ("true", true), ("false", false)] {
+        assert_eq!(read(&format!("pre-vote: {word}\n")).pre_vote, on, "{word}");
+    }
+    let c = read("quota-backend-bytes: 1e9\nwatch-progress-notify-interval: 5e9\nv2-deprecation: not-yet\n");
+    assert_eq!((c.quota_bytes, c.watch_progress_notify_interval), (Some(1_000_000_000), secs(5)));
+}
+

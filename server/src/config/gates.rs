@@ -90,7 +90,8 @@ pub(super) fn settle(text: &str, warnings: &mut Vec<Warning>) -> Result<FeatureG
     }
     for gate in &GATES {
         if let (Some(why), Some(value)) = (gate.no_effect, named(gate.name)) {
-            warnings.push(Warning::note(FLAG, format!("{}={value} has no effect: {why}", gate.name)));
+            let message = format!("{}={value} has no effect: {why}", gate.name);
+            warnings.push(if value == gate.default { Warning::note(FLAG, message) } else { Warning::warn(FLAG, message) });
         }
     }
     Ok(FeatureGates {

@@ -56,7 +56,7 @@ pub struct Config {
 
     /// Bytes the data may grow to; `None` is no bound.
     pub quota_bytes: Option<u64>,
-    /// Operations in one transaction, > 0.
+    /// Operations in one transaction; 0 refuses every transaction with any.
     pub max_txn_ops: usize,
     /// Bytes of one client request, > 0.
     pub max_request_bytes: usize,
