@@ -430,7 +430,55 @@ fn auth_tokens_and_logs_are_checked() {
     check(&["--logger=capnslog"], &[], Fails(1, "removed"));
     check(&["--log-outputs=default,stdout"], &[], Fails(1, "cannot be combined"));
     check(&["--log-outputs=stdout,/tmp/l"], &[], Holds(|c| c.log.outputs == [LogOutput::File("/tmp/l".into()), LogOutput::Stdout]));
+    check(&["--log-outputs="], &[], Fails(1, "an output is empty"));
+    check(&["--log-outputs=stdout,"], &[], Fails(1, "an output is empty"));
+    check(&[], &[("ETCD_LOG_OUTPUTS", "")], Holds(|c| c.log.outputs == [LogOutput::Stderr]));
     check(&["--metrics=extensive"], &[], Holds(|c| c.extensive_metrics));
+}
+
+#[test]
+fn log_rotation_needs_one_file_and_good_json() {
+    let rotate = |outputs: &str, json: &str, expect: Expect<'_>| {
+        let args = [format!("--log-outputs={outputs}"), format!("--log-rotation-config-json={json}")];
+        check(&["--enable-log-rotation", &args[0], &args[1]], &[], expect);
+    };
+    let whole = |c: &Config| c.log.rotation.clone().map(|r| (r.max_bytes, r.max_age, r.max_backups, r.local_time, r.compress));
+    let (c, _) = run(&["--enable-log-rotation", "--log-outputs=/l"], &[], None);
+    assert_eq!(whole(&c), Some((100 << 20, None, 0, false, false)));
+    let json = r#"{"MaxSize":1,"maxage":2,"maxbackups":3,"localtime":true,"compress":true,"colour":"red","filename":"x"}"#;
+    let (c, _) = run(&["--enable-log-rotation", "--log-outputs=stderr,/l", "--log-rotation-config-json", json], &[], None);
+    assert_eq!(whole(&c), Some((1 << 20, Some(secs(2 * 86_400)), 3, true, true)));
+    assert_eq!(run(&["--log-outputs=/l"], &[], None).0.log.rotation, None);
+    rotate("stderr", "{}", Fails(1, "requires a single file path"));
+    rotate("/a,/b", "{}", Fails(1, "requires a single file path"));
+    rotate("/a", "{bad", Fails(1, "improperly formatted"));
+    rotate("/a", "[]", Fails(1, "expected a JSON object"));
+    rotate("/a", r#"{"maxsize":"1"}"#, Fails(1, "maxsize must be a whole number"));
+    rotate("/a", r#"{"maxsize":1.5}"#, Fails(1, "maxsize must be a whole number"));
+    rotate("/a", r#"{"maxsize":18446744073709551615}"#, Fails(1, "maxsize is too large"));
+    rotate("/a", r#"{"compress":1}"#, Fails(1, "compress must be true or false"));
+    check(&["--log-rotation-config-json={bad"], &[], Holds(|c| c.log.rotation.is_none()));
+}
+
+#[test]
+fn what_has_no_effect_is_warned_of_when_it_is_not_the_default() {
+    for (arg, level) in [
+        ("--snapshot-count=10000", Level::Note),
+        ("--snapshot-count=0x2710", Level::Note),
+        ("--snapshot-count=5000", Level::Warn),
+        ("--enable-pprof", Level::Warn),
+        ("--enable-pprof=false", Level::Note),
+        ("--backend-batch-interval=0", Level::Note),
+        ("--backend-batch-interval=10ms", Level::Warn),
+        ("--distributed-tracing-address=collector:4317", Level::Warn),
+        ("--feature-gates=LeaseCheckpoint=true", Level::Warn),
+        ("--feature-gates=LeaseCheckpoint=false", Level::Note),
+        ("--cluster-active-size", Level::Note),
+    ] {
+        let (_, warnings) = run(&["--name=a", arg], &[], None);
+        let said: Vec<Level> = warnings.iter().filter(|w| w.message.contains("has no effect")).map(|w| w.level).collect();
+        assert_eq!(said, [level], "{arg}: {warnings:#?}");
+    }
 }
 
 #[test]
@@ -528,6 +576,18 @@ fn the_file_replaces_all_other_sources() {
 }
 
 #[test]
+fn the_file_is_read_as_etcd_s_yaml_library_reads_it() {
+    let read = |text: &str| run(&["--config-file=f"], &[], Some(text)).0;
+    assert_eq!(read("\u{feff}name: m2\n").name, "m2");
+    assert_eq!(read("name: first\n---\nname: second\n").name, "first");
+    for (word, on) in [("yes", true), ("On", true), ("no", false), ("OFF", false), ("true", true), ("false", false)] {
+        assert_eq!(read(&format!("pre-vote: {word}\n")).pre_vote, on, "{word}");
+    }
+    let c = read("quota-backend-bytes: 1e9\nwatch-progress-notify-interval: 5e9\nv2-deprecation: not-yet\n");
+    assert_eq!((c.quota_bytes, c.watch_progress_notify_interval), (Some(1_000_000_000), secs(5)));
+}
+
+#[test]
 fn bad_files_are_refused() {
     for (file, text) in [
         (None, "config file \"f\": cannot be read"),
@@ -564,15 +624,3 @@ fn help_version_and_table_come_from_the_catalogue() {
     let columns = |line: &str| line.replace("\\|", "").matches('|').count();
     assert!(table.lines().all(|line| columns(line) == 6), "{table}");
 }
-#[test]
-fn the_file_is_read_as_etcd_s_yaml_library_reads_it() {
-    let read = |text: &str| run(&["--config-file=f"], &[], Some(text)).0;
-    assert_eq!(read("\u{feff}name: m2\n").name, "m2");
-    assert_eq!(read("name: first\n---\nname: second\n").name, "first");
-    for (word, on) in [("yes", true), ("On", true), ("no", false), ("OFF", false), ("true", true), ("false", false)] {
-        assert_eq!(read(&format!("pre-vote: {word}\n")).pre_vote, on, "{word}");
-    }
-    let c = read("quota-backend-bytes: 1e9\nwatch-progress-notify-interval: 5e9\nv2-deprecation: not-yet\n");
-    assert_eq!((c.quota_bytes, c.watch_progress_notify_interval), (Some(1_000_000_000), secs(5)));
-}
-
