@@ -115,13 +115,16 @@ fn redirect(request: &Request, path: String) -> Response {
         Method::GET => format!("<a href=\"{}\">Temporary Redirect</a>.\n\n", escape(&place)),
         _ => String::new(),
     };
-    match HeaderValue::from_str(&place) {
-        Ok(place) => {
-            let headers = [(header::LOCATION, place), (header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"))];
-            (StatusCode::TEMPORARY_REDIRECT, headers, text).into_response()
+    let Ok(location) = HeaderValue::from_str(&place) else { return StatusCode::BAD_REQUEST.into_response() };
+    let mut response = (StatusCode::TEMPORARY_REDIRECT, text).into_response();
+    response.headers_mut().insert(header::LOCATION, location);
+    match *request.method() {
+        Method::GET | Method::HEAD => {
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"))
         }
-        Err(_) => StatusCode::BAD_REQUEST.into_response(),
-    }
+        _ => response.headers_mut().remove(header::CONTENT_TYPE),
+    };
+    response
 }
 
 fn escape(text: &str) -> String {

@@ -126,8 +126,30 @@ async fn other_pages() {
     assert!(get(&router, "/metrics").await.1.contains("# TYPE etcd_server_has_leader gauge\netcd_server_has_leader 0\n"));
     let vars: serde_json::Value = serde_json::from_str(&get(&router, "/debug/vars").await.1).expect("JSON");
     assert!(vars["file_descriptor_limit"].as_u64().expect("number") > 0);
+    assert!(vars["memstats"]["Alloc"].as_u64().expect("number") > 0);
+    assert_eq!(vars["raft.status"]["term"], 2);
     assert_eq!(get(&router, "/").await, (404, "404 page not found\n".into()));
     assert_eq!(get(&metrics_routes(&pages(&member)), "/version").await.0, 404);
+}
+
+/// The metrics page is gzipped for whoever asks for that, and only then.
+#[tokio::test]
+async fn metrics_gzipped() {
+    use std::io::Read;
+    let router = metrics_routes(&pages(&Arc::default()));
+    for (accepts, zipped) in [("gzip", true), ("deflate, GZIP;q=0.5", true), ("gzip;q=0", false), ("identity", false), ("", false)]
+    {
+        let request = Request::get("/metrics").header("accept-encoding", accepts).body(Body::empty()).expect("request");
+        let response = router.clone().oneshot(request).await.expect("answer");
+        assert_eq!(response.headers().get("content-encoding").is_some_and(|v| v == "gzip"), zipped, "{accepts}");
+        let bytes = response.into_body().collect().await.expect("body").to_bytes();
+        let mut text = String::new();
+        match zipped {
+            true => flate2::read::GzDecoder::new(&bytes[..]).read_to_string(&mut text).expect("gzip"),
+            false => (&bytes[..]).read_to_string(&mut text).expect("text"),
+        };
+        assert!(text.contains("\netcd_server_has_leader 0\n"), "{accepts}");
+    }
 }
 
 /// Host names and origins: who is let in, and what a browser is told.
@@ -376,7 +398,7 @@ async fn identity() {
 /// A call is given up at its Grpc-Timeout, a stream too; a time that cannot be read is refused.
 #[tokio::test]
 async fn timeouts() {
-    let never = Router::new().fallback(|| std::future::pending::<Response>());
+    let never = Router::new().fallback(std::future::pending::<Response>);
     let router = json_router(never);
     let timed =
         |path: &str, timeout: &str| Request::post(path).header("grpc-timeout", timeout).body(Body::from("{}")).expect("request");
