@@ -36,15 +36,18 @@ pub struct Address {
 }
 
 impl Address {
-    /// Reads an endpoint. A path after host and port is ignored, as etcd's clients do; a missing port is 2379.
+    /// Reads an endpoint. A path after host and port is ignored, as etcd's clients do; a missing port is 2379, and a port without a host
+    /// is this machine's.
     pub fn parse(text: &str) -> Result<Self> {
         let text = text.trim();
         let (scheme, rest, socket) = match text.split_once("://") {
-            Some(("http", rest)) => (Scheme::Plain, rest, false),
-            Some(("https", rest)) => (Scheme::Tls, rest, false),
-            Some(("unix", rest)) => (Scheme::Plain, rest, true),
-            Some(("unixs", rest)) => (Scheme::Tls, rest, true),
-            Some((other, _)) => return Err(Error::Config(format!("endpoint {text:?} has an unknown scheme {other:?}"))),
+            Some((scheme, rest)) => match scheme.to_ascii_lowercase().as_str() {
+                "http" => (Scheme::Plain, rest, false),
+                "https" => (Scheme::Tls, rest, false),
+                "unix" => (Scheme::Plain, rest, true),
+                "unixs" => (Scheme::Tls, rest, true),
+                _ => return Err(Error::Config(format!("endpoint {text:?} has an unknown scheme {scheme:?}"))),
+            },
             None => match text.split_once(':') {
                 Some(("unix", rest)) => (Scheme::Plain, rest, true),
                 Some(("unixs", rest)) => (Scheme::Tls, rest, true),
@@ -111,9 +114,11 @@ fn host_and_port(authority: &str) -> Option<(String, u16)> {
             None => (authority, ""),
         }
     };
-    if host.is_empty() {
-        return None;
-    }
+    let host = match (host, port) {
+        ("", "") => return None,
+        ("", _) => "localhost",
+        (host, _) => host,
+    };
     let port = if port.is_empty() { 2379 } else { port.parse().ok()? };
     Some((host.to_string(), port))
 }
@@ -134,6 +139,9 @@ mod tests {
             ("https://a.b.:2379/x", Scheme::Tls, tcp("a.b.", 2379)),
             ("127.0.0.1:5", Scheme::Either, tcp("127.0.0.1", 5)),
             ("node", Scheme::Either, tcp("node", 2379)),
+            (":30310", Scheme::Either, tcp("localhost", 30310)),
+            ("HTTP://:1", Scheme::Plain, tcp("localhost", 1)),
+            ("Https://a:1", Scheme::Tls, tcp("a", 1)),
             ("http://[::1]:7", Scheme::Plain, tcp("::1", 7)),
             ("unix:///run/q.sock", Scheme::Plain, Target::Unix("/run/q.sock".into())),
             ("unixs://localhost:m10", Scheme::Tls, Target::Unix("localhost:m10".into())),
@@ -148,7 +156,7 @@ mod tests {
     /// What cannot be an endpoint is refused with words.
     #[test]
     fn refusals() {
-        for text in ["", "ftp://a:1", "http://", "a:b", "::1", "unix://", "a:70000"] {
+        for text in ["", "ftp://a:1", "http://", "http://:", ":", "[]", "a:b", "::1", "unix://", "a:70000"] {
             assert!(matches!(Address::parse(text), Err(Error::Config(_))), "{text}");
         }
     }

@@ -147,10 +147,16 @@ impl Client {
     /// Sends one unary call, to another member or again as the policy allows, until it is answered or its time is up.
     pub(crate) async fn unary<Q, A, F, R>(&self, request: Q, retry: Retry, send: F) -> Result<A>
     where
-        Q: Clone,
+        Q: prost::Message + Clone,
         F: Fn(Channel, Limits, Request<Q>) -> R,
         R: Future<Output = Result<Response<A>, Status>>,
     {
+        // Looked at here, since further down it would only break the stream, and nobody would say why.
+        let (size, limit) = (request.encoded_len(), self.shared.limits.send);
+        if size > limit {
+            let message = format!("trying to send message larger than max ({size} vs. {limit})");
+            return Err(Error::Server { code: Code::ResourceExhausted, message });
+        }
         let deadline = self.timeout.map(|timeout| Instant::now() + timeout);
         let work = self.attempts(deadline, retry, |node, left| {
             let mut message = self.dress(Request::new(request.clone()));

@@ -57,6 +57,20 @@ async fn refusals_are_kept() {
     assert_eq!(fake.state.ranges.load(Ordering::SeqCst), 1);
 }
 
+/// A message above the limit is not sent, and the error says how large it is.
+#[tokio::test]
+async fn large_messages_are_not_sent() {
+    let fake = Fake::start().await;
+    let mut config = Config::new([fake.url()]);
+    config.max_send_bytes = 10;
+    let client = Client::new(config).unwrap();
+    let large = PutRequest { value: vec![b'b'; 16].into(), ..put() };
+    let error = client.put(large).await.unwrap_err();
+    assert_eq!(error.to_string(), "rpc error: code = ResourceExhausted desc = trying to send message larger than max (21 vs. 10)");
+    assert_eq!(fake.state.puts.load(Ordering::SeqCst), 0);
+    client.put(put()).await.unwrap();
+}
+
 /// Without any server a call ends when its time is up, not before and not never.
 #[tokio::test]
 async fn time_limits_end_calls() {

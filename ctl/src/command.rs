@@ -72,6 +72,17 @@ pub fn find(root: &'static Command, args: &[Bytes]) -> Result<Found, String> {
     }
 }
 
+/// The words without a leading `help`, wherever flags leave it, and whether it was there.
+pub fn without_help(root: &'static Command, args: &[Bytes]) -> (Vec<Bytes>, bool) {
+    let mut args = args.to_vec();
+    let known: Vec<&Flag> = root.flags.iter().collect();
+    let at = first_word(&args, &known).filter(|at| args[*at].as_ref() == b"help");
+    if let Some(at) = at {
+        args.remove(at);
+    }
+    (args, at.is_some())
+}
+
 fn child(command: &'static Command, word: &str) -> Option<&'static Command> {
     let exact = command.children.iter().find(|child| child.name == word);
     exact.or_else(|| {
@@ -102,4 +113,26 @@ fn first_word(args: &[Bytes], known: &[&Flag]) -> Option<usize> {
         at += if takes_next { 2 } else { 1 };
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::ROOT;
+
+    /// `help` is found behind flags and their values, and is not mistaken for a value or a key.
+    #[test]
+    fn help_behind_flags() {
+        let words = |text: &str| text.split(' ').map(|word| Bytes::copy_from_slice(word.as_bytes())).collect::<Vec<_>>();
+        for (line, rest, help) in [
+            ("help put", "put", true),
+            ("--endpoints X help put", "--endpoints X put", true),
+            ("--endpoints=X -w json help put", "--endpoints=X -w json put", true),
+            ("--debug help member", "--debug member", true),
+            ("--endpoints help put", "--endpoints help put", false),
+            ("put help x", "put help x", false),
+        ] {
+            assert_eq!(without_help(&ROOT, &words(line)), (words(rest), help), "{line}");
+        }
+    }
 }

@@ -52,11 +52,8 @@ fn main() -> ExitCode {
 }
 
 fn run(program: &'static str, args: &[Bytes]) -> Done {
-    let (args, asks_help) = match args.split_first() {
-        Some((first, rest)) if first.as_ref() == b"help" => (rest, true),
-        _ => (args, false),
-    };
-    let found = find(&table::ROOT, args).map_err(|word| {
+    let (args, asks_help) = command::without_help(&table::ROOT, args);
+    let found = find(&table::ROOT, &args).map_err(|word| {
         failure::error(format!(
             "unknown command {} for \"{program}\"\nRun '{program} --help' for usage.",
             notation::quote(word.as_bytes())

@@ -77,6 +77,7 @@ fn main() -> ExitCode {
 
 fn install_logs(settings: &config::LogSettings) -> Result<(), String> {
     use quorate::telemetry::log::{Format, Output, install};
+    use quorate::telemetry::rotate::Rotation;
     let level = match settings.level {
         config::LogLevel::Debug => tracing::Level::DEBUG,
         config::LogLevel::Info => tracing::Level::INFO,
@@ -88,10 +89,16 @@ fn install_logs(settings: &config::LogSettings) -> Result<(), String> {
         config::LogFormat::Console => Format::Console,
     };
     let output = |o: &config::LogOutput| match o {
-        // The journal takes what a service writes to its standard error.
-        config::LogOutput::Stderr | config::LogOutput::Journal => Output::Stderr,
+        config::LogOutput::Stderr => Output::Stderr,
+        config::LogOutput::Journal => Output::Journal,
         config::LogOutput::Stdout => Output::Stdout,
-        config::LogOutput::File(path) => Output::File(path.clone()),
+        config::LogOutput::File(path) => match &settings.rotation {
+            None => Output::File(path.clone()),
+            Some(r) => {
+                let config::LogRotation { max_bytes, max_age, max_backups, local_time, compress } = r.clone();
+                Output::Rotated(path.clone(), Rotation { max_bytes, max_age, max_backups, local_time, compress })
+            }
+        },
     };
     install(level, format, &settings.outputs.iter().map(output).collect::<Vec<_>>())
 }

@@ -173,7 +173,7 @@ fn flags_are_written_as_go_reads_them() {
         (&["--max-txn-ops=-1"], 2, "whole number"),
         (&["--max-concurrent-streams=4294967296"], 2, "above 4294967295"),
         (&["--grpc-keepalive-timeout=20"], 2, "unit is missing"),
-        (&["--corrupt-check-time=-1s"], 2, "negative"),
+        (&["--corrupt-check-time=-1"], 2, "unit"),
         (&["--initial-cluster-state=old"], 2, "new, existing"),
         (&["--feature-gates=Nope=true"], 2, "unrecognized feature gate: Nope"),
         (&["--feature-gates=PriorityRequest"], 2, "missing bool value for PriorityRequest"),
@@ -245,9 +245,13 @@ fn timing_and_limits_are_bounded() {
     check(&["--quota-backend-bytes=-1"], &[], Holds(|c| c.quota_bytes.is_none()));
     check(&["--quota-backend-bytes=8589934592"], &[], Holds(|c| c.quota_bytes == Some(8 << 30)));
     check(&["--quota-backend-bytes=107374182400"], &[], Warns("quota-backend-bytes", "fine for this store"));
-    check(&["--max-txn-ops=0"], &[], Fails(1, "must be within 1"));
+    check(&["--max-txn-ops=0"], &[], Holds(|c| c.max_txn_ops == 0));
+    check(&["--max-txn-ops=0"], &[], Warns("max-txn-ops", "is refused"));
+    check(&["--max-txn-ops=4294967296"], &[], Fails(1, "must be within 1"));
     check(&["--max-request-bytes=10485761"], &[], Warns("max-request-bytes", "10 MiB"));
-    check(&["--max-request-bytes=2147483648"], &[], Fails(1, "must be within 1"));
+    check(&["--max-request-bytes=4294967296"], &[], Holds(|c| c.max_request_bytes == (1 << 31) - 1 - (512 << 10)));
+    check(&["--max-request-bytes=4294967296"], &[], Warns("max-request-bytes", "lowered to"));
+    check(&["--max-request-bytes=0"], &[], Fails(1, "must be within 1"));
     check(&["--max-learners=-1"], &[], Fails(1, "max-learners"));
     check(&["--max-concurrent-streams=0x10"], &[], Holds(|c| c.max_concurrent_streams == Some(16)));
     check(&["--grpc-keepalive-interval=0"], &[], Holds(|c| c.keepalive.is_none()));
@@ -275,6 +279,24 @@ fn timing_and_limits_are_bounded() {
 }
 
 #[test]
+fn durations_below_zero_mean_what_etcd_makes_of_them() {
+    check(&["--grpc-keepalive-interval=-1s"], &[], Holds(|c| c.keepalive.is_none()));
+    check(&["--grpc-keepalive-interval", "-1s"], &[], Warns("grpc-keepalive-interval", "counts as 0"));
+    check(&["--grpc-keepalive-min-time=-1s"], &[], Holds(|c| c.keepalive_min_time.is_none()));
+    check(&["--warning-unary-request-duration=-5s"], &[], Holds(|c| c.warning_unary_request_duration.is_zero()));
+    check(&["--warning-unary-request-duration=0"], &[], Holds(|c| c.warning_unary_request_duration == Duration::from_millis(300)));
+    check(&["--downgrade-check-time=-1s"], &[], Holds(|c| c.downgrade_check_interval == Some(secs(5))));
+    check(&["--corrupt-check-time=-1s"], &[], Holds(|c| c.corrupt_check_interval.is_none()));
+    check(
+        &["--watch-progress-notify-interval=-1s"],
+        &[],
+        Holds(|c| c.watch_progress_notify_interval == Duration::from_millis(100)),
+    );
+    check(&["--compact-hash-check-time=-1s"], &[], Fails(1, "must be >0"));
+    check(&["--corrupt-check-time=--1s"], &[], Fails(2, "duration"));
+}
+
+#[test]
 fn auto_compaction_reads_hours_durations_and_revisions() {
     let with = |mode: &str, retention: &str| {
         let args = [format!("--auto-compaction-mode={mode}"), format!("--auto-compaction-retention={retention}")];
@@ -291,8 +313,10 @@ fn auto_compaction_reads_hours_durations_and_revisions() {
     assert_eq!(with("revision", "1000"), Ok(AutoCompaction::Revision(1000)));
     assert_eq!(with("revision", "0"), Ok(AutoCompaction::Off));
     assert_eq!(with("revision", ""), Ok(AutoCompaction::Off));
+    assert_eq!(with("revision", "1h"), Ok(AutoCompaction::Revision(3_600_000_000_000)));
     for (mode, retention, text) in [
-        ("revision", "5m", "number of revisions"),
+        ("revision", "many", "unit"),
+        ("revision", "18446744073709551615", "number of revisions"),
         ("periodic", "soon", "unknown unit"),
         ("periodic", "9999999999999", "too many hours"),
         ("periodic", "-1", "unit"),
@@ -331,9 +355,20 @@ fn tls_settings_must_fit_together() {
     check(&[&HTTPS], Fails(1, "TLS key and cert (--cert-file, --key-file) must be provided"));
     check(&[&HTTPS, &PAIR], Holds(|c| c.client_tls.is_on() && !c.client_tls.require_client_cert));
     check(&[&HTTPS, &PAIR, &["--trusted-ca-file=ca"]], Holds(|c| c.client_tls.require_client_cert && !c.client_tls.cert_auth));
-    check(&[&HTTPS, &PAIR, &["--client-cert-auth"]], Fails(1, "needs --trusted-ca-file"));
-    check(&[&["--cert-file=c"]], Fails(1, "needs --key-file"));
-    check(&[&["--peer-key-file=k"]], Fails(1, "needs --peer-cert-file"));
+    check(&[&HTTPS, &PAIR, &["--client-cert-auth"]], Warns("client-cert-auth", "--trusted-ca-file is not given"));
+    check(
+        &[&HTTPS, &PAIR, &["--client-cert-auth"]],
+        Holds(|c| c.client_tls.require_client_cert && c.client_tls.trusted_ca.is_none()),
+    );
+    check(&[&HTTPS, &["--auto-tls", "--client-cert-auth"]], Holds(|c| c.client_tls.auto && c.client_tls.require_client_cert));
+    const PEERS: &[&str] = &["--listen-peer-urls=https://127.0.0.1:2380", "--peer-auto-tls", "--peer-client-cert-auth"];
+    check(&[PEERS, &["--peer-trusted-ca-file=ca"]], Holds(|c| c.peer_tls.auto && !c.peer_tls.require_client_cert));
+    check(&[PEERS, &["--peer-trusted-ca-file=ca"]], Holds(|c| c.peer_tls.trusted_ca.is_none() && !c.peer_tls.cert_auth));
+    check(&[PEERS], Warns("peer-client-cert-auth", "ignored with --peer-auto-tls"));
+    check(&[&HTTPS, &["--cert-file=c"]], Fails(1, "needs --key-file"));
+    check(&[&["--cert-file=c"]], Holds(|c| !c.client_tls.is_on()));
+    check(&[&["--cert-file=c"]], Warns("cert-file", "it needs --key-file as well"));
+    check(&[&["--peer-key-file=k"]], Warns("peer-key-file", "it needs --peer-cert-file as well"));
     check(&[&PAIR], Warns("cert-file", "http://localhost:2379 is not TLS"));
     check(&[&["--client-cert-auth"]], Warns("client-cert-auth", "no client certificate is asked for"));
     check(&[&["--peer-client-cert-auth"]], Warns("peer-client-cert-auth", "http://localhost:2380"));
@@ -343,7 +378,13 @@ fn tls_settings_must_fit_together() {
     check(&[&HTTPS, &["--auto-tls", "--self-signed-cert-validity=0"]], Fails(1, "greater than 0"));
     check(&[&["--listen-peer-urls=https://127.0.0.1:2380"]], Fails(1, "--peer-cert-file"));
     check(&[&["--listen-metrics-urls=https://127.0.0.1:2381"]], Fails(1, "--cert-file"));
-    check(&[&["--peer-cert-allowed-cn=a", "--peer-cert-allowed-hostname=b"]], Fails(1, "cannot be used together"));
+    let both: &[&str] = &["--peer-cert-allowed-cn=a", "--peer-cert-allowed-hostname=b"];
+    check(
+        &[both, &["--listen-peer-urls=https://127.0.0.1:2380", "--peer-cert-file=c", "--peer-key-file=k"]],
+        Fails(1, "cannot be used together"),
+    );
+    check(&[both], Warns("peer-cert-allowed-cn", "both are ignored"));
+    check(&[both], Holds(|c| c.peer_tls.allowed_cns.is_empty() && c.peer_tls.allowed_hostnames.is_empty()));
     check(&[&["--peer-cert-allowed-cn=a"]], Warns("peer-cert-allowed-cn", "nothing is checked"));
     check(&[&["--tls-min-version=TLS1.1"]], Fails(1, "unexpected TLS version \"TLS1.1\""));
     check(&[&["--tls-min-version=TLS1.3", "--tls-max-version=TLS1.2"]], Fails(1, "greater than max"));
@@ -353,8 +394,13 @@ fn tls_settings_must_fit_together() {
     check(&[&[suites]], Warns("cipher-suites", "TLS_RSA_WITH_AES_128_CBC_SHA is too weak"));
     check(&[&[suites, "--tls-min-version=TLS1.3"]], Fails(1, "only TLS1.3 is enabled"));
     check(&[&["--cipher-suites=TLS_ROT13"]], Fails(1, "unexpected TLS cipher suite \"TLS_ROT13\""));
-    check(&[&["--cipher-suites=TLS_RSA_WITH_RC4_128_SHA"]], Fails(1, "none of the suites"));
-    check(&[&["--cipher-suites=TLS_AES_128_GCM_SHA256", "--tls-max-version=TLS1.2"]], Fails(1, "none of the suites"));
+    check(&[&HTTPS, &PAIR, &["--cipher-suites=TLS_RSA_WITH_RC4_128_SHA"]], Fails(1, "none of the suites"));
+    check(
+        &[&HTTPS, &PAIR, &["--cipher-suites=TLS_AES_128_GCM_SHA256", "--tls-max-version=TLS1.2"]],
+        Fails(1, "none of the suites"),
+    );
+    check(&[&["--cipher-suites=TLS_RSA_WITH_RC4_128_SHA"]], Warns("cipher-suites", "no listener speaks TLS"));
+    check(&[&["--cipher-suites=TLS_RSA_WITH_RC4_128_SHA"]], Holds(|c| c.tls.cipher_suites.is_empty()));
 }
 
 #[test]
@@ -384,7 +430,55 @@ fn auth_tokens_and_logs_are_checked() {
     check(&["--logger=capnslog"], &[], Fails(1, "removed"));
     check(&["--log-outputs=default,stdout"], &[], Fails(1, "cannot be combined"));
     check(&["--log-outputs=stdout,/tmp/l"], &[], Holds(|c| c.log.outputs == [LogOutput::File("/tmp/l".into()), LogOutput::Stdout]));
+    check(&["--log-outputs="], &[], Fails(1, "an output is empty"));
+    check(&["--log-outputs=stdout,"], &[], Fails(1, "an output is empty"));
+    check(&[], &[("ETCD_LOG_OUTPUTS", "")], Holds(|c| c.log.outputs == [LogOutput::Stderr]));
     check(&["--metrics=extensive"], &[], Holds(|c| c.extensive_metrics));
+}
+
+#[test]
+fn log_rotation_needs_one_file_and_good_json() {
+    let rotate = |outputs: &str, json: &str, expect: Expect<'_>| {
+        let args = [format!("--log-outputs={outputs}"), format!("--log-rotation-config-json={json}")];
+        check(&["--enable-log-rotation", &args[0], &args[1]], &[], expect);
+    };
+    let whole = |c: &Config| c.log.rotation.clone().map(|r| (r.max_bytes, r.max_age, r.max_backups, r.local_time, r.compress));
+    let (c, _) = run(&["--enable-log-rotation", "--log-outputs=/l"], &[], None);
+    assert_eq!(whole(&c), Some((100 << 20, None, 0, false, false)));
+    let json = r#"{"MaxSize":1,"maxage":2,"maxbackups":3,"localtime":true,"compress":true,"colour":"red","filename":"x"}"#;
+    let (c, _) = run(&["--enable-log-rotation", "--log-outputs=stderr,/l", "--log-rotation-config-json", json], &[], None);
+    assert_eq!(whole(&c), Some((1 << 20, Some(secs(2 * 86_400)), 3, true, true)));
+    assert_eq!(run(&["--log-outputs=/l"], &[], None).0.log.rotation, None);
+    rotate("stderr", "{}", Fails(1, "requires a single file path"));
+    rotate("/a,/b", "{}", Fails(1, "requires a single file path"));
+    rotate("/a", "{bad", Fails(1, "improperly formatted"));
+    rotate("/a", "[]", Fails(1, "expected a JSON object"));
+    rotate("/a", r#"{"maxsize":"1"}"#, Fails(1, "maxsize must be a whole number"));
+    rotate("/a", r#"{"maxsize":1.5}"#, Fails(1, "maxsize must be a whole number"));
+    rotate("/a", r#"{"maxsize":18446744073709551615}"#, Fails(1, "maxsize is too large"));
+    rotate("/a", r#"{"compress":1}"#, Fails(1, "compress must be true or false"));
+    check(&["--log-rotation-config-json={bad"], &[], Holds(|c| c.log.rotation.is_none()));
+}
+
+#[test]
+fn what_has_no_effect_is_warned_of_when_it_is_not_the_default() {
+    for (arg, level) in [
+        ("--snapshot-count=10000", Level::Note),
+        ("--snapshot-count=0x2710", Level::Note),
+        ("--snapshot-count=5000", Level::Warn),
+        ("--enable-pprof", Level::Warn),
+        ("--enable-pprof=false", Level::Note),
+        ("--backend-batch-interval=0", Level::Note),
+        ("--backend-batch-interval=10ms", Level::Warn),
+        ("--distributed-tracing-address=collector:4317", Level::Warn),
+        ("--feature-gates=LeaseCheckpoint=true", Level::Warn),
+        ("--feature-gates=LeaseCheckpoint=false", Level::Note),
+        ("--cluster-active-size", Level::Note),
+    ] {
+        let (_, warnings) = run(&["--name=a", arg], &[], None);
+        let said: Vec<Level> = warnings.iter().filter(|w| w.message.contains("has no effect")).map(|w| w.level).collect();
+        assert_eq!(said, [level], "{arg}: {warnings:#?}");
+    }
 }
 
 #[test]
@@ -482,6 +576,18 @@ fn the_file_replaces_all_other_sources() {
 }
 
 #[test]
+fn the_file_is_read_as_etcd_s_yaml_library_reads_it() {
+    let read = |text: &str| run(&["--config-file=f"], &[], Some(text)).0;
+    assert_eq!(read("\u{feff}name: m2\n").name, "m2");
+    assert_eq!(read("name: first\n---\nname: second\n").name, "first");
+    for (word, on) in [("yes", true), ("On", true), ("no", false), ("OFF", false), ("true", true), ("false", false)] {
+        assert_eq!(read(&format!("pre-vote: {word}\n")).pre_vote, on, "{word}");
+    }
+    let c = read("quota-backend-bytes: 1e9\nwatch-progress-notify-interval: 5e9\nv2-deprecation: not-yet\n");
+    assert_eq!((c.quota_bytes, c.watch_progress_notify_interval), (Some(1_000_000_000), secs(5)));
+}
+
+#[test]
 fn bad_files_are_refused() {
     for (file, text) in [
         (None, "config file \"f\": cannot be read"),
@@ -491,7 +597,8 @@ fn bad_files_are_refused() {
         (Some("pre-vote: sometimes"), "expected true or false"),
         (Some("client-transport-security: 5"), "must be a map"),
         (Some("listen-peer-urls: nowhere"), "scheme"),
-        (Some("watch-progress-notify-interval: -5"), "expected duration"),
+        (Some("watch-progress-notify-interval: 0.5"), "expected duration"),
+        (Some("name: a\nname: b\n"), "duplicate"),
         (Some("discovery-config: {token: t}"), "--initial-cluster"),
     ] {
         let error = parse(&["--config-file", "f"], &[], file).expect_err(text);

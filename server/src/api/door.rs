@@ -17,12 +17,13 @@ use super::{
     client_version::{ClientVersions, Shape},
     counters::Method,
     decode,
-    status::{Refusal, apply_status, propose_status, read_status},
+    status::{Refusal, apply_status, proposal_status, propose_status, read_status},
     stream::{AnswerStream, Yielder, generate},
 };
 use crate::{
     mvcc::{RangeResult, ReadError, Store},
     state::{Answer, Outcome},
+    telemetry::Read,
 };
 
 /// How many election timeouts without a leader a stream survives that asked for one. etcd waits as long: a reconnecting stream costs far more
@@ -208,16 +209,33 @@ impl Door {
         self.context.node.read_barrier().await.map_err(propose_status)
     }
 
+    /// As [`Door::barrier`], for what etcd proposes and this server only reads: without a leader its time runs out in the same words.
+    pub async fn barrier_as_proposal(&self) -> Result<(), Status> {
+        let node = &self.context.node;
+        let led = node.has_leader();
+        node.read_barrier().await.map_err(|error| proposal_status(error, led || node.has_leader()))
+    }
+
     /// Proposes `op` within the request limit and waits for its outcome, given with the answer's header.
     pub async fn propose(&self, op: entry::command::Op) -> Result<(Outcome, ResponseHeader), Status> {
         let command = decode::command(op, self.limits.max_request_bytes)?;
-        let Answer { revision, result, .. } = self.context.node.propose(command).await.map_err(propose_status)?;
+        let node = &self.context.node;
+        let led = node.has_leader();
+        let answer = node.propose(command).await.map_err(|error| proposal_status(error, led || node.has_leader()));
+        let Answer { revision, result, .. } = answer?;
         let outcome = result.map_err(apply_status)?;
         Ok((outcome, self.header(revision)))
     }
 
     /// Reads `query`, first agreeing with the cluster unless it is serializable.
     pub async fn range(&self, query: entry::Range) -> Result<RangeResult, Status> {
+        let began = Instant::now();
+        let result = self.agree_and_range(query).await;
+        self.context.metrics.read_times(Read::Range, result.is_ok()).observe_seconds(began.elapsed());
+        result
+    }
+
+    async fn agree_and_range(&self, query: entry::Range) -> Result<RangeResult, Status> {
         if !query.serializable {
             self.barrier().await?;
         }

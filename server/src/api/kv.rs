@@ -3,7 +3,7 @@
 //! In: client messages. Out: entries for the node, queries for the store, and etcd's answers, with every stored pair spliced in as it is.
 //! A read-only transaction takes the read path; one without a linearizable read, or without any operation, needs no quorum.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use quorate_proto::{RawKv, entry, etcdserverpb as pb, mvccpb::KeyValue};
@@ -19,6 +19,7 @@ use super::{
 use crate::{
     mvcc::{Page, RangeResult},
     state::{self, Outcome, TxnOpOutcome, TxnOutcome},
+    telemetry::Read,
     types::KeyRange,
 };
 
@@ -103,11 +104,12 @@ pub async fn txn(door: &Door, request: pb::TxnRequest) -> Result<pb::TxnResponse
         if !decode::is_serializable(&txn) {
             door.barrier().await?;
         }
+        let began = Instant::now();
         let small = txn.success.iter().chain(&txn.failure).all(|op| match &op.op {
             Some(entry::op::Op::Range(range)) => range.range_end.is_empty(),
             _ => true,
         });
-        let (outcome, revision) = door
+        let read = door
             .read(small, move |store| {
                 let before = store.revision();
                 let outcome = state::read_txn(store, &txn)?;
@@ -118,7 +120,9 @@ pub async fn txn(door: &Door, request: pb::TxnRequest) -> Result<pb::TxnResponse
                 });
                 Ok((outcome, read_at.unwrap_or(before)))
             })
-            .await?;
+            .await;
+        door.context.metrics.read_times(Read::ReadonlyTxn, read.is_ok()).observe_seconds(began.elapsed());
+        let (outcome, revision) = read?;
         return Ok(txn_response(outcome, door.header(revision)));
     }
     match door.propose(entry::command::Op::Txn(txn)).await? {

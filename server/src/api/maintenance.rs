@@ -18,6 +18,7 @@ use super::{
     stream::AnswerStream,
 };
 use crate::state::{AlarmEntry, Outcome};
+use crate::telemetry::Read;
 
 /// The service.
 pub struct Maintenance(pub Arc<Door>);
@@ -86,7 +87,11 @@ pub async fn alarm(door: &Door, request: pb::AlarmRequest) -> Result<pb::AlarmRe
     let action = AlarmAction::try_from(request.action).map_err(|_| Refusal::UnknownMethod)?;
     let kind = alarm_kind(request.alarm)?;
     if action == AlarmAction::Get || kind == entry::AlarmKind::None {
-        door.barrier().await?;
+        // To etcd this is a command like any other, and is counted and given up as one.
+        let began = Instant::now();
+        let agreed = door.barrier_as_proposal().await;
+        door.context.metrics.read_times(Read::Alarm, agreed.is_ok()).observe_seconds(began.elapsed());
+        agreed?;
         let listed = action == AlarmAction::Get;
         let found = |alarm: &AlarmEntry| listed && (kind == entry::AlarmKind::None || alarm.kind == kind);
         let alarms = door.context.shared.alarms().iter().copied().filter(found).map(alarm_member).collect();

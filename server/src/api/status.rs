@@ -195,11 +195,36 @@ pub fn propose_status(error: ProposeError) -> Status {
     refusal.into()
 }
 
+/// As [`propose_status`], for a request that may have had nobody to take it: where no leader was known when it came and none when its
+/// time was up, it was never proposed, and etcd says that the time is up and nothing else.
+pub fn proposal_status(error: ProposeError, led: bool) -> Status {
+    match error {
+        ProposeError::TimedOut | ProposeError::TimedOutLeaderFailure if !led => {
+            Status::deadline_exceeded("context deadline exceeded")
+        }
+        error => propose_status(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
 
     use super::*;
+
+    /// A write that no leader could take runs out of time; one that a leader had is said to have timed out.
+    #[test]
+    fn nobody_to_take_it() {
+        let shown = |error, led| {
+            let status = proposal_status(error, led);
+            (status.code(), status.message().to_owned())
+        };
+        let late = (Code::DeadlineExceeded, "context deadline exceeded".to_owned());
+        assert_eq!(shown(ProposeError::TimedOut, false), late);
+        assert_eq!(shown(ProposeError::TimedOutLeaderFailure, false), late);
+        assert_eq!(shown(ProposeError::TimedOut, true), (Code::Unavailable, "etcdserver: request timed out".to_owned()));
+        assert_eq!(shown(ProposeError::TooManyRequests, false).1, "etcdserver: too many requests");
+    }
 
     /// The texts clients know, by code: what etcd 3.7 documents, except that `too many requests` and the reconfiguration refusal go out as
     /// `Unknown`, as its server really sends them.

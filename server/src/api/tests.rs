@@ -290,6 +290,33 @@ async fn transactions() {
     world.stop().await;
 }
 
+/// The metrics of keys count as etcd's do: a transaction is an access of more than one step, a deletion counts once.
+#[tokio::test]
+async fn counted_transactions() {
+    let world = World::alone().await;
+    let mut kv = world.kv();
+    let counts = || {
+        let stats = &world.node.handle().store().stats;
+        (stats.txns.load(std::sync::atomic::Ordering::Relaxed), stats.deletes.load(std::sync::atomic::Ordering::Relaxed))
+    };
+    let of = |success: Vec<pb::RequestOp>| pb::TxnRequest { success, ..Default::default() };
+    let (one, two) = (|| session::put(&"a".into(), "1".into(), 0), || session::put(&"b".into(), "1".into(), 0));
+    kv.put(put("a", "1")).await.unwrap();
+    kv.txn(of(vec![one()])).await.unwrap();
+    kv.txn(of(vec![session::range(get("a"))])).await.unwrap();
+    assert_eq!(counts(), (0, 0));
+    kv.txn(of(vec![one(), two()])).await.unwrap();
+    kv.txn(of(vec![session::range(get("a")), session::range(get("b"))])).await.unwrap();
+    assert_eq!(counts(), (2, 0));
+    kv.put(pb::PutRequest { prev_kv: true, ..put("a", "2") }).await.unwrap();
+    assert_eq!(counts(), (3, 0));
+    let both = pb::DeleteRangeRequest { key: "a".into(), range_end: "c".into(), ..Default::default() };
+    assert_eq!(kv.delete_range(both.clone()).await.unwrap().into_inner().deleted, 2);
+    kv.delete_range(both).await.unwrap();
+    assert_eq!(counts(), (3, 2));
+    world.stop().await;
+}
+
 /// Without a leader, only what needs no agreement is answered, and nothing is to whoever asks for a leader.
 #[tokio::test]
 async fn without_a_leader() {
@@ -299,6 +326,9 @@ async fn without_a_leader() {
     assert!(kv.txn(pb::TxnRequest::default()).await.is_ok());
     assert!(kv.range(serializable.clone()).await.is_ok());
     assert_eq!(kv.range(get("a")).await.unwrap_err().code(), Code::Unavailable);
+    refused(kv.put(put("a", "1")).await, Code::DeadlineExceeded, "context deadline exceeded");
+    let alarms = MaintenanceClient::new(world.channel.clone()).alarm(pb::AlarmRequest::default()).await;
+    refused(alarms, Code::DeadlineExceeded, "context deadline exceeded");
     refused(kv.range(with_leader(serializable)).await, Code::Unavailable, "etcdserver: no leader");
     let mut watch = WatchClient::new(world.channel.clone());
     refused(watch.watch(with_leader(tokio_stream::pending())).await, Code::Unavailable, "etcdserver: no leader");

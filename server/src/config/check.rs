@@ -27,6 +27,7 @@ const ADVISED_REQUEST_BYTES: u64 = 10 * MIB;
 const MAX_REQUEST_BYTES: u64 = (1 << 31) - 1 - 512 * KIB;
 const MAX_ELECTION_MS: u64 = 50_000;
 const MIN_PEER_TIMEOUT: Duration = Duration::from_secs(5);
+const DOWNGRADE_CHECK: Duration = Duration::from_secs(5);
 const MIN_WATCH_PROGRESS: Duration = Duration::from_millis(100);
 /// Below this the fixed cost of threads and buffers leaves nothing for data.
 const MIN_MEMORY_BYTES: u64 = 64 * MIB;
@@ -46,7 +47,8 @@ pub(super) fn config(s: &Settings, warnings: &mut Vec<Warning>) -> Result<Config
         return Err(ConfigError::refused("advertise-client-urls", "is required when --listen-client-urls is set explicitly"));
     }
 
-    let tls_bounds = tls::bounds(s, warnings)?;
+    let doors = [&listen_peer_urls, &listen_client_urls, &listen_client_http_urls, &listen_metrics_urls];
+    let tls_bounds = tls::bounds(s, doors.into_iter().flatten().any(|url| url.scheme().is_tls()), warnings)?;
     let client_urls: Vec<&ListenUrl> = listen_client_urls.iter().chain(&listen_client_http_urls).collect();
     let client_tls = tls::client(s, &client_urls, warnings)?;
     // Plain metrics beside TLS clients are usual, so only TLS ones are looked at.
@@ -104,7 +106,7 @@ pub(super) fn config(s: &Settings, warnings: &mut Vec<Warning>) -> Result<Config
         max_learners: at_most(s.int("max-learners")?, "max-learners")?,
         force_new_cluster,
         quota_bytes: quota(s, warnings)?,
-        max_txn_ops: positive(s.uint("max-txn-ops")?, u64::from(u32::MAX), "max-txn-ops")?,
+        max_txn_ops: txn_ops(s, warnings)?,
         max_request_bytes: request_bytes(s, warnings)?,
         max_concurrent_streams: u32::try_from(s.uint("max-concurrent-streams")?).ok().filter(|n| *n != 0 && *n != u32::MAX),
         keepalive_min_time: off_at_zero(s.duration("grpc-keepalive-min-time")?),
@@ -116,17 +118,23 @@ pub(super) fn config(s: &Settings, warnings: &mut Vec<Warning>) -> Result<Config
         host_whitelist: allow_list(s, "host-whitelist"),
         auth_token: auth::token(s)?,
         bcrypt_cost: bcrypt_cost(s, warnings)?,
-        auto_compaction: auto_compaction(s.text("auto-compaction-mode"), s.text("auto-compaction-retention"))?,
+        auto_compaction: auto_compaction(s.text("auto-compaction-mode"), s.text("auto-compaction-retention"), warnings)?,
         compaction_batch_limit: batch_limit(s)?,
         compaction_sleep_interval: off_at_zero(s.duration("compaction-sleep-interval")?).unwrap_or(Duration::from_millis(10)),
         watch_progress_notify_interval: watch_progress(s, warnings)?,
         corrupt_check_interval: off_at_zero(s.duration("corrupt-check-time")?),
         compact_hash_check_interval: off_at_zero(s.duration("compact-hash-check-time")?)
             .ok_or_else(|| ConfigError::refused("compact-hash-check-time", "must be >0 (set to 0s)"))?,
-        downgrade_check_interval: off_at_zero(s.duration("downgrade-check-time")?),
+        downgrade_check_interval: if s.is_negative("downgrade-check-time") {
+            Some(DOWNGRADE_CHECK)
+        } else {
+            off_at_zero(s.duration("downgrade-check-time")?)
+        },
         warning_apply_duration: s.duration("warning-apply-duration")?,
-        warning_unary_request_duration: off_at_zero(s.duration("warning-unary-request-duration")?)
-            .unwrap_or(Duration::from_millis(300)),
+        warning_unary_request_duration: match s.duration("warning-unary-request-duration")? {
+            Duration::ZERO if !s.is_negative("warning-unary-request-duration") => Duration::from_millis(300),
+            least => least,
+        },
         grpc_gateway: s.bool("enable-grpc-gateway")?,
         extensive_metrics: metrics(s, warnings),
         log: log::settings(s)?,
@@ -146,12 +154,25 @@ fn effects(s: &Settings, warnings: &mut Vec<Warning>) -> Result<(), ConfigError>
     }
     for name in s.names() {
         match table::find(name).map(|flag| flag.effect) {
+            // Whoever asks for something else than the default wants to know that it is not to be had.
+            Some(Effect::None(why)) if s.differs(name) => warnings.push(Warning::warn(name, format!("has no effect: {why}"))),
             Some(Effect::None(why)) => warnings.push(Warning::note(name, format!("has no effect: {why}"))),
+            Some(Effect::Honoured) if s.is_negative(name) => warnings.push(Warning::warn(name, negative(name))),
             Some(Effect::Refused(why)) if !s.text(name).is_empty() => return Err(ConfigError::refused(name, why)),
             _ => {}
         }
     }
     Ok(())
+}
+
+/// What a duration below zero is taken for: what etcd makes of it, unless that is a loop without rest.
+fn negative(name: &str) -> &'static str {
+    match name {
+        "warning-unary-request-duration" | "warning-apply-duration" => "below zero, so everything is logged as slow",
+        "downgrade-check-time" => "below zero; the default is used",
+        "watch-progress-notify-interval" => "below zero; the least value is used",
+        _ => "below zero, which counts as 0",
+    }
 }
 
 fn raft_timing(s: &Settings) -> Result<(Duration, Duration), ConfigError> {
@@ -227,13 +248,27 @@ fn quota(s: &Settings, warnings: &mut Vec<Warning>) -> Result<Option<u64>, Confi
     })
 }
 
+fn txn_ops(s: &Settings, warnings: &mut Vec<Warning>) -> Result<usize, ConfigError> {
+    const FLAG: &str = "max-txn-ops";
+    match s.uint(FLAG)? {
+        0 => {
+            warnings.push(Warning::warn(FLAG, "every transaction with an operation or a comparison is refused"));
+            Ok(0)
+        }
+        ops => positive(ops, u64::from(u32::MAX), FLAG),
+    }
+}
+
 fn request_bytes(s: &Settings, warnings: &mut Vec<Warning>) -> Result<usize, ConfigError> {
     const FLAG: &str = "max-request-bytes";
     let bytes = s.uint(FLAG)?;
     if bytes > ADVISED_REQUEST_BYTES {
         warnings.push(Warning::warn(FLAG, format!("{bytes} is above the 10 MiB advised; large requests delay all others")));
     }
-    positive(bytes, MAX_REQUEST_BYTES, FLAG)
+    if bytes > MAX_REQUEST_BYTES {
+        warnings.push(Warning::warn(FLAG, format!("lowered to {MAX_REQUEST_BYTES}, above which no gRPC client can send")));
+    }
+    positive(bytes.min(MAX_REQUEST_BYTES), MAX_REQUEST_BYTES, FLAG)
 }
 
 fn keepalive(s: &Settings) -> Result<Option<Keepalive>, ConfigError> {
@@ -259,8 +294,9 @@ fn bcrypt_cost(s: &Settings, warnings: &mut Vec<Warning>) -> Result<u32, ConfigE
     })
 }
 
-/// A plain number counts hours (periodic) or revisions; anything else is a duration, which only the periodic mode can take.
-fn auto_compaction(mode: &str, retention: &str) -> Result<AutoCompaction, ConfigError> {
+/// A plain number counts hours (periodic) or revisions; anything else is a duration, of which the revision mode takes the
+/// nanoseconds for revisions, as etcd does.
+fn auto_compaction(mode: &str, retention: &str, warnings: &mut Vec<Warning>) -> Result<AutoCompaction, ConfigError> {
     const FLAG: &str = "auto-compaction-retention";
     let periodic = match mode {
         "periodic" => true,
@@ -284,7 +320,16 @@ fn auto_compaction(mode: &str, retention: &str) -> Result<AutoCompaction, Config
             time => Ok(AutoCompaction::Periodic(time)),
         },
         (false, Some(revisions)) if revisions <= i64::MAX as u64 => Ok(AutoCompaction::Revision(revisions)),
-        (false, _) => Err(refuse("expected a number of revisions".to_owned())),
+        (false, Some(_)) => Err(refuse("expected a number of revisions".to_owned())),
+        (false, None) => match super::value::parse_duration(retention).map_err(refuse)? {
+            Duration::ZERO => Ok(AutoCompaction::Off),
+            time => {
+                let revisions = u64::try_from(time.as_nanos()).unwrap_or(i64::MAX as u64);
+                let message = format!("{retention:?} is a duration and the mode counts revisions: {revisions} of them are kept");
+                warnings.push(Warning::warn(FLAG, message));
+                Ok(AutoCompaction::Revision(revisions))
+            }
+        },
     }
 }
 
@@ -298,7 +343,7 @@ fn batch_limit(s: &Settings) -> Result<usize, ConfigError> {
 
 fn watch_progress(s: &Settings, warnings: &mut Vec<Warning>) -> Result<Duration, ConfigError> {
     const FLAG: &str = "watch-progress-notify-interval";
-    if s.duration(FLAG)?.is_zero() {
+    if s.duration(FLAG)?.is_zero() && !s.is_negative(FLAG) {
         return Ok(Duration::from_secs(600));
     }
     floor(s, FLAG, MIN_WATCH_PROGRESS, warnings)

@@ -55,6 +55,9 @@ const fn gate(name: &'static str, stage: Stage, default: bool, no_effect: Option
 pub struct FeatureGates {
     /// Whether each gate of [`GATES`] is on, in that order, those that change nothing included.
     pub on: [bool; GATES.len()],
+    /// The two that set whole stages.
+    pub all_alpha: bool,
+    pub all_beta: bool,
     pub compact_hash_check: bool,
     pub initial_corrupt_check: bool,
     pub set_member_local_addr: bool,
@@ -90,13 +93,42 @@ pub(super) fn settle(text: &str, warnings: &mut Vec<Warning>) -> Result<FeatureG
     }
     for gate in &GATES {
         if let (Some(why), Some(value)) = (gate.no_effect, named(gate.name)) {
-            warnings.push(Warning::note(FLAG, format!("{}={value} has no effect: {why}", gate.name)));
+            let message = format!("{}={value} has no effect: {why}", gate.name);
+            warnings.push(if value == gate.default { Warning::note(FLAG, message) } else { Warning::warn(FLAG, message) });
         }
     }
     Ok(FeatureGates {
         on: std::array::from_fn(|at| on(GATES[at].name)),
+        all_alpha: named("AllAlpha").unwrap_or(false),
+        all_beta: named("AllBeta").unwrap_or(false),
         compact_hash_check: on("CompactHashCheck"),
         initial_corrupt_check: on("InitialCorruptCheck"),
         set_member_local_addr: on("SetMemberLocalAddr"),
     })
+}
+
+impl FeatureGates {
+    /// Every gate by name, with its stage and whether it is on, those of whole stages among them.
+    pub fn all(&self) -> impl Iterator<Item = (&'static str, Stage, bool)> + use<> {
+        let stages = [("AllAlpha", Stage::Alpha, self.all_alpha), ("AllBeta", Stage::Beta, self.all_beta)];
+        GATES.iter().zip(self.on).map(|(gate, on)| (gate.name, gate.stage, on)).chain(stages)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The gates of whole stages are gates themselves, off unless named.
+    #[test]
+    fn stages_are_gates() {
+        let shown = |text: &str| {
+            let gates = settle(text, &mut Vec::new()).expect("gates");
+            gates.all().filter(|(_, _, on)| *on).map(|(name, ..)| name).collect::<Vec<_>>()
+        };
+        assert_eq!(shown(""), ["FastLeaseKeepAlive", "TxnModeWriteWithSharedBuffer"]);
+        assert_eq!(shown("AllBeta=true"), ["FastLeaseKeepAlive", "TxnModeWriteWithSharedBuffer", "AllBeta"]);
+        assert!(shown("AllAlpha=true").contains(&"AllAlpha") && shown("AllAlpha=true").contains(&"CompactHashCheck"));
+        assert_eq!(settle("", &mut Vec::new()).expect("gates").all().count(), GATES.len() + 2);
+    }
 }

@@ -40,7 +40,8 @@ pub use gates::{FeatureGates, GATES, Gate, Stage};
 pub use help::{ETCD_VERSION, VERSION, flags_markdown, help_text, version_text};
 pub use identity::member_id;
 pub use model::{
-    AllowList, AuthToken, AutoCompaction, ClusterState, Config, JwtMethod, Keepalive, LogFormat, LogLevel, LogOutput, LogSettings,
+    AllowList, AuthToken, AutoCompaction, ClusterState, Config, JwtMethod, Keepalive, LogFormat, LogLevel, LogOutput, LogRotation,
+    LogSettings,
 };
 pub use table::{Effect, Flag, Group, Kind, flags};
 pub use tls::{CertPair, CipherSuite, SUITES, TlsBounds, TlsSettings, TlsVersion};

@@ -56,7 +56,7 @@ pub struct Config {
 
     /// Bytes the data may grow to; `None` is no bound.
     pub quota_bytes: Option<u64>,
-    /// Operations in one transaction, > 0.
+    /// Operations in one transaction; 0 refuses every transaction with any.
     pub max_txn_ops: usize,
     /// Bytes of one client request, > 0.
     pub max_request_bytes: usize,
@@ -193,6 +193,22 @@ pub struct LogSettings {
     pub format: LogFormat,
     /// At least one.
     pub outputs: Vec<LogOutput>,
+    /// How the file among the outputs is rotated; there is at most one file then.
+    pub rotation: Option<LogRotation>,
+}
+
+/// When a log file is full, and what becomes of full ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogRotation {
+    /// > 0.
+    pub max_bytes: u64,
+    /// `None` keeps full files of any age.
+    pub max_age: Option<Duration>,
+    /// 0 keeps any number of full files.
+    pub max_backups: usize,
+    /// Names of full files carry local time, not UTC.
+    pub local_time: bool,
+    pub compress: bool,
 }
 
 /// Lines below the level are dropped. Panic and Fatal, which etcd also knows, leave no line but the last.

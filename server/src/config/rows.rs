@@ -14,7 +14,6 @@ const fn file_row(name: &'static str, group: Group, kind: Kind, default: &'stati
 const NO_DISCOVERY: Effect = Effect::Refused("bootstrap by discovery is not offered; list the members with --initial-cluster");
 const NO_DISCOVERY_CLIENT: Effect = Effect::None("there is no discovery client, since members are listed with --initial-cluster");
 const NO_GATEWAY_DIAL: Effect = Effect::None("the HTTP gateway calls the server inside the process and dials nothing");
-const NO_ROTATION: Effect = Effect::None("log files are appended to and left for the host to rotate");
 const NO_TRACES: Effect = Effect::None("traces are not exported over OTLP");
 const LONG_IGNORED: Effect = Effect::None("etcd has ignored this flag since before 3.0");
 const NO_PING_COUNT: Effect = Effect::None("pings are answered at any rate");
@@ -122,8 +121,8 @@ pub(super) static FLAGS: &[Flag] = &[
     row("log-outputs", Group::Logging, Kind::List, "default", Effect::Honoured, "Where the log goes: default, stderr, stdout, systemd/journal, or files"),
     row("log-level", Group::Logging, Kind::Text, "info", Effect::Honoured, "debug, info, warn, error, panic or fatal"),
     row("log-format", Group::Logging, Kind::Text, "json", Effect::Honoured, "json or console"),
-    row("enable-log-rotation", Group::Logging, Kind::Bool, "false", NO_ROTATION, "Rotate the log file"),
-    row("log-rotation-config-json", Group::Logging, Kind::Text, "{\"maxsize\": 100, \"maxage\": 0, \"maxbackups\": 0, \"localtime\": false, \"compress\": false}", NO_ROTATION, "How to rotate the log file"),
+    row("enable-log-rotation", Group::Logging, Kind::Bool, "false", Effect::Honoured, "Rotate the log file; --log-outputs must name exactly one"),
+    row("log-rotation-config-json", Group::Logging, Kind::Text, "{\"maxsize\": 100, \"maxage\": 0, \"maxbackups\": 0, \"localtime\": false, \"compress\": false}", Effect::Honoured, "How to rotate the log file: MiB of a file, days and number of full files kept (0 keeps all), local time in names, gzip"),
     row("warning-unary-request-duration", Group::Logging, Kind::Duration, "300ms", Effect::Honoured, "Requests slower than this are logged; 0 means the default"),
     row("enable-distributed-tracing", Group::Tracing, Kind::Bool, "false", NO_TRACES, "Export traces"),
     row("distributed-tracing-address", Group::Tracing, Kind::Text, "localhost:4317", NO_TRACES, "Address of the collector"),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::error::{ConfigError, Origin, Warning};
 use super::table::{self, Flag, Kind};
 use super::url::Url;
-use super::value::{parse_bool, parse_bytes, parse_duration, parse_int, parse_uint};
+use super::value::{parse_bool, parse_bytes, parse_int, parse_signed_duration, parse_uint};
 use crate::env::failpoint;
 
 #[derive(Debug, Clone)]
@@ -159,6 +159,14 @@ impl Settings {
         self.values.contains_key(name)
     }
 
+    /// Whether a setting was made and means something else than the flag's default. What is read and thrown away never does.
+    pub(super) fn differs(&self, name: &str) -> bool {
+        match (self.values.get(name), table::find(name)) {
+            (Some(_), Some(flag)) => !flag.kind.same(self.text(name), flag.default),
+            _ => false,
+        }
+    }
+
     /// The text set, or the default.
     pub(super) fn text(&self, name: &str) -> &str {
         let default = || table::find(name).map_or("", |flag| flag.default);
@@ -185,8 +193,15 @@ impl Settings {
         self.typed(name, parse_int)
     }
 
+    /// A negative duration counts as zero.
     pub(super) fn duration(&self, name: &str) -> Result<Duration, ConfigError> {
-        self.typed(name, parse_duration)
+        self.typed(name, parse_signed_duration).map(|(length, below)| if below { Duration::ZERO } else { length })
+    }
+
+    /// Whether a duration below zero was set.
+    pub(super) fn is_negative(&self, name: &str) -> bool {
+        table::find(name).is_some_and(|flag| flag.kind == Kind::Duration)
+            && parse_signed_duration(self.text(name)).is_ok_and(|(_, below)| below)
     }
 
     pub(super) fn bytes(&self, name: &str) -> Result<u64, ConfigError> {

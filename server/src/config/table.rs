@@ -3,7 +3,7 @@
 //! Invariant (tested): names are unique, and each default can be read as its kind.
 
 use super::rows::{FLAGS, REMOVED};
-use super::value::{parse_bool, parse_bytes, parse_duration, parse_int, parse_uint};
+use super::value::{parse_bool, parse_bytes, parse_int, parse_signed_duration, parse_uint};
 
 /// Which heading a flag stands under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,7 +103,7 @@ impl Kind {
             Kind::Uint | Kind::Millis => parse_uint(text, u64::MAX).map(drop),
             Kind::Uint32 => parse_uint(text, u64::from(u32::MAX)).map(drop),
             Kind::Int => parse_int(text).map(drop),
-            Kind::Duration => parse_duration(text).map(drop),
+            Kind::Duration => parse_signed_duration(text).map(drop),
             Kind::Bytes => parse_bytes(text).map(drop),
             Kind::Text | Kind::List | Kind::Ignored => Ok(()),
             Kind::Urls if text.is_empty() => Ok(()),
@@ -113,6 +113,23 @@ impl Kind {
             Kind::Choices(words) => text.split(',').try_for_each(|word| one_of(word, words)),
             Kind::Gates => super::gates::parse(text).map(drop),
         }
+    }
+
+    /// Whether two texts that passed [`Kind::check`] mean the same value.
+    pub(super) fn same(self, a: &str, b: &str) -> bool {
+        fn by<T: PartialEq>(read: impl Fn(&str) -> Result<T, String>, a: &str, b: &str) -> bool {
+            matches!((read(a), read(b)), (Ok(a), Ok(b)) if a == b)
+        }
+        a == b
+            || match self {
+                Kind::Bool => by(parse_bool, a, b),
+                Kind::Uint | Kind::Uint32 | Kind::Millis => by(|text| parse_uint(text, u64::MAX), a, b),
+                Kind::Int => by(parse_int, a, b),
+                Kind::Duration => by(parse_signed_duration, a, b),
+                Kind::Bytes => by(parse_bytes, a, b),
+                Kind::Ignored => true,
+                Kind::Text | Kind::List | Kind::Urls | Kind::Origins | Kind::Choice(_) | Kind::Choices(_) | Kind::Gates => false,
+            }
     }
 
     /// The word that stands for the value in help and tables.

@@ -22,7 +22,7 @@ pub struct TlsSettings {
     pub server: Option<CertPair>,
     /// Shown when dialling, if not the same as `server`. Peers only.
     pub dial: Option<CertPair>,
-    /// Signs the certificates of the other side.
+    /// Signs the certificates of the other side; `None` leaves that to the system's authorities.
     pub trusted_ca: Option<PathBuf>,
     /// Revoked certificates of the other side.
     pub crl: Option<PathBuf>,
@@ -111,8 +111,8 @@ static WEAK: [&str; 16] = [
     "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256",
 ];
 
-/// Reads versions, suites and the validity of made certificates.
-pub(super) fn bounds(s: &Settings, warnings: &mut Vec<Warning>) -> Result<TlsBounds, ConfigError> {
+/// Reads versions, suites and the validity of made certificates; `served` says whether any listener speaks TLS.
+pub(super) fn bounds(s: &Settings, served: bool, warnings: &mut Vec<Warning>) -> Result<TlsBounds, ConfigError> {
     let min = version(s, "tls-min-version")?.unwrap_or(TlsVersion::Tls12);
     let max = version(s, "tls-max-version")?.unwrap_or(TlsVersion::Tls13);
     if min > max {
@@ -143,7 +143,12 @@ pub(super) fn bounds(s: &Settings, warnings: &mut Vec<Warning>) -> Result<TlsBou
         }
     }
     if !names.is_empty() && !cipher_suites.iter().any(|suite| suite.version <= max) {
-        return Err(ConfigError::refused(FLAG, "none of the suites named can be offered with the TLS versions allowed"));
+        let reason = "none of the suites named can be offered with the TLS versions allowed";
+        if served {
+            return Err(ConfigError::refused(FLAG, reason));
+        }
+        warnings.push(Warning::warn(FLAG, format!("{reason}; ignored, since no listener speaks TLS")));
+        cipher_suites.clear();
     }
     let years = s.uint("self-signed-cert-validity")?;
     let self_signed_years = u32::try_from(years)
@@ -167,6 +172,7 @@ fn version(s: &Settings, flag: &str) -> Result<Option<TlsVersion>, ConfigError> 
 
 /// The names of one side's flags; the sides differ in prefix, but not regularly.
 struct Names {
+    peer: bool,
     cert: &'static str,
     key: &'static str,
     dial_cert: &'static str,
@@ -181,6 +187,7 @@ struct Names {
 }
 
 const CLIENT: Names = Names {
+    peer: false,
     cert: "cert-file",
     key: "key-file",
     dial_cert: "client-cert-file",
@@ -195,6 +202,7 @@ const CLIENT: Names = Names {
 };
 
 const PEER: Names = Names {
+    peer: true,
     cert: "peer-cert-file",
     key: "peer-key-file",
     dial_cert: "peer-client-cert-file",
@@ -217,8 +225,9 @@ pub(super) fn peer(s: &Settings, urls: &[&ListenUrl], warnings: &mut Vec<Warning
 }
 
 fn side(s: &Settings, names: &Names, urls: &[&ListenUrl], warnings: &mut Vec<Warning>) -> Result<TlsSettings, ConfigError> {
-    let server = pair(s, names.cert, names.key)?;
-    let dial = pair(s, names.dial_cert, names.dial_key)?;
+    let served = urls.iter().any(|url| url.scheme().is_tls());
+    let server = pair(s, names.cert, names.key, served, warnings)?;
+    let dial = pair(s, names.dial_cert, names.dial_key, served, warnings)?;
     let trusted_ca = s.path(names.ca);
     let cert_auth = s.bool(names.auth)?;
     let mut auto = s.bool(names.auto)?;
@@ -226,7 +235,7 @@ fn side(s: &Settings, names: &Names, urls: &[&ListenUrl], warnings: &mut Vec<War
         warnings.push(Warning::warn(names.auto, format!("ignored, since --{} is given", names.cert)));
         auto = false;
     }
-    let tls = TlsSettings {
+    let mut tls = TlsSettings {
         dial,
         crl: s.path(names.crl),
         require_client_cert: cert_auth || trusted_ca.is_some(),
@@ -238,28 +247,13 @@ fn side(s: &Settings, names: &Names, urls: &[&ListenUrl], warnings: &mut Vec<War
         allowed_hostnames: s.list(names.hostnames),
         skip_client_san_verification: s.bool(names.skip_san)?,
     };
-    if !tls.allowed_cns.is_empty() && !tls.allowed_hostnames.is_empty() {
-        return Err(ConfigError::refused(names.cns, format!("cannot be used together with --{}", names.hostnames)));
-    }
-    let mut served = false;
-    for url in urls {
-        if url.scheme().is_tls() {
-            if !tls.is_on() {
-                let reason = format!("TLS key and cert (--{}, --{}) must be provided for listen url {url}", names.cert, names.key);
-                return Err(ConfigError::refused(names.cert, reason));
-            }
-            served = true;
-        } else if matches!(url.scheme(), Scheme::Http | Scheme::Unix) {
-            if tls.is_on() {
-                warnings.push(Warning::warn(names.cert, format!("{url} is not TLS, so the key and certificate are ignored there")));
-            }
-            if tls.cert_auth {
-                warnings.push(Warning::warn(names.auth, format!("{url} is not TLS, so no client certificate is asked for there")));
-            }
-        }
-    }
-    if served && tls.require_client_cert && tls.trusted_ca.is_none() {
-        return Err(ConfigError::refused(names.auth, format!("needs --{}, to know which certificates to trust", names.ca)));
+    check_urls(&tls, names, urls, warnings)?;
+    check_allowed(&mut tls, names, served, warnings)?;
+    if names.peer && tls.auto {
+        trust_all_peers(&mut tls, names, s, warnings);
+    } else if served && tls.require_client_cert && tls.trusted_ca.is_none() {
+        let why = format!("--{} is not given, so certificates of the system's authorities are accepted, and no others", names.ca);
+        warnings.push(Warning::warn(names.auth, why));
     }
     if !tls.require_client_cert {
         for flag in [names.crl, names.cns, names.hostnames] {
@@ -273,11 +267,70 @@ fn side(s: &Settings, names: &Names, urls: &[&ListenUrl], warnings: &mut Vec<War
     Ok(tls)
 }
 
-fn pair(s: &Settings, cert: &str, key: &str) -> Result<Option<CertPair>, ConfigError> {
-    match (s.path(cert), s.path(key)) {
-        (None, None) => Ok(None),
-        (Some(cert), Some(key)) => Ok(Some(CertPair { cert, key })),
-        (Some(_), None) => Err(ConfigError::refused(cert, format!("needs --{key} as well"))),
-        (None, Some(_)) => Err(ConfigError::refused(key, format!("needs --{cert} as well"))),
+/// Each TLS URL needs a certificate; what is set for plain ones does nothing and is said.
+fn check_urls(tls: &TlsSettings, names: &Names, urls: &[&ListenUrl], warnings: &mut Vec<Warning>) -> Result<(), ConfigError> {
+    for url in urls {
+        if url.scheme().is_tls() {
+            if !tls.is_on() {
+                let reason = format!("TLS key and cert (--{}, --{}) must be provided for listen url {url}", names.cert, names.key);
+                return Err(ConfigError::refused(names.cert, reason));
+            }
+        } else if matches!(url.scheme(), Scheme::Http | Scheme::Unix) {
+            if tls.is_on() {
+                warnings.push(Warning::warn(names.cert, format!("{url} is not TLS, so the key and certificate are ignored there")));
+            }
+            if tls.cert_auth {
+                warnings.push(Warning::warn(names.auth, format!("{url} is not TLS, so no client certificate is asked for there")));
+            }
+        }
     }
+    Ok(())
+}
+
+/// Common names and host names exclude each other where certificates are looked at; elsewhere neither counts.
+fn check_allowed(tls: &mut TlsSettings, names: &Names, served: bool, warnings: &mut Vec<Warning>) -> Result<(), ConfigError> {
+    if tls.allowed_cns.is_empty() || tls.allowed_hostnames.is_empty() {
+        return Ok(());
+    }
+    let reason = format!("cannot be used together with --{}", names.hostnames);
+    if served {
+        return Err(ConfigError::refused(names.cns, reason));
+    }
+    warnings.push(Warning::warn(names.cns, format!("{reason}; both are ignored, since no listener of that side speaks TLS")));
+    tls.allowed_cns.clear();
+    tls.allowed_hostnames.clear();
+    Ok(())
+}
+
+/// Peers that make their own certificates have no authority in common, so nothing of what a certificate says can be
+/// checked: the traffic is encrypted and nobody is told apart, as in etcd.
+fn trust_all_peers(tls: &mut TlsSettings, names: &Names, s: &Settings, warnings: &mut Vec<Warning>) {
+    for flag in [names.auth, names.ca, names.crl, names.cns, names.hostnames] {
+        let set = if flag == names.auth { tls.cert_auth } else { !s.text(flag).is_empty() };
+        if set {
+            let why = format!("ignored with --{}: members that make their own certificates cannot check each other's", names.auto);
+            warnings.push(Warning::warn(flag, why));
+        }
+    }
+    tls.cert_auth = false;
+    tls.require_client_cert = false;
+    tls.trusted_ca = None;
+    tls.crl = None;
+    tls.allowed_cns.clear();
+    tls.allowed_hostnames.clear();
+}
+
+/// A certificate with its key. Half a pair is an error where it would be shown, and left out where nobody asks for it.
+fn pair(s: &Settings, cert: &str, key: &str, served: bool, warnings: &mut Vec<Warning>) -> Result<Option<CertPair>, ConfigError> {
+    let (given, missing) = match (s.path(cert), s.path(key)) {
+        (None, None) => return Ok(None),
+        (Some(cert), Some(key)) => return Ok(Some(CertPair { cert, key })),
+        (Some(_), None) => (cert, key),
+        (None, Some(_)) => (key, cert),
+    };
+    if served {
+        return Err(ConfigError::refused(given, format!("needs --{missing} as well")));
+    }
+    warnings.push(Warning::warn(given, format!("ignored: it needs --{missing} as well, and no listener of that side speaks TLS")));
+    Ok(None)
 }

@@ -61,7 +61,15 @@ fn magnitude(text: &str) -> Result<u128, String> {
     }
 }
 
-/// A Go duration such as `100ms`, `1h30m` or `1.5s`. Negative ones are refused: no flag has a use for them.
+/// A Go duration with or without a sign: its length, and whether it is below zero.
+pub fn parse_signed_duration(text: &str) -> Result<(Duration, bool), String> {
+    match text.strip_prefix('-') {
+        Some(rest) if !rest.starts_with(['-', '+']) => parse_duration(rest).map(|d| (d, !d.is_zero())),
+        _ => parse_duration(text).map(|d| (d, false)),
+    }
+}
+
+/// A Go duration such as `100ms`, `1h30m` or `1.5s`. Negative ones are refused.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     const FORM: &str = "expected a duration such as 100ms, 5m or 1h30m";
     let body = match text.strip_prefix('+') {
@@ -213,6 +221,12 @@ mod tests {
         }
         for bad in ["", "5", "-5s", "1x", ".s", "1..5s", "m", "9999999h", "1d", "é"] {
             assert!(parse_duration(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(parse_signed_duration("-5s"), Ok((Duration::from_secs(5), true)));
+        assert_eq!(parse_signed_duration("-0s"), Ok((Duration::ZERO, false)));
+        assert_eq!(parse_signed_duration("+5s"), Ok((Duration::from_secs(5), false)));
+        for bad in ["-", "--5s", "-+5s", "-5"] {
+            assert!(parse_signed_duration(bad).is_err(), "{bad:?}");
         }
         assert_eq!(show_duration(Duration::from_secs(5400)), "1h30m");
         assert_eq!(show_duration(Duration::ZERO), "0s");

@@ -1,9 +1,11 @@
 //! The configuration file: etcd's YAML keys into raw settings. In: the file's text. Out: settings with origin `File`.
 //! A key is a flag's name, or one of the sections etcd groups TLS, socket and discovery settings under. Keys that etcd does
 //! not know it drops in silence; here each gives a warning. Durations may be integers (nanoseconds, as etcd wants them) or
-//! Go durations.
+//! Go durations. Booleans may be YAML 1.1's words, whole numbers may have an exponent, a byte order mark is passed over, and
+//! only the first document is read. A key that comes twice is refused.
 
-use serde_yaml_ng::{Mapping, Value};
+use serde::Deserialize;
+use serde_yaml_ng::{Deserializer, Mapping, Number, Value};
 
 use super::error::{ConfigError, Origin, Warning};
 use super::settings::Settings;
@@ -45,7 +47,10 @@ const SOCKET: &[(&str, &str)] = &[("reuse-port", "socket-reuse-port"), ("reuse-a
 pub(super) fn read(path: &str, text: &str, warnings: &mut Vec<Warning>) -> Result<Settings, ConfigError> {
     let fail = |reason: String| ConfigError::File { path: path.to_owned(), reason };
     let mut settings = Settings::default();
-    let map = match serde_yaml_ng::from_str::<Value>(text).map_err(|e| fail(format!("not valid YAML: {e}")))? {
+    // Editors of other systems put a mark before the first byte; and of several documents the first counts, as in etcd.
+    let first = Deserializer::from_str(text.strip_prefix('\u{feff}').unwrap_or(text)).next();
+    let value = first.map_or(Ok(Value::Null), Value::deserialize);
+    let map = match value.map_err(|e| fail(format!("not valid YAML: {e}")))? {
         Value::Mapping(map) => map,
         Value::Null => return Ok(settings),
         _ => return Err(fail("expected a map of settings".to_owned())),
@@ -102,6 +107,11 @@ fn put(settings: &mut Settings, label: &str, name: &str, value: &Value, warnings
         });
         return Ok(());
     };
+    // etcd overlooks this one in its file, whatever it says.
+    if flag.name == "v2-deprecation" {
+        warnings.push(Warning::note(label, "has no effect: there is no v2 store to deprecate"));
+        return Ok(());
+    }
     let text = text_of(value, flag.kind).ok_or_else(|| ConfigError::BadValue {
         setting: label.to_owned(),
         value: serde_yaml_ng::to_string(value).unwrap_or_default().trim_end().to_owned(),
@@ -114,14 +124,34 @@ fn put(settings: &mut Settings, label: &str, name: &str, value: &Value, warnings
 /// The value as it would stand on the command line; `None` when its shape does not fit the kind.
 fn text_of(value: &Value, kind: Kind) -> Option<String> {
     match (value, kind) {
+        (Value::String(text), Kind::Bool) => Some(old_bool(text).to_owned()),
         (Value::String(text), _) => Some(text.clone()),
         (Value::Bool(on), _) => Some(on.to_string()),
-        (Value::Number(n), Kind::Duration) => n.as_u64().map(|nanos| format!("{nanos}ns")),
-        (Value::Number(n), _) => Some(n.to_string()),
+        (Value::Number(n), Kind::Duration) => whole(n).map(|nanos| format!("{nanos}ns")),
+        (Value::Number(n), _) => Some(whole(n).unwrap_or_else(|| n.to_string())),
         (Value::Sequence(items), Kind::List | Kind::Urls | Kind::Origins | Kind::Choices(_)) => {
             let words: Option<Vec<String>> = items.iter().map(|item| text_of(item, Kind::Text)).collect();
             words.map(|words| words.join(","))
         }
+        _ => None,
+    }
+}
+
+/// The words that YAML 1.1, and so etcd, takes for true and false besides these two.
+fn old_bool(text: &str) -> &str {
+    match text {
+        "yes" | "Yes" | "YES" | "on" | "On" | "ON" | "y" | "Y" => "true",
+        "no" | "No" | "NO" | "off" | "Off" | "OFF" | "n" | "N" => "false",
+        other => other,
+    }
+}
+
+/// A whole number without a point or an exponent, however it was written: `1e9` is one.
+fn whole(n: &Number) -> Option<String> {
+    match n.as_f64() {
+        _ if n.is_i64() || n.is_u64() => Some(n.to_string()),
+        // Above this Go writes an exponent, which its integers do not take.
+        Some(float) if float.fract() == 0.0 && float.abs() < 1e21 => Some(format!("{float:.0}")),
         _ => None,
     }
 }

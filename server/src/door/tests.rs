@@ -192,6 +192,8 @@ async fn tls_matrix() {
     let host = |name: &str| TlsSettings { allowed_hostnames: vec![name.to_owned()], ..asking.clone() };
     let revoking = |serials: &[u64]| TlsSettings { crl: Some(p.ours.revoke(serials)), ..asking.clone() };
     let address = TlsSettings { check_address: true, ..asking.clone() };
+    let starred = p.ours.leaf("starred", "carol", &["*.foo.example", "*.example"], 7);
+    let starred = TlsSettings { trusted_ca: Some(p.ours.ca.clone()), ..starred };
     let cases = [
         ("plain TLS, no certificate", p.server.clone(), &nobody, Some("-")),
         ("plain TLS, a certificate nobody asked for", p.server.clone(), &p.stranger, Some("-")),
@@ -202,6 +204,9 @@ async fn tls_matrix() {
         ("common name not allowed", cn(&["bob"]), &p.client, None),
         ("host name allowed", host("alice.example"), &p.client, Some("alice")),
         ("host name not allowed", host("bob.example"), &p.client, None),
+        ("a wildcard allowed as written", host("*.foo.example"), &starred, Some("carol")),
+        ("a name under the star", host("bob.example"), &starred, Some("carol")),
+        ("a name beside the star", host("bob.other"), &starred, None),
         ("revoked", revoking(&[5, 0x8877]), &p.client, None),
         ("names lead elsewhere", address, &p.client, None),
     ];

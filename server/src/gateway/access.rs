@@ -1,4 +1,4 @@
-//! Who may ask over HTTP: host names (against DNS rebinding), origins, and the old spelling of the paths.
+//! Who may ask over HTTP: host names (against DNS rebinding), origins, and the paths' old and unclean spellings.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -64,7 +64,10 @@ impl Access {
             if let Some(uri) = modern(request.uri()) {
                 *request.uri_mut() = uri;
             }
-            inner.oneshot(request).await.unwrap_or_else(|never| match never {})
+            match clean(request.uri().path()) {
+                Some(path) => redirect(&request, path),
+                None => inner.oneshot(request).await.unwrap_or_else(|never| match never {}),
+            }
         };
         if let Some(origin) = origin {
             allow(response.headers_mut(), origin);
@@ -85,6 +88,47 @@ fn host(request: &Request) -> String {
     let whole = named.or(request.uri().authority().map(|a| a.as_str())).unwrap_or_default();
     let end = whole.rfind(':').filter(|at| !whole[*at..].contains(']')).unwrap_or(whole.len());
     whole[..end].trim_matches(['[', ']']).to_owned()
+}
+
+/// A path without empty words, `.` and `..`, when it has any; a slash at its end stays.
+fn clean(path: &str) -> Option<String> {
+    let mut words: Vec<&str> = Vec::new();
+    for word in path.split('/') {
+        match word {
+            "" | "." => {}
+            ".." => drop(words.pop()),
+            word => words.push(word),
+        }
+    }
+    let end = if path.ends_with('/') && !words.is_empty() { "/" } else { "" };
+    let clean = format!("/{}{end}", words.join("/"));
+    (clean != path).then_some(clean)
+}
+
+/// To the path as it should have been asked for, as Go's server sends its clients; method and body stay the same.
+fn redirect(request: &Request, path: String) -> Response {
+    let place = match request.uri().query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path,
+    };
+    let text = match *request.method() {
+        Method::GET => format!("<a href=\"{}\">Temporary Redirect</a>.\n\n", escape(&place)),
+        _ => String::new(),
+    };
+    let Ok(location) = HeaderValue::from_str(&place) else { return StatusCode::BAD_REQUEST.into_response() };
+    let mut response = (StatusCode::TEMPORARY_REDIRECT, text).into_response();
+    response.headers_mut().insert(header::LOCATION, location);
+    match *request.method() {
+        Method::GET | Method::HEAD => {
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"))
+        }
+        _ => response.headers_mut().remove(header::CONTENT_TYPE),
+    };
+    response
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&#34;").replace('\'', "&#39;")
 }
 
 /// `/v3beta/x` as `/v3/x`.

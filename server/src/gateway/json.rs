@@ -4,9 +4,11 @@
 //! 64-bit numbers as numbers or strings, bytes in base64, enums by name or number, unknown fields (ignored). What is given: .proto names, 64-bit
 //! numbers as strings, zero fields left out. Streams: one `{"result":...}` a line; a stream's requests may follow each other in the body.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
+use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, BodyDataStream};
@@ -17,7 +19,10 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body_util::BodyExt;
 use prost::Message;
 use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, MessageDescriptor, MethodDescriptor, SerializeOptions};
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
@@ -26,6 +31,8 @@ use tower::ServiceExt;
 use super::route_table::ROUTES;
 use crate::door::ConnInfo;
 
+/// What gRPC allows a message above --max-request-bytes.
+const GRPC_ROOM: usize = 512 << 10;
 /// Messages of a request stream that wait for the handler.
 const STREAM_AHEAD: usize = 4;
 /// A watch stays open when its requests have ended; the other streams end with them.
@@ -35,11 +42,12 @@ const WATCH: &str = "/etcdserverpb.Watch/Watch";
 pub struct JsonCalls {
     router: Router,
     methods: HashMap<&'static str, (&'static str, MethodDescriptor)>,
-    max_request_bytes: usize,
+    max_json_bytes: usize,
 }
 
 impl JsonCalls {
-    /// Calls go to `router`, the gRPC router; a request's JSON may have `max_request_bytes` twice over (base64 and names take room).
+    /// Calls go to `router`, the gRPC router, which judges what is above `max_request_bytes`; JSON that no gRPC message could be made of
+    /// (twice what gRPC takes: base64 and names take room) is refused here.
     ///
     /// # Errors
     /// Names a route whose method the descriptors do not know.
@@ -52,7 +60,7 @@ impl JsonCalls {
             let method = service.methods().find(|m| m.name() == name).ok_or(route.method)?;
             methods.insert(route.path, (route.method, method));
         }
-        Ok(Self { router, methods, max_request_bytes: max_request_bytes.saturating_mul(2) })
+        Ok(Self { router, methods, max_json_bytes: max_request_bytes.saturating_add(GRPC_ROOM).saturating_mul(2) })
     }
 }
 
@@ -63,24 +71,76 @@ pub(super) async fn serve(State(calls): State<Arc<JsonCalls>>, request: Request)
     if request.method() != Method::POST {
         return refusal(StatusCode::NOT_IMPLEMENTED, &Status::unimplemented("Method Not Allowed"));
     }
-    match calls.call(path, method, request).await {
+    let deadline = match deadline(request.headers()) {
+        Ok(deadline) => deadline,
+        Err(status) => return refusal(http_status(status.code()), &status),
+    };
+    let call = calls.call(path, method, request, deadline);
+    let answer = match deadline {
+        None => call.await,
+        Some(deadline) => tokio::time::timeout_at(deadline, call).await.unwrap_or_else(|_| Err(late())),
+    };
+    match answer {
         Ok(response) => response,
+        Err(status) if method.is_server_streaming() && status.code() == Code::DeadlineExceeded => stream_refusal(&status),
         Err(status) => refusal(http_status(status.code()), &status),
     }
 }
 
+/// When the call is to be given up, by the header Grpc-Timeout: digits and a unit, as gRPC writes it.
+fn deadline(headers: &HeaderMap) -> Result<Option<Instant>, Status> {
+    let Some(value) = headers.get("grpc-timeout").filter(|value| !value.is_empty()) else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default();
+    let bad = || Status::invalid_argument(format!("invalid grpc-timeout: {text}"));
+    let (digits, unit) = text.split_at_checked(text.len().wrapping_sub(1)).ok_or_else(bad)?;
+    let nanos: u64 = match unit {
+        "H" => 3_600_000_000_000,
+        "M" => 60_000_000_000,
+        "S" => 1_000_000_000,
+        "m" => 1_000_000,
+        "u" => 1_000,
+        "n" => 1,
+        _ => return Err(bad()),
+    };
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(bad());
+    }
+    let count: u64 = digits.parse().map_err(|_| bad())?;
+    // A time that no clock can hold is no deadline.
+    Ok(Instant::now().checked_add(Duration::from_nanos(count.saturating_mul(nanos))))
+}
+
+fn late() -> Status {
+    Status::deadline_exceeded("context deadline exceeded")
+}
+
+/// Why a body could not be had whole.
+fn unread(e: &axum::Error) -> Status {
+    match std::error::Error::source(e) {
+        Some(source) if source.is::<http_body_util::LengthLimitError>() => {
+            Status::invalid_argument("etcdserver: request is too large")
+        }
+        _ => Status::invalid_argument(format!("the body cannot be read: {e}")),
+    }
+}
+
 impl JsonCalls {
-    async fn call(&self, path: &'static str, method: &MethodDescriptor, request: Request) -> Result<Response, Status> {
+    async fn call(
+        &self,
+        path: &'static str,
+        method: &MethodDescriptor,
+        request: Request,
+        deadline: Option<Instant>,
+    ) -> Result<Response, Status> {
         let (parts, body) = request.into_parts();
         let body = if method.is_client_streaming() {
             let (sender, receiver) = mpsc::channel(STREAM_AHEAD);
             let feed =
-                Feed { body: body.into_data_stream(), input: method.input(), limit: self.max_request_bytes, hold: path == WATCH };
+                Feed { body: body.into_data_stream(), input: method.input(), limit: self.max_json_bytes, hold: path == WATCH };
             tokio::spawn(feed.run(sender));
             Body::from_stream(ReceiverStream::new(receiver).map(Ok::<_, Infallible>))
         } else {
-            let bytes = axum::body::to_bytes(body, self.max_request_bytes).await;
-            let bytes = bytes.map_err(|e| Status::invalid_argument(format!("the body cannot be read: {e}")))?;
+            let bytes = axum::body::to_bytes(body, self.max_json_bytes).await.map_err(|e| unread(&e))?;
             Body::from(frame(&parse(&bytes, method.input())?))
         };
         let mut call = Request::post(path).header(header::CONTENT_TYPE, "application/grpc").header(header::TE, "trailers");
@@ -100,7 +160,7 @@ impl JsonCalls {
         }
         let mut answers = Answers { body: response.into_body(), buffer: BytesMut::new(), output: method.output() };
         if method.is_server_streaming() {
-            return stream(answers).await;
+            return stream(answers, deadline).await;
         }
         let answer = answers.next().await.ok_or_else(|| Status::internal("the call had no answer"))??;
         // The status comes after the answer and may still be an error.
@@ -178,8 +238,76 @@ fn parse(json: &[u8], input: MessageDescriptor) -> Result<DynamicMessage, Status
     }
     let mut de = serde_json::Deserializer::from_slice(json);
     let options = DeserializeOptions::new().deny_unknown_fields(false);
-    let message = DynamicMessage::deserialize_with_options(input, &mut de, &options);
-    message.and_then(|m| de.end().map(|()| m)).map_err(|e| Status::invalid_argument(format!("proto: {e}")))
+    let message = DynamicMessage::deserialize_with_options(input.clone(), &mut de, &options);
+    let once = || Once(Some(&input)).deserialize(&mut serde_json::Deserializer::from_slice(json));
+    let message = message.and_then(|m| de.end().map(|()| m)).and_then(|m| once().map(|()| m));
+    message.map_err(|e| Status::invalid_argument(format!("proto: {e}")))
+}
+
+/// Reads JSON for one thing only: that no field of the message, or of those inside it, comes twice under either of its names. Which of
+/// two values counts would be anybody's guess. `None` is a value with no message in it.
+struct Once<'a>(Option<&'a MessageDescriptor>);
+
+impl<'de> DeserializeSeed<'de> for Once<'_> {
+    type Value = ();
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
+        match self.0 {
+            Some(_) => from.deserialize_any(self),
+            None => serde::de::IgnoredAny::deserialize(from).map(drop),
+        }
+    }
+}
+
+impl<'de> Visitor<'de> for Once<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a message")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut seen = BTreeSet::new();
+        while let Some(name) = map.next_key::<String>()? {
+            let field = self.0.and_then(|m| m.get_field_by_json_name(&name).or_else(|| m.get_field_by_name(&name)));
+            if field.as_ref().is_some_and(|field| !seen.insert(field.number())) {
+                return Err(serde::de::Error::custom(format!("duplicate field {name:?}")));
+            }
+            let kind = field.filter(|field| !field.is_map()).map(|field| field.kind());
+            map.next_value_seed(Once(kind.as_ref().and_then(|kind| kind.as_message())))?;
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        while seq.next_element_seed(Once(self.0))?.is_some() {}
+        Ok(())
+    }
+
+    // Everything else has no fields; whether it fits was judged before.
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
 }
 
 /// The gRPC frame of an uncompressed message: a zero, the length in four bytes, the message.
@@ -243,7 +371,7 @@ fn render(message: Bytes, output: MessageDescriptor) -> Result<String, Status> {
 }
 
 /// A stream's answer begins with its first message, because an error before it still sets the HTTP status.
-async fn stream(mut answers: Answers) -> Result<Response, Status> {
+async fn stream(mut answers: Answers, deadline: Option<Instant>) -> Result<Response, Status> {
     let first = match answers.next().await {
         Some(Err(status)) => return Ok(stream_refusal(&status)),
         Some(Ok(first)) => Some(line(&first)),
@@ -252,8 +380,18 @@ async fn stream(mut answers: Answers) -> Result<Response, Status> {
     let (sender, receiver) = mpsc::channel(STREAM_AHEAD);
     tokio::spawn(async move {
         loop {
+            let ends = async {
+                match deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
             let answer = tokio::select! {
                 () = sender.closed() => return,
+                () = ends => {
+                    let _ = sender.send(error_line(&late())).await;
+                    return;
+                }
                 answer = answers.next() => answer,
             };
             let text = match answer {

@@ -39,7 +39,7 @@ pub struct Pages {
 pub fn client_routes(pages: &Pages, calls: Option<JsonCalls>, access: Access) -> Router {
     let mut router = probe_routes(pages)
         .route("/version", any(pages::version).with_state(pages.versions.clone()))
-        .route("/debug/vars", any(pages::vars))
+        .route("/debug/vars", any(pages::vars).with_state(pages.live.clone()))
         .route("/debug/quorate", get(pages::live).with_state(pages.live.clone()));
     if let Some(calls) = calls {
         router = router.route("/v3/{*path}", any(json::serve).with_state(Arc::new(calls)));

@@ -144,8 +144,30 @@ async fn other_pages() {
     assert!(get(&router, "/metrics").await.1.contains("# TYPE etcd_server_has_leader gauge\netcd_server_has_leader 0\n"));
     let vars: serde_json::Value = serde_json::from_str(&get(&router, "/debug/vars").await.1).expect("JSON");
     assert!(vars["file_descriptor_limit"].as_u64().expect("number") > 0);
+    assert!(vars["memstats"]["Alloc"].as_u64().expect("number") > 0);
+    assert_eq!(vars["raft.status"]["term"], 2);
     assert_eq!(get(&router, "/").await, (404, "404 page not found\n".into()));
     assert_eq!(get(&metrics_routes(&pages(&member)), "/version").await.0, 404);
+}
+
+/// The metrics page is gzipped for whoever asks for that, and only then.
+#[tokio::test]
+async fn metrics_gzipped() {
+    use std::io::Read;
+    let router = metrics_routes(&pages(&Arc::default()));
+    for (accepts, zipped) in [("gzip", true), ("deflate, GZIP;q=0.5", true), ("gzip;q=0", false), ("identity", false), ("", false)]
+    {
+        let request = Request::get("/metrics").header("accept-encoding", accepts).body(Body::empty()).expect("request");
+        let response = router.clone().oneshot(request).await.expect("answer");
+        assert_eq!(response.headers().get("content-encoding").is_some_and(|v| v == "gzip"), zipped, "{accepts}");
+        let bytes = response.into_body().collect().await.expect("body").to_bytes();
+        let mut text = String::new();
+        match zipped {
+            true => flate2::read::GzDecoder::new(&bytes[..]).read_to_string(&mut text).expect("gzip"),
+            false => (&bytes[..]).read_to_string(&mut text).expect("text"),
+        };
+        assert!(text.contains("\netcd_server_has_leader 0\n"), "{accepts}");
+    }
 }
 
 /// Host names and origins: who is let in, and what a browser is told.
@@ -389,4 +411,90 @@ async fn identity() {
         .expect("request");
     request.extensions_mut().insert(Arc::new(info));
     assert_eq!(ask(&json_router(seen), request).await.2, r#"{"code":2,"message":"tok true None"}"#);
+}
+
+/// A call is given up at its Grpc-Timeout, a stream too; a time that cannot be read is refused.
+#[tokio::test]
+async fn timeouts() {
+    let never = Router::new().fallback(std::future::pending::<Response>);
+    let router = json_router(never);
+    let timed =
+        |path: &str, timeout: &str| Request::post(path).header("grpc-timeout", timeout).body(Body::from("{}")).expect("request");
+    let late = r#"{"code":4,"message":"context deadline exceeded"}"#;
+    for timeout in ["5m", "0S", "5000u", "1n"] {
+        let (code, _, body) = ask(&router, timed("/v3/kv/range", timeout)).await;
+        assert_eq!((code, body.as_str()), (504, late), "{timeout}");
+    }
+    let (code, _, body) = ask(&router, timed("/v3/watch", "5m")).await;
+    assert_eq!((code, body), (504, format!("{{\"error\":{late}}}\n")));
+    for timeout in ["1", "S", "1x", "-1S", "1.5S", "99999999999999999999S"] {
+        let (code, _, body) = ask(&router, timed("/v3/kv/range", timeout)).await;
+        assert_eq!((code, body), (400, format!(r#"{{"code":3,"message":"invalid grpc-timeout: {timeout}"}}"#)));
+    }
+    // In time is in time.
+    let quick = json_router(grpc(|_, _| (vec![Bytes::new()], 0, "")));
+    assert_eq!(ask(&quick, timed("/v3/kv/range", "1H")).await.2, "{}");
+}
+
+/// A stream whose answers stop is ended at its Grpc-Timeout.
+#[tokio::test]
+async fn streams_end_in_time() {
+    let first = Router::new().fallback(|| async {
+        let frames = tokio_stream::iter([Ok::<_, std::convert::Infallible>(Frame::data(framed(b"")))]);
+        Body::new(StreamBody::new(tokio_stream::StreamExt::chain(frames, tokio_stream::pending()))).into_response()
+    });
+    let request = Request::post("/v3/watch").header("grpc-timeout", "50m").body(Body::from("{}")).expect("request");
+    let (code, _, body) = ask(&json_router(first), request).await;
+    let late = "{\"error\":{\"code\":4,\"message\":\"context deadline exceeded\"}}\n";
+    assert_eq!((code, body), (200, format!("{{\"result\":{{}}}}\n{late}")));
+}
+
+/// Unclean paths are sent to the clean ones, with their query.
+#[tokio::test]
+async fn unclean_paths() {
+    let router = client_routes(&pages(&Arc::default()), None, Access::default());
+    for (path, clean) in [
+        ("//version", "/version"),
+        ("/v3//kv/put", "/v3/kv/put"),
+        ("/v3/./kv/../kv/put/?a=b&c", "/v3/kv/put/?a=b&c"),
+        ("/../..", "/"),
+    ] {
+        let (code, headers, body) = ask(&router, Request::post(path).body(Body::empty()).expect("request")).await;
+        assert_eq!((code, headers["location"].to_str().expect("text"), body.as_str()), (307, clean, ""), "{path}");
+    }
+    let (code, body) = get(&router, "//version").await;
+    assert_eq!((code, body.as_str()), (307, "<a href=\"/version\">Temporary Redirect</a>.\n\n"));
+    assert_eq!(get(&router, "/version").await.0, 200);
+}
+
+/// A field that comes twice is refused, at every depth and under either name; the call is not made.
+#[tokio::test]
+async fn duplicate_fields() {
+    let router = json_router(grpc(|_, _| (vec![Bytes::new()], 0, "")));
+    for (path, body, name) in [
+        ("/v3/kv/put", r#"{"key":"YQ==","key":"Yg=="}"#, "key"),
+        ("/v3/kv/range", r#"{"range_end":"YQ==","rangeEnd":"Yg=="}"#, "rangeEnd"),
+        ("/v3/kv/txn", r#"{"success":[{"requestPut":{"key":"YQ==","key":null}}]}"#, "key"),
+    ] {
+        let (code, text) = post(&router, path, body).await;
+        let says = serde_json::to_string(&format!("duplicate field {name:?}")).expect("text");
+        assert!(code == 400 && text.contains(says.trim_matches('"')), "{body}: {code} {text}");
+    }
+    // The same name in two messages, and unknown fields, are no repeats.
+    let body = r#"{"success":[{"requestPut":{"key":"YQ=="}},{"requestPut":{"key":"YQ=="}}],"x":1,"x":{"y":1,"y":2}}"#;
+    assert_eq!(post(&router, "/v3/kv/txn", body).await, (200, "{}".into()));
+}
+
+/// With a small limit the gRPC call says what is too large; a body beyond all limits is refused with the same words.
+#[tokio::test]
+async fn large_bodies() {
+    let router = client_routes(
+        &pages(&Arc::default()),
+        Some(JsonCalls::new(grpc(|_, got| (vec![], 3, if got[0].len() > 10 { "large" } else { "small" })), 10).expect("routes")),
+        Access::default(),
+    );
+    let put = |bytes: usize| format!(r#"{{"value":"{}"}}"#, base64::engine::general_purpose::STANDARD.encode(vec![1; bytes]));
+    assert_eq!(post(&router, "/v3/kv/put", &put(400 << 10)).await, (400, r#"{"code":3,"message":"large"}"#.into()));
+    let large = r#"{"code":3,"message":"etcdserver: request is too large"}"#;
+    assert_eq!(post(&router, "/v3/kv/put", &put(4 << 20)).await, (400, large.into()));
 }

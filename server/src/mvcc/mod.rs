@@ -157,7 +157,9 @@ pub struct Stats {
     pub puts: AtomicU64,
     /// Bytes of keys and values put.
     pub put_bytes: AtomicU64,
+    /// Deletions asked for, whatever they found.
     pub deletes: AtomicU64,
+    /// Accesses of more than one step.
     pub txns: AtomicU64,
     pub ranges: AtomicU64,
     pub checkpoints: AtomicU64,

@@ -149,6 +149,8 @@ impl WriteTxn {
 
     /// Deletes every live key of `range`, in key order; returns the versions deleted.
     pub(crate) fn delete_range(&mut self, range: &KeyRange) -> Result<Vec<Found>, BaseError> {
+        // One for each deletion asked for, whatever it finds, as in etcd.
+        self.store.stats.deletes.fetch_add(1, Ordering::Relaxed);
         let mut doomed = Vec::new();
         if range.is_single() {
             doomed.extend(self.current(&range.start)?.map(|f| (range.start.clone(), f)));
@@ -179,7 +181,6 @@ impl WriteTxn {
             let prev = Some((found.rev, false));
             let row = Row { key, rev, tombstone: true, create: 0, version: 0, lease: 0, kv, prev };
             self.store.layers.write().active.push(row);
-            self.store.stats.deletes.fetch_add(1, Ordering::Relaxed);
             deleted.push(found);
         }
         Ok(deleted)

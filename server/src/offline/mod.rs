@@ -19,7 +19,7 @@ pub mod recover;
 mod say;
 mod verdict;
 
-const USAGE: &str = "usage: quorate snapshot status FILE\n       quorate snapshot restore FILE --data-dir DIR [--name NAME] [--initial-cluster LIST] \
+const USAGE: &str = "usage: quorate snapshot status FILE [-w json|table]\n       quorate snapshot restore FILE --data-dir DIR [--name NAME] [--initial-cluster LIST] \
                      [--initial-cluster-token TOKEN] [--initial-advertise-peer-urls URLS] [--bump-revision N --mark-compacted] [--skip-hash-check] \
                      [--delta FILE]... [--to-revision N | --to-time RFC3339]";
 
@@ -36,8 +36,8 @@ pub fn snapshot(args: Vec<OsString>) -> Result<String, Failure> {
     let verb = args.next().unwrap_or_default();
     match verb.to_str() {
         Some("status") => {
-            let file = args.next().ok_or_else(|| usage("snapshot status needs a file"))?;
-            status(Path::new(&file))
+            let (file, form) = status_words(args)?;
+            status(Path::new(&file), form)
         }
         Some("restore") => restore(args.collect()),
         _ => Err(usage("snapshot knows status and restore")),
@@ -48,8 +48,60 @@ fn damaged(file: &Path, e: impl std::fmt::Display) -> Failure {
     Failure { text: format!("{}: {e}", file.display()), code: 4 }
 }
 
-fn status(file: &Path) -> Result<String, Failure> {
+/// How `snapshot status` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Json,
+    Table,
+}
+
+/// The file to look at, and the form asked for by `-w` or `--write-out`.
+fn status_words(args: impl Iterator<Item = OsString>) -> Result<(OsString, Form), Failure> {
+    let (mut file, mut form) = (None, Form::Json);
+    let mut args = args;
+    while let Some(arg) = args.next() {
+        let text = arg.to_string_lossy().into_owned();
+        let (flag, value) = text.split_once('=').map_or((text.as_str(), None), |(f, v)| (f, Some(v.to_owned())));
+        match flag {
+            "-w" | "--write-out" => {
+                let value = value.or_else(|| args.next().map(|v| v.to_string_lossy().into_owned()));
+                form = match value.as_deref() {
+                    Some("json") => Form::Json,
+                    Some("table") => Form::Table,
+                    Some(other) => return Err(usage(&format!("{flag}: unknown format {other:?} (json or table)"))),
+                    None => return Err(usage(&format!("{flag} needs a format (json or table)"))),
+                };
+            }
+            _ if text.starts_with('-') && text.len() > 1 => return Err(usage(&format!("snapshot status does not know {flag}"))),
+            _ if file.is_some() => return Err(usage("snapshot status looks at one file")),
+            _ => file = Some(arg),
+        }
+    }
+    Ok((file.ok_or_else(|| usage("snapshot status needs a file"))?, form))
+}
+
+/// One row under its headings, in a frame.
+fn frame(cells: &[(&str, String)]) -> String {
+    let width = |(name, value): &(&str, String)| name.chars().count().max(value.chars().count());
+    let rule = cells.iter().map(|cell| "-".repeat(width(cell) + 2)).collect::<Vec<_>>().join("+");
+    let row = |text: &dyn Fn(&(&str, String)) -> String| {
+        cells.iter().map(|cell| format!(" {:^1$} ", text(cell), width(cell))).collect::<Vec<_>>().join("|")
+    };
+    let (names, values) = (row(&|(name, _)| (*name).to_owned()), row(&|(_, value)| value.clone()));
+    format!("+{rule}+\n|{names}|\n+{rule}+\n|{values}|\n+{rule}+")
+}
+
+fn status(file: &Path, form: Form) -> Result<String, Failure> {
     let s = snapshot::status(file).map_err(|e| damaged(file, e))?;
+    if form == Form::Table {
+        return Ok(frame(&[
+            ("HASH", format!("{:x}", s.hash)),
+            ("REVISION", s.revision.to_string()),
+            ("TOTAL KEYS", s.total_keys.to_string()),
+            ("TOTAL SIZE", s.total_size.to_string()),
+            ("VERSION", s.made_by.to_string()),
+        ]));
+    }
     let page = serde_json::json!({
         "hash": s.hash, "revision": s.revision, "totalKey": s.total_keys, "totalSize": s.total_size, "version": s.made_by,
     });
@@ -141,4 +193,23 @@ fn onward(deltas: &mut Deltas, flag: &str, value: &str) -> Result<(), Failure> {
         }
     };
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The form is taken from before or behind the file, and one that is not known is refused.
+    #[test]
+    fn forms_of_status() {
+        let words = |line: &str| status_words(line.split_whitespace().map(OsString::from)).map_err(|failure| failure.code);
+        assert_eq!(words("f"), Ok(("f".into(), Form::Json)));
+        assert_eq!(words("f -w json"), Ok(("f".into(), Form::Json)));
+        assert_eq!(words("--write-out=table f"), Ok(("f".into(), Form::Table)));
+        for bad in ["", "f -w foo", "f -w", "f --color", "f g"] {
+            assert_eq!(words(bad), Err(2), "{bad:?}");
+        }
+        let framed = frame(&[("A", "123".into()), ("LONG", "x".into())]);
+        assert_eq!(framed, "+-----+------+\n|  A  | LONG |\n+-----+------+\n| 123 |  x   |\n+-----+------+");
+    }
 }

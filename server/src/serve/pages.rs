@@ -134,8 +134,8 @@ pub(super) fn observe(
     let status = node.status();
     Metrics::name(&metrics.server_id, &format!("{:x}", status.member_id));
     Metrics::name(&metrics.server_version, config::ETCD_VERSION);
-    for (gate, on) in config::GATES.iter().zip(config.features.on) {
-        metrics.feature_enabled.with(&[gate.name, gate.stage.name()]).set(flag(on));
+    for (name, stage, on) in config.features.all() {
+        metrics.feature_enabled.with(&[name, stage.name()]).set(flag(on));
     }
     metrics.quota.set(config.quota_bytes.map_or(0.0, |q| q as f64));
     let (node, watch, counters) = (node.clone(), hub.counters(), counters.clone());

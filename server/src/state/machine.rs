@@ -230,6 +230,7 @@ impl Machine {
                 let store = self.store.clone();
                 let mut write = store.write();
                 let prev = txn::run_put(&mut write, &put)?;
+                txn::count(&self.store, &[txn::put_steps(&put)]);
                 self.finish(write, applied);
                 Ok(Outcome::Put { prev })
             }
@@ -237,14 +238,16 @@ impl Machine {
                 let store = self.store.clone();
                 let mut write = store.write();
                 let (deleted, prev) = txn::run_delete(&mut write, &d.key, &d.range_end, d.prev_kv)?;
+                txn::count(&self.store, &[txn::delete_steps(&d)]);
                 self.finish(write, applied);
                 Ok(Outcome::DeleteRange { deleted, prev })
             }
             Op::Txn(t) => {
-                self.store.stats.txns.fetch_add(1, Ordering::Relaxed);
                 let store = self.store.clone();
                 let mut write = store.write();
                 let outcome = txn::run_txn(&self.store, &self.shared.leases.read(), &mut write, &t)?;
+                let (compares, steps) = txn::walked(&t, &outcome);
+                txn::count(&self.store, &[compares, steps]);
                 self.finish(write, applied);
                 Ok(Outcome::Txn(outcome))
             }

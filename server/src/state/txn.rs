@@ -106,7 +106,47 @@ pub(super) fn has_put(txn: &entry::Txn) -> bool {
 pub fn read_txn(store: &Store, txn: &entry::Txn) -> Result<TxnOutcome, ReadError> {
     let at = store.revision();
     let path = choose(store, txn, at)?;
-    read_branch(store, txn, &path, at)
+    let outcome = read_branch(store, txn, &path, at)?;
+    let (compares, steps) = walked(txn, &outcome);
+    count(store, &[compares + steps]);
+    Ok(outcome)
+}
+
+/// Counts what etcd's `etcd_mvcc_txn_total` counts: accesses to the store of more than one step each. A writing transaction makes its
+/// comparisons in one access and its operations in another.
+pub(super) fn count(store: &Store, accesses: &[usize]) {
+    let several = accesses.iter().filter(|steps| **steps > 1).count() as u64;
+    if several > 0 {
+        store.stats.txns.fetch_add(several, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+/// The comparisons made and the operations executed on the branches that were taken.
+pub(super) fn walked(txn: &entry::Txn, outcome: &TxnOutcome) -> (usize, usize) {
+    let (mut compares, mut steps) = (txn.compare.len(), 0);
+    for (op, outcome) in branch(txn, outcome.succeeded).iter().zip(&outcome.ops) {
+        match (&op.op, outcome) {
+            (Some(Op::Txn(inner)), TxnOpOutcome::Txn(outcome, _)) => {
+                let (more_compares, more_steps) = walked(inner, outcome);
+                compares += more_compares;
+                steps += more_steps;
+            }
+            (Some(Op::Put(put)), _) => steps += put_steps(put),
+            (Some(Op::DeleteRange(delete)), _) => steps += delete_steps(delete),
+            _ => steps += 1,
+        }
+    }
+    (compares, steps)
+}
+
+/// A put that looks at what it replaces is a read as well.
+pub(super) fn put_steps(put: &entry::Put) -> usize {
+    1 + usize::from(put.prev_kv || put.ignore_value || put.ignore_lease)
+}
+
+/// So is a deletion that shows what it deletes.
+pub(super) fn delete_steps(delete: &entry::DeleteRange) -> usize {
+    1 + usize::from(delete.prev_kv)
 }
 
 fn read_branch(store: &Store, txn: &entry::Txn, path: &Path, at: i64) -> Result<TxnOutcome, ReadError> {

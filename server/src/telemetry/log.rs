@@ -6,7 +6,8 @@
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -17,6 +18,8 @@ use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::{Layer, Registry};
+
+use super::rotate::{Rotated, Rotation};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
@@ -30,14 +33,21 @@ pub enum Format {
 pub enum Output {
     Stderr,
     Stdout,
+    /// systemd's journal, by way of the standard error that it keeps for its services; there must be a journal.
+    Journal,
     /// Appended to; made if absent.
     File(PathBuf),
+    /// The same, but moved aside when it is full.
+    Rotated(PathBuf, Rotation),
 }
+
+/// Where systemd's journal listens.
+const JOURNAL: &str = "/run/systemd/journal/socket";
 
 /// Makes these the process's logs; lines above `level` in detail are dropped. Other crates' lines are kept from `warn` on.
 ///
 /// # Errors
-/// A file that cannot be opened, by name; or logs that are set already.
+/// A file that cannot be opened, by name; a journal that is not there; or logs that are set already.
 pub fn install(level: Level, format: Format, outputs: &[Output]) -> Result<(), String> {
     let lines = Lines::open(level, format, outputs)?;
     tracing::subscriber::set_global_default(Registry::default().with(lines)).map_err(|e| e.to_string())
@@ -53,8 +63,13 @@ enum Sink {
     Stderr,
     Stdout,
     File(Mutex<File>),
+    Rotated(Mutex<Rotated>),
     #[cfg_attr(not(test), expect(dead_code, reason = "tests read what was written"))]
     Memory(Arc<Mutex<Vec<u8>>>),
+}
+
+fn cannot(path: &Path, e: &io::Error) -> String {
+    format!("cannot open log output {}: {e}", path.display())
 }
 
 impl Lines {
@@ -62,9 +77,16 @@ impl Lines {
         let open = |output: &Output| match output {
             Output::Stderr => Ok(Sink::Stderr),
             Output::Stdout => Ok(Sink::Stdout),
+            Output::Journal => match UnixDatagram::unbound().and_then(|socket| socket.connect(JOURNAL)) {
+                Ok(()) => Ok(Sink::Stderr),
+                Err(e) => Err(format!("cannot open log output systemd/journal: there is no journal at {JOURNAL}: {e}")),
+            },
             Output::File(path) => {
                 let file = OpenOptions::new().create(true).append(true).open(path);
-                file.map(|f| Sink::File(Mutex::new(f))).map_err(|e| format!("cannot open log output {}: {e}", path.display()))
+                file.map(|f| Sink::File(Mutex::new(f))).map_err(|e| cannot(path, &e))
+            }
+            Output::Rotated(path, rotation) => {
+                Rotated::open(path, rotation.clone()).map(|f| Sink::Rotated(Mutex::new(f))).map_err(|e| cannot(path, &e))
             }
         };
         Ok(Self { level, format, sinks: outputs.iter().map(open).collect::<Result<_, _>>()? })
@@ -102,6 +124,7 @@ impl Sink {
             Self::Stderr => io::stderr().lock().write_all(line),
             Self::Stdout => io::stdout().lock().write_all(line),
             Self::File(file) => file.lock().write_all(line),
+            Self::Rotated(file) => file.lock().write(line),
             Self::Memory(bytes) => bytes.lock().write_all(line),
         }
     }
@@ -261,6 +284,15 @@ mod tests {
             tracing::subscriber::with_default(Registry::default().with(lines), || tracing::info!(target: "quorate", "x"));
         }
         assert_eq!(std::fs::read_to_string(&path).expect("read").lines().count(), 2);
+        let rotated = dir.path().join("r/log");
+        let small = Rotation { max_bytes: 200, max_age: None, max_backups: 0, local_time: false, compress: false };
+        let lines = Lines::open(Level::INFO, Format::Json, &[Output::Rotated(rotated.clone(), small)]).expect("open");
+        let log = || (0..9).for_each(|n| tracing::info!(target: "quorate", n, "a line of some length"));
+        tracing::subscriber::with_default(Registry::default().with(lines), log);
+        let files: Vec<PathBuf> = std::fs::read_dir(dir.path().join("r")).expect("dir").map(|e| e.expect("entry").path()).collect();
+        assert!(files.len() > 2 && files.iter().all(|f| f.metadata().expect("file").len() <= 200), "{files:?}");
+        let count = |file: &PathBuf| std::fs::read_to_string(file).expect("read").lines().count();
+        assert_eq!(files.iter().map(count).sum::<usize>(), 9);
         let absent = dir.path().join("no/log");
         assert!(Lines::open(Level::INFO, Format::Json, &[Output::File(absent)]).err().expect("refused").contains("no/log"));
     }

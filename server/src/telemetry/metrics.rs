@@ -27,11 +27,13 @@ macro_rules! metrics {
             samplers: RwLock<Vec<Sampler>>,
             /// The two members of `range_seconds`, so that a read needs no lock.
             range_members: [OnceLock<Arc<Histogram>>; 2],
+            /// The members of `request_seconds` that only read, by [`Read`] and success, for the same reason.
+            read_members: [[OnceLock<Arc<Histogram>>; 2]; 3],
         }
 
         impl Metrics {
             fn build(extensive: bool) -> Self {
-                Self { $($field: $make,)* extensive, client_bytes: Arc::default(), samplers: RwLock::default(), range_members: Default::default() }
+                Self { $($field: $make,)* extensive, client_bytes: Arc::default(), samplers: RwLock::default(), range_members: Default::default(), read_members: Default::default() }
             }
 
             fn write(&self, out: &mut String) {
@@ -39,6 +41,26 @@ macro_rules! metrics {
             }
         }
     };
+}
+
+/// A request that reads and proposes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Read {
+    Range,
+    ReadonlyTxn,
+    /// A list of alarms.
+    Alarm,
+}
+
+impl Read {
+    /// As etcd's metrics spell it.
+    fn name(self) -> &'static str {
+        match self {
+            Read::Range => "Range",
+            Read::ReadonlyTxn => "ReadonlyTxn",
+            Read::Alarm => "Alarm",
+        }
+    }
 }
 
 /// Fills gauges from live state just before a page is made.
@@ -249,6 +271,12 @@ impl Metrics {
         self.range_members[at].get_or_init(|| self.range_seconds.with(&[["true", "false"][at]]))
     }
 
+    /// Times of reads from the request to the answer, by outcome.
+    pub fn read_times(&self, read: Read, well: bool) -> &Histogram {
+        let at = usize::from(!well);
+        self.read_members[read as usize][at].get_or_init(|| self.request_seconds.with(&[read.name(), ["true", "false"][at]]))
+    }
+
     /// Records a check of /livez or /readyz.
     pub fn health_check(&self, kind: &str, name: &str, well: bool) {
         self.health_checks.with(&[name, if well { "success" } else { "error" }, kind]).inc();
@@ -329,6 +357,23 @@ mod tests {
         assert_eq!(once.len(), ours.len());
         for line in ETCD_NAMES.lines().filter(|l| !l.starts_with(['#', '-']) && !l.is_empty()) {
             assert!(ours.contains(&line), "{line} is missing");
+        }
+    }
+
+    /// Reads are requests as well, and stand beside those that propose.
+    #[test]
+    fn reads_are_requests() {
+        let metrics = Metrics::new(false);
+        for (read, well) in [(Read::Range, true), (Read::Range, true), (Read::Range, false), (Read::ReadonlyTxn, true)] {
+            metrics.read_times(read, well).observe(0.001);
+        }
+        let page = metrics.render();
+        for (labels, count) in [
+            ("type=\"Range\",success=\"true\"", 2),
+            ("type=\"Range\",success=\"false\"", 1),
+            ("type=\"ReadonlyTxn\",success=\"true\"", 1),
+        ] {
+            assert!(page.contains(&format!("etcd_server_request_duration_seconds_count{{{labels}}} {count}\n")), "{labels}");
         }
     }
 

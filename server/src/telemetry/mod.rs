@@ -4,6 +4,7 @@ pub mod instrument;
 pub mod log;
 mod metrics;
 pub mod process;
+pub mod rotate;
 
 pub use instrument::{Counter, Family, Gauge, Histogram};
-pub use metrics::{Metrics, round_trip};
+pub use metrics::{Metrics, Read, round_trip};

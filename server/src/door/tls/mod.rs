@@ -67,8 +67,6 @@ pub enum TlsError {
     NoSuite,
     #[error("allowed common names and allowed host names are mutually exclusive")]
     Allowed,
-    #[error("{0:?} is not a host name or IP address")]
-    Name(String),
     #[error("the TLS rules do not fit together: {0}")]
     Rules(String),
     #[error("cannot make a certificate: {0}")]

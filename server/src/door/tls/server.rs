@@ -10,7 +10,6 @@ use parking_lot::Mutex;
 use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
-use rustls_pki_types::ServerName;
 
 use super::material::{self, Stamp};
 use super::verify::ClientRules;
@@ -71,13 +70,11 @@ fn build(settings: &TlsSettings) -> Result<ServerConfig, TlsError> {
 }
 
 fn rules(settings: &TlsSettings, inner: Arc<dyn ClientCertVerifier>) -> Result<Arc<ClientRules>, TlsError> {
-    let hostnames =
-        settings.allowed_hostnames.iter().map(|n| ServerName::try_from(n.clone()).map_err(|_| TlsError::Name(n.clone())));
     Ok(Arc::new(ClientRules {
         inner,
         revoked: settings.crl.as_deref().map(material::revoked).transpose()?.unwrap_or_default(),
         cns: settings.allowed_cns.clone(),
-        hostnames: hostnames.collect::<Result<_, _>>()?,
+        hostnames: settings.allowed_hostnames.clone(),
     }))
 }
 

@@ -5,9 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::verify_server_name;
 use rustls::crypto::CryptoProvider;
-use rustls::server::ParsedCertificate;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
@@ -30,7 +28,8 @@ pub(super) struct ClientRules {
     pub(super) inner: Arc<dyn ClientCertVerifier>,
     pub(super) revoked: HashSet<Vec<u8>>,
     pub(super) cns: Vec<String>,
-    pub(super) hostnames: Vec<ServerName<'static>>,
+    /// Host names, addresses or wildcards as they were written.
+    pub(super) hostnames: Vec<String>,
 }
 
 impl ClientCertVerifier for ClientRules {
@@ -58,8 +57,8 @@ impl ClientCertVerifier for ClientRules {
             )));
         }
         if !self.hostnames.is_empty() {
-            let parsed = ParsedCertificate::try_from(leaf)?;
-            if !self.hostnames.iter().any(|name| verify_server_name(&parsed, name).is_ok()) {
+            let (names, ips) = subject_names(leaf).map_err(refused)?;
+            if !self.hostnames.iter().any(|allowed| carries(&names, &ips, allowed)) {
                 return Err(refused("client certificate authentication failed: it carries no allowed host name".into()));
             }
         }
@@ -147,18 +146,7 @@ pub(in crate::door) fn common_name(cert: &CertificateDer<'_>) -> Option<String> 
 /// A certificate without names passes, as in etcd. A wildcard name passes too: etcd looks the address up backwards, which many clusters' DNS
 /// cannot answer; the authority's signature has been checked by then.
 pub(in crate::door) async fn leads_to(cert: &CertificateDer<'_>, remote: IpAddr) -> Result<(), String> {
-    let (mut ips, mut names) = (Vec::new(), Vec::new());
-    {
-        let parsed = parse(cert).map_err(|e| e.to_string())?;
-        let san = parsed.subject_alternative_name().map_err(|e| e.to_string())?;
-        for name in san.iter().flat_map(|ext| &ext.value.general_names) {
-            match name {
-                GeneralName::DNSName(name) => names.push((*name).to_owned()),
-                GeneralName::IPAddress(raw) => ips.extend(ip_of(raw)),
-                _ => {}
-            }
-        }
-    }
+    let (names, ips) = subject_names(cert)?;
     let remote = remote.to_canonical();
     if (ips.is_empty() && names.is_empty()) || ips.contains(&remote) || names.iter().any(|n| n.starts_with("*.")) {
         return Ok(());
@@ -177,6 +165,61 @@ pub(in crate::door) async fn leads_to(cert: &CertificateDer<'_>, remote: IpAddr)
     Err(format!("tls: \"{remote}\" does not match any of DNSNames {names:?} or IPs {ips:?}"))
 }
 
+/// The DNS names and the addresses that a certificate is good for.
+fn subject_names(cert: &CertificateDer<'_>) -> Result<(Vec<String>, Vec<IpAddr>), String> {
+    let (mut names, mut ips) = (Vec::new(), Vec::new());
+    let parsed = parse(cert).map_err(|e| e.to_string())?;
+    let san = parsed.subject_alternative_name().map_err(|e| e.to_string())?;
+    for name in san.iter().flat_map(|ext| &ext.value.general_names) {
+        match name {
+            GeneralName::DNSName(name) => names.push((*name).to_owned()),
+            GeneralName::IPAddress(raw) => ips.extend(ip_of(raw)),
+            _ => {}
+        }
+    }
+    Ok((names, ips))
+}
+
+/// Whether one of the certificate's names stands for `allowed`, by Go's rules: an address must be listed; a name equals one
+/// of the names, a wildcard among them as written, or fills the star of one, which stands for exactly one label.
+fn carries(names: &[String], ips: &[IpAddr], allowed: &str) -> bool {
+    let bare = allowed.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(allowed);
+    if let Ok(ip) = bare.parse::<IpAddr>() {
+        return ips.contains(&ip.to_canonical());
+    }
+    let host = allowed.strip_suffix('.').unwrap_or(allowed);
+    names.iter().any(|name| {
+        let fills = || {
+            let (label, rest) = host.split_once('.')?;
+            let plain = !label.is_empty() && !host.contains('*');
+            Some(plain && name.strip_prefix("*.")?.eq_ignore_ascii_case(rest))
+        };
+        !host.is_empty() && (name.eq_ignore_ascii_case(host) || fills().unwrap_or(false))
+    })
+}
+
 fn ip_of(raw: &[u8]) -> Option<IpAddr> {
     <[u8; 4]>::try_from(raw).map(IpAddr::from).ok().or_else(|| <[u8; 16]>::try_from(raw).map(IpAddr::from).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A name allowed meets the names of a certificate as in Go: literally first, then under a star of one label.
+    #[test]
+    fn allowed_names() {
+        let (names, ips) = (["a.example", "*.foo.example", "*.example"].map(String::from), ["10.0.0.1".parse().expect("ip")]);
+        for yes in
+            ["a.example", "A.Example", "a.example.", "*.foo.example", "x.foo.example", "bob.example", "10.0.0.1", "*.example"]
+        {
+            assert!(carries(&names, &ips, yes), "{yes}");
+        }
+        for no in
+            ["", ".", "foo.example.org", "x.y.foo.example", "*.bar.example.org", ".example", "*.*.example", "10.0.0.2", "example"]
+        {
+            assert!(!carries(&names, &ips, no), "{no}");
+        }
+        assert!(!carries(&[], &[], "a.example"));
+    }
 }
