@@ -272,7 +272,7 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
     };
     let (routes, kv) = api::routes(context, limits);
     let grpc = routes.into_axum_router();
-    let direct = Direct { prefix: "/etcdserverpb.KV/", call: Arc::new(move |request| Box::pin(kv.clone().call(request))) };
+    let direct = Direct { prefix: api::KV_PREFIX, call: Arc::new(move |request| Box::pin(kv.clone().call(request))) };
     let http2 = Http2 {
         max_streams: config.max_concurrent_streams.unwrap_or(u32::MAX),
         ping_after: config.keepalive.map_or(Duration::ZERO, |k| k.interval),

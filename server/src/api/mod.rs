@@ -101,6 +101,9 @@ pub struct Limits {
 /// How far a gRPC message may exceed [`Limits::max_request_bytes`]; the same allowance as etcd's.
 pub const MESSAGE_OVERHEAD_BYTES: usize = 512 * 1024;
 
+/// What the paths of its calls begin with.
+pub const KV_PREFIX: &str = "/etcdserverpb.KV/";
+
 /// The service that is asked most.
 pub type KvService = oversize::Oversize<KvServer<kv::Kv>>;
 
