@@ -150,6 +150,10 @@ impl World {
             return;
         }
         let list = self.listed();
+        // Nobody that it asks may have applied the last removal yet: it would count on who is gone.
+        if list.iter().any(|m| self.ledger.is_removed(m.id)) {
+            return;
+        }
         let machines = |world: &Self, learner: bool| -> Vec<usize> {
             let ids = list.iter().filter(|m| m.learner == learner).filter_map(|m| world.index_of(m.id));
             ids.collect()
