@@ -17,15 +17,15 @@ fn the_same_seed_gives_the_same_trace() {
     }
 }
 
-/// Members come and go in most seeds, and all that is checked holds.
+/// Members come and go in most seeds, and all that is checked holds. Which seeds they are changes with every draw that is added.
 #[test]
 fn members_come_and_go() {
-    let reports = [1, 2, 3].map(|seed| run(Settings { seconds: 40, ..settings(seed, 3) }));
+    let reports: Vec<_> = (1..=12).map(|seed| run(Settings { seconds: 40, ..settings(seed, 3) })).collect();
     for report in &reports {
         assert_eq!(report.violations, Vec::<String>::new(), "seed {}", report.settings.seed);
     }
-    assert!(reports.iter().map(|r| r.changes).sum::<usize>() > 2, "{reports:?}");
-    assert!(reports.iter().any(|r| r.joined > 0), "{reports:?}");
+    assert!(reports.iter().filter(|r| r.changes > 1).count() > 2, "{reports:?}");
+    assert!(reports.iter().filter(|r| r.joined > 0).count() > 2, "{reports:?}");
 }
 
 /// A seed has something in it to be found: answers, faults, leader changes, events and bookmarks.
