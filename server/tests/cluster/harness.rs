@@ -1,5 +1,6 @@
 //! A cluster of real members for tests: each with its own folder, node, peer room and listener on loopback.
 
+use ports::Port;
 use quorate::api::{MemberError, Membership};
 use quorate::base::RocksOptions;
 use quorate::env::files::RealFiles;
@@ -10,7 +11,7 @@ use quorate::peer::{PeerSettings, Peers, PlainDial};
 use quorate::state::ApplyError;
 use quorate_proto::entry::{self, Command, command::Op};
 use quorate_proto::state::Member;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -89,7 +90,7 @@ impl Running {
 pub struct Slot {
     pub id: u64,
     pub dir: TempDir,
-    address: SocketAddr,
+    port: Arc<Port>,
     /// How it becomes a member when its folder is empty.
     founding: Founding,
     /// Held while the member is down, so that nobody else takes its port.
@@ -99,7 +100,7 @@ pub struct Slot {
 
 impl Slot {
     fn member(&self) -> Member {
-        Member { id: self.id, peer_urls: vec![format!("http://{}", self.address)], ..Default::default() }
+        Member { id: self.id, peer_urls: vec![self.port.url()], ..Default::default() }
     }
 }
 
@@ -113,10 +114,10 @@ impl Cluster {
     /// Founds and starts `size` members.
     pub fn start(size: u64, tuning: Tuning) -> Self {
         let slot = |id| {
-            let reserved = TcpListener::bind("127.0.0.1:0").expect("a port");
-            let address = reserved.local_addr().expect("its address");
+            let port = Arc::new(Port::free());
+            let reserved = bind(&port);
             let founding = Founding { cluster_id: CLUSTER, member_id: id, ..Default::default() };
-            Slot { id, dir: TempDir::new().expect("a folder"), address, founding, reserved: Some(reserved), running: None }
+            Slot { id, dir: TempDir::new().expect("a folder"), port, founding, reserved: Some(reserved), running: None }
         };
         let mut cluster = Self { slots: (1..=size).map(slot).collect(), tuning };
         let members: Vec<Member> = cluster.slots.iter().map(Slot::member).collect();
@@ -132,18 +133,18 @@ impl Cluster {
     /// Adds a member through the member at `through` and starts it with an empty folder; its place. A place of the past may be given
     /// again, as a machine that comes back with a new disk.
     pub async fn add(&mut self, through: usize, learner: bool, place: Option<usize>) -> usize {
-        let (address, reserved) = match place {
-            Some(at) => (self.slots[at].address, self.slots[at].reserved.take()),
+        let (port, reserved) = match place {
+            Some(at) => (self.slots[at].port.clone(), self.slots[at].reserved.take()),
             None => {
-                let reserved = TcpListener::bind("127.0.0.1:0").expect("a port");
-                (reserved.local_addr().expect("its address"), Some(reserved))
+                let port = Arc::new(Port::free());
+                let reserved = bind(&port);
+                (port, Some(reserved))
             }
         };
-        let (member, members) =
-            self.running(through).desk.add(vec![format!("http://{address}")], learner).await.expect("the member is added");
+        let (member, members) = self.running(through).desk.add(vec![port.url()], learner).await.expect("the member is added");
         let founding = Founding { cluster_id: CLUSTER, member_id: member.id, members, joins: true, ..Default::default() };
         let dir = TempDir::new().expect("a folder");
-        let slot = Slot { id: member.id, dir, address, founding, reserved, running: None };
+        let slot = Slot { id: member.id, dir, port, founding, reserved, running: None };
         let at = match place {
             Some(at) => {
                 self.slots[at] = slot;
@@ -231,7 +232,7 @@ impl Cluster {
     pub fn stop(&mut self, at: usize) {
         let slot = &mut self.slots[at];
         slot.running.take().expect("it runs").stop();
-        slot.reserved = Some(bind_again(slot.address));
+        slot.reserved = Some(bind(&slot.port));
     }
 
     pub fn handle(&self, at: usize) -> &NodeHandle {
@@ -284,10 +285,11 @@ impl Drop for Cluster {
     }
 }
 
-fn bind_again(address: SocketAddr) -> TcpListener {
+/// Listens; the threads of a stopped member may still hold the port for a moment.
+fn bind(port: &Port) -> TcpListener {
     let begun = Instant::now();
     loop {
-        match TcpListener::bind(address) {
+        match TcpListener::bind(("127.0.0.1", port.number())) {
             Ok(listener) => return listener,
             Err(e) => assert!(begun.elapsed() < PATIENCE, "the port does not come free: {e}"),
         }

@@ -2,11 +2,11 @@
 //!
 //! In: nothing but programs. Out: endpoints, stores, and what a server holds. Invariant: a process started here ends with its handle.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use ports::Port;
 use quorate_client::proto::etcdserverpb as pb;
 use quorate_client::{Client, Config};
 use serde_json::Value;
@@ -34,12 +34,13 @@ pub fn operator() -> PathBuf {
     program("quorate-operator", "OPERATOR_BIN")
 }
 
-/// A URL on the loopback that was free a moment ago.
+/// A URL on the loopback that is this process's until it ends.
 #[must_use]
 pub fn loopback() -> String {
-    let address =
-        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("the loopback has a free port");
-    format!("http://{address}")
+    let port = Port::free();
+    let url = port.url();
+    std::mem::forget(port);
+    url
 }
 
 /// A process that ends with its handle.

@@ -5,10 +5,10 @@
 //! Invariant: a process started here is gone when its group is, whatever the test does.
 
 use crate::server::{PATIENCE, program};
+use ports::Port;
 use quorate_proto::etcdserverpb as pb;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,17 +28,13 @@ pub struct Place {
     pub program: PathBuf,
     child: Option<Child>,
     log: PathBuf,
+    _ports: [Port; 2],
 }
 
 /// Members.
 pub struct Group {
     pub places: Vec<Place>,
     pub scratch: tempfile::TempDir,
-}
-
-fn free_url() -> String {
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("the loopback has a free port").port();
-    format!("http://127.0.0.1:{port}")
 }
 
 /// Looks until something is there; ends the test when it never comes.
@@ -58,15 +54,20 @@ impl Group {
     #[must_use]
     pub fn new(count: usize) -> Self {
         let scratch = tempfile::tempdir().expect("a temporary folder");
-        let place = |n: usize| Place {
-            name: format!("m{n}"),
-            dir: scratch.path().join(format!("m{n}")),
-            client: free_url(),
-            peer: free_url(),
-            peer_advertised: None,
-            program: program(),
-            child: None,
-            log: scratch.path().join(format!("m{n}.log")),
+        let place = |n: usize| {
+            let ports = [Port::free(), Port::free()];
+            let [client, peer] = ports.each_ref().map(Port::url);
+            Place {
+                name: format!("m{n}"),
+                dir: scratch.path().join(format!("m{n}")),
+                client,
+                peer,
+                peer_advertised: None,
+                program: program(),
+                child: None,
+                log: scratch.path().join(format!("m{n}.log")),
+                _ports: ports,
+            }
         };
         let places = (0..count).map(place).collect();
         Self { places, scratch }

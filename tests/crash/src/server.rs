@@ -3,8 +3,8 @@
 //! In: a data directory and what is to be armed. Out: an endpoint, the exit status, the log. Invariant: a process started here is
 //! gone when its handle is, whatever the test does.
 
+use ports::Port;
 use std::fs::File;
-use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -67,11 +67,7 @@ pub struct Server {
     pub endpoint: String,
     log: PathBuf,
     _scratch: tempfile::TempDir,
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("the loopback has a free port").port()
+    _ports: [Port; 2],
 }
 
 impl Server {
@@ -80,9 +76,8 @@ impl Server {
     pub fn spawn(start: &Start) -> Self {
         let scratch = tempfile::tempdir().expect("a temporary folder");
         let log = scratch.path().join("log");
-        let (client, peer) = (free_port(), free_port());
-        let endpoint = format!("http://127.0.0.1:{client}");
-        let peer = format!("http://127.0.0.1:{peer}");
+        let ports = [Port::free(), Port::free()];
+        let [endpoint, peer] = ports.each_ref().map(Port::url);
         let mut command = match start.wrapper.split_first() {
             Some((first, rest)) => {
                 let mut command = Command::new(first);
@@ -125,7 +120,7 @@ impl Server {
             command.uid(user).gid(user);
         }
         let child = command.spawn().expect("the server program runs");
-        Self { child, endpoint, log, _scratch: scratch }
+        Self { child, endpoint, log, _scratch: scratch, _ports: ports }
     }
 
     /// Waits until clients are served; gives how the process ended when it did before that.

@@ -7,11 +7,10 @@
 //! Invariant: the process ends when this value is dropped, however that comes about.
 
 use crate::generate::MAX_TXN_OPS;
+use ports::Port;
 use quorate_proto::etcdserverpb::{self as pb, kv_client::KvClient};
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
 use tonic::transport::{Channel, Endpoint};
@@ -35,28 +34,15 @@ pub struct Server {
     /// Its number among the members, from 0.
     index: usize,
     members: usize,
-    client_port: u16,
+    port: Port,
     child: Option<Child>,
-}
-
-/// Ports below the range from which the kernel takes those of outgoing connections, so that a restart finds its port free.
-fn free_port() -> Result<u16, String> {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let base = 12_000 + (std::process::id() % 1800) as u16 * 10;
-    for _ in 0..2000 {
-        let port = 12_000 + (base - 12_000 + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return Ok(port);
-        }
-    }
-    Err("no free port".into())
 }
 
 impl Server {
     /// Starts the member with this number of a cluster whose folder is empty at first.
     pub async fn start(program: &Program, dir: PathBuf, index: usize, members: usize) -> Result<Self, String> {
         std::fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
-        let mut server = Self { program: program.clone(), dir, index, members, client_port: free_port()?, child: None };
+        let mut server = Self { program: program.clone(), dir, index, members, port: Port::free(), child: None };
         server.spawn()?;
         Ok(server)
     }
@@ -69,7 +55,7 @@ impl Server {
         let flags = [
             ("name", format!("m{}", self.index)),
             ("data-dir", self.dir.join(format!("data-{}", self.index)).display().to_string()),
-            ("listen-client-urls", format!("http://127.0.0.1:{}", self.client_port)),
+            ("listen-client-urls", self.port.url()),
             ("listen-peer-urls", peer(self.index)),
             ("advertise-client-urls", format!("http://127.0.0.1:{}", 2379 + 10 * self.index)),
             ("initial-advertise-peer-urls", peer(self.index)),
@@ -109,7 +95,7 @@ impl Server {
 
     /// Waits for the first linearizable answer; the channel that gave it.
     pub async fn ready(&mut self) -> Result<Channel, String> {
-        let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{}", self.client_port)).map_err(|e| e.to_string())?;
+        let endpoint = Endpoint::from_shared(self.port.url()).map_err(|e| e.to_string())?;
         let endpoint = endpoint.initial_stream_window_size(8 << 20).initial_connection_window_size(16 << 20).tcp_nodelay(true);
         let deadline = Instant::now() + PATIENCE;
         loop {

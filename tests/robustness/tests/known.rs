@@ -3,10 +3,10 @@
 //! In: `QUORATE_BIN`, the server program (default: `quorate` in the folder that cargo built the tests in). The numbers are etcd's
 //! issues; docs/failure-matrix.md lists all, with the tests of those that need three members.
 
+use ports::Port;
 use quorate_client::{Client, Config, Error, FROM_KEY_END, WatchStream};
 use quorate_proto::etcdserverpb as pb;
 use quorate_proto::mvccpb::event::EventType;
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -24,12 +24,12 @@ fn program() -> PathBuf {
 struct Server {
     child: Child,
     data: TempDir,
-    ports: [u16; 2],
+    ports: [Port; 2],
     client: Client,
 }
 
-fn spawn(data: &TempDir, ports: [u16; 2]) -> Child {
-    let [client, peer] = ports.map(|port| format!("http://127.0.0.1:{port}"));
+fn spawn(data: &TempDir, ports: &[Port; 2]) -> Child {
+    let [client, peer] = ports.each_ref().map(Port::url);
     Command::new(program())
         .args(["--data-dir", &data.path().join("data").display().to_string()])
         .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
@@ -45,15 +45,12 @@ fn spawn(data: &TempDir, ports: [u16; 2]) -> Child {
 impl Server {
     /// A fresh member that answers.
     async fn start() -> Self {
-        let free = || TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let listeners = [free(), free()];
-        let ports = listeners.each_ref().map(|l| l.local_addr().expect("an address").port());
-        drop(listeners);
+        let ports = [Port::free(), Port::free()];
         let data = tempfile::tempdir().expect("a folder");
-        let mut config = Config::new([format!("http://127.0.0.1:{}", ports[0])]);
+        let mut config = Config::new([ports[0].url()]);
         config.timeout = Some(Duration::from_secs(60));
         let client = Client::new(config).expect("the settings are right");
-        let server = Self { child: spawn(&data, ports), data, ports, client };
+        let server = Self { child: spawn(&data, &ports), data, ports, client };
         server.revision().await;
         server
     }
@@ -62,7 +59,7 @@ impl Server {
     async fn crash(&mut self) {
         self.child.kill().expect("it runs");
         self.child.wait().expect("it ends");
-        self.child = spawn(&self.data, self.ports);
+        self.child = spawn(&self.data, &self.ports);
         self.revision().await;
     }
 
