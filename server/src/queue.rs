@@ -5,7 +5,8 @@
 //! loses its turn for milliseconds, just when the next item is about to arrive, and on an idle one the spinning is pure cost. Here
 //! the receiver sleeps at once, and a sender pays for a wake-up only when the receiver sleeps.
 //! Invariants: items leave in the order in which their sends took the lock; a bounded queue never holds more than its limit, but for
-//! what is sent over it, whose number the sender bounds; when all senders are gone the receiver still gets what is queued; when the receiver is gone every send fails.
+//! what is sent over it, whose number the sender bounds; when all senders are gone the receiver still gets what is queued; when the
+//! receiver is gone every send fails.
 
 use crossbeam_channel::{RecvError, RecvTimeoutError, SendError, TryRecvError, TrySendError};
 use std::collections::VecDeque;
@@ -113,11 +114,6 @@ pub fn unbounded<T>() -> (Sender<T>, Receiver<T>) {
 impl<T> Sender<T> {
     /// Queues an item; waits while the queue is full. Fails, with the item, when the receiver is gone.
     pub fn send(&self, item: T) -> Result<(), SendError<T>> {
-        self.send_as(item, Class::URGENT)
-    }
-
-    /// As [`Sender::send`], for an item of a class that the receiver may not be waiting for.
-    pub fn send_as(&self, item: T, class: Class) -> Result<(), SendError<T>> {
         let mut state = self.0.lock();
         while state.receiver_alive && state.items.len() >= self.0.limit {
             state.blocked += 1;
@@ -131,7 +127,7 @@ impl<T> Sender<T> {
         if !state.receiver_alive {
             return Err(SendError(item));
         }
-        self.push(state, item, class);
+        self.push(state, item, Class::URGENT);
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use crate::api::{self, LeaseDesk, LeaseError, LeaseTimes};
 use crate::config::{self, Config};
 use crate::door::{Address, ClientTls, Direct, Door, Entrance, Http2, Listener, NetThreads, net_threads_for};
-use crate::env::files::{RealFiles, make_private};
+use crate::env::files::{Files, RealFiles};
 use crate::gateway::{self, Access, JsonCalls};
 use crate::membership::{self, Desk, DeskSettings, departure, versions};
 use crate::mvcc::RevisionEvents;
@@ -97,17 +97,7 @@ impl EventSink for HubSink {
 }
 
 pub(crate) fn make_data_dir(dir: &Path) -> Result<(), Failure> {
-    let missing: Vec<&Path> = dir.ancestors().take_while(|d| !d.as_os_str().is_empty() && !d.exists()).collect();
-    let make = || {
-        make_private(dir)?;
-        // A folder whose name is not durable takes everything in it along when the power goes.
-        for made in &missing {
-            let parent = made.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            std::fs::File::open(parent)?.sync_all()?;
-        }
-        Ok(())
-    };
-    make().map_err(|e: std::io::Error| Failure::new(5, format!("the data directory {} cannot be made: {e}", dir.display())))
+    RealFiles.create_dir(dir).map_err(|e| Failure::new(5, format!("the data directory {} cannot be made: {e}", dir.display())))
 }
 
 fn bind(urls: &[config::ListenUrl], shared: bool) -> Result<Vec<Listener>, Failure> {

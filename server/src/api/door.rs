@@ -229,9 +229,14 @@ impl Door {
 
     /// Reads `query`, first agreeing with the cluster unless it is serializable.
     pub async fn range(&self, query: entry::Range) -> Result<RangeResult, Status> {
+        self.timed(Read::Range, self.agree_and_range(query)).await
+    }
+
+    /// Waits for `read`, and counts it among the requests as etcd does, with its time.
+    pub async fn timed<T>(&self, kind: Read, read: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
         let began = Instant::now();
-        let result = self.agree_and_range(query).await;
-        self.context.metrics.read_times(Read::Range, result.is_ok()).observe_seconds(began.elapsed());
+        let result = read.await;
+        self.context.metrics.read_times(kind, result.is_ok()).observe_seconds(began.elapsed());
         result
     }
 

@@ -3,7 +3,7 @@
 //! In: client messages. Out: entries for the node, queries for the store, and etcd's answers, with every stored pair spliced in as it is.
 //! A read-only transaction takes the read path; one without a linearizable read, or without any operation, needs no quorum.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_proto::{RawKv, entry, etcdserverpb as pb, mvccpb::KeyValue};
@@ -104,25 +104,21 @@ pub async fn txn(door: &Door, request: pb::TxnRequest) -> Result<pb::TxnResponse
         if !decode::is_serializable(&txn) {
             door.barrier().await?;
         }
-        let began = Instant::now();
         let small = txn.success.iter().chain(&txn.failure).all(|op| match &op.op {
             Some(entry::op::Op::Range(range)) => range.range_end.is_empty(),
             _ => true,
         });
-        let read = door
-            .read(small, move |store| {
-                let before = store.revision();
-                let outcome = state::read_txn(store, &txn)?;
-                // Every read of the transaction was at one revision, which is the header's; a transaction without reads shows none.
-                let read_at = outcome.ops.iter().find_map(|op| match op {
-                    TxnOpOutcome::Range(result) => Some(result.revision),
-                    _ => None,
-                });
-                Ok((outcome, read_at.unwrap_or(before)))
-            })
-            .await;
-        door.context.metrics.read_times(Read::ReadonlyTxn, read.is_ok()).observe_seconds(began.elapsed());
-        let (outcome, revision) = read?;
+        let read = door.read(small, move |store| {
+            let before = store.revision();
+            let outcome = state::read_txn(store, &txn)?;
+            // Every read of the transaction was at one revision, which is the header's; a transaction without reads shows none.
+            let read_at = outcome.ops.iter().find_map(|op| match op {
+                TxnOpOutcome::Range(result) => Some(result.revision),
+                _ => None,
+            });
+            Ok((outcome, read_at.unwrap_or(before)))
+        });
+        let (outcome, revision) = door.timed(Read::ReadonlyTxn, read).await?;
         return Ok(txn_response(outcome, door.header(revision)));
     }
     match door.propose(entry::command::Op::Txn(txn)).await? {

@@ -88,10 +88,7 @@ pub async fn alarm(door: &Door, request: pb::AlarmRequest) -> Result<pb::AlarmRe
     let kind = alarm_kind(request.alarm)?;
     if action == AlarmAction::Get || kind == entry::AlarmKind::None {
         // To etcd this is a command like any other, and is counted and given up as one.
-        let began = Instant::now();
-        let agreed = door.barrier_as_proposal().await;
-        door.context.metrics.read_times(Read::Alarm, agreed.is_ok()).observe_seconds(began.elapsed());
-        agreed?;
+        door.timed(Read::Alarm, door.barrier_as_proposal()).await?;
         let listed = action == AlarmAction::Get;
         let found = |alarm: &AlarmEntry| listed && (kind == entry::AlarmKind::None || alarm.kind == kind);
         let alarms = door.context.shared.alarms().iter().copied().filter(found).map(alarm_member).collect();

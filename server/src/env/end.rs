@@ -1,8 +1,8 @@
 //! The end of the process, for what must not go on: a disk that fails, rows that cannot be trusted.
 //!
-//! A real member ends at once, with exit code 5 and without any clean-up, so that no thread acknowledges anything more. A simulated member shares its process with the others: on a
-//! thread that said so with [`unwind_here`] the end is a panic that carries [`Ended`], which the simulation takes as the death of
-//! that one member.
+//! A real member ends at once, with exit code 5 and without any clean-up, so that no thread acknowledges anything more. A simulated
+//! member shares its process with the others: on a thread that said so with [`unwind_here`] the end is a panic that carries
+//! [`Ended`], which the simulation takes as the death of that one member.
 
 use std::cell::Cell;
 

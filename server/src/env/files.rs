@@ -113,14 +113,6 @@ impl RealFiles {
 const PRIVATE_DIR: u32 = 0o700;
 const PRIVATE_FILE: u32 = 0o600;
 
-/// Makes a folder, and those above it that are missing, for this user alone; one that is there stays as it is.
-///
-/// # Errors
-/// What the system says.
-pub fn make_private(dir: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(PRIVATE_DIR).create(dir)
-}
-
 /// Takes others' permissions off a folder that is there; true when there were any.
 ///
 /// # Errors
@@ -143,7 +135,7 @@ impl Files for RealFiles {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         let missing: Vec<&Path> =
             path.ancestors().filter(|dir| !dir.as_os_str().is_empty()).take_while(|dir| !dir.exists()).collect();
-        make_private(path)?;
+        fs::DirBuilder::new().recursive(true).mode(PRIVATE_DIR).create(path)?;
         for parent in missing.iter().filter_map(|dir| dir.parent()) {
             // The parent of a bare relative name is the current directory.
             self.sync_dir(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?;

@@ -320,11 +320,12 @@ impl Store {
         self.rows.load_full().checkpoint(flush)
     }
 
-    /// Checkpoints wait for space on the disk, or go on.
+    /// True while checkpoints wait for space on the disk.
     pub(crate) fn is_disk_full(&self) -> bool {
         self.rows.load().is_disk_full()
     }
 
+    /// Checkpoints wait for space on the disk, or go on.
     pub(crate) fn disk_is_full(&self, full: bool) {
         self.rows.load().disk_is_full(full);
     }

@@ -6,7 +6,7 @@ use super::apply::configuration;
 use super::identity::{Stamp, write_identity};
 use super::start::{NodeSettings, Paths, StartError, io, open_rows};
 use crate::env::failpoint::{self, Place};
-use crate::env::files::{Files, make_private};
+use crate::env::files::Files;
 use crate::mvcc::Store;
 use crate::state::Machine;
 use crate::wal::{Group, HardState as LogHardState, Identity, SnapshotMark, Wal};
@@ -93,7 +93,7 @@ pub(super) fn found(
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(&new.dir)(e)),
         _ => {}
     }
-    make_private(&new.dir).map_err(io(&new.dir))?;
+    files.create_dir(&new.dir).map_err(io(&new.dir))?;
     let conf = founding.conf_state();
     let identity = Identity { cluster: founding.cluster_id, member: founding.member_id };
     let mut wal = match settings.wal_dir {

@@ -1,8 +1,8 @@
 //! The desk: the one consensus loop, and what stands round it.
 //!
 //! [`driver`] wraps raft as a plain state machine: inputs and time in, effects out. [`run`] is the loop that feeds it and carries out
-//! the effects in order: log, peers, apply; [`backlog`] bounds what it hands over. [`apply`] is the thread that runs the machine and answers; [`keeper`] the thread that
-//! writes checkpoints and sweeps. [`handle`] is what the doors hold. [`start`] opens a member's folder and puts these together;
+//! the effects in order: log, peers, apply; [`backlog`] bounds what it hands over. [`apply`] is the thread that runs the machine and
+//! answers; [`keeper`] the thread that writes checkpoints and sweeps. [`handle`] is what the doors hold. [`start`] opens a member's folder and puts these together;
 //! [`meter`] is how they tell of their work; [`integrity`] finds members whose data or disk cannot be trusted, by what [`standing`] says,
 //! [`compare`] and [`slow_disk`] judge and [`hasher`] computes; [`stepped`] puts them together without threads, for simulation.
 

@@ -6,7 +6,7 @@
 //! For the same reason a round of many readers is followed by a pause, in which those of the next one gather; a reader in no crowd
 //! never waits for it.
 //! Invariants: a request is confirmed only by answers to a heartbeat that was made after it came, as a round's heartbeat is made
-//! after all its requests; nothing is held while no round is under way; at most [`MAX_HELD`] requests wait, and one that is dropped
+//! after all its requests; nothing is held but while a round is under way or a crowd's pause lasts; at most [`MAX_HELD`] requests wait, and one that is dropped
 //! is asked again by the member it came from.
 
 use raft::eraftpb::{Entry, Message, MessageType};

@@ -23,7 +23,7 @@ use crate::types::MemberId;
 use crate::wal::{Group, SnapshotMark, WalError, WalTask, WalWriter};
 use bytes::{BufMut, Bytes, BytesMut};
 use crossbeam_channel::RecvTimeoutError;
-use proposals::Backlog;
+use proposals::Proposals;
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint};
 use quorate_proto::entry::{self, Command, Proposal, command::Op};
@@ -183,7 +183,7 @@ pub(super) struct Loop {
     /// Entries kept for followers that lag, before the durable applied position.
     pub catch_up_entries: u64,
     pub no_sync: bool,
-    waiting: Backlog,
+    waiting: Proposals,
     /// Proposals that this member makes as the leader. They count only while it leads: they are never forwarded.
     own: VecDeque<Bytes>,
     /// Readers for the next round, and when each came.
@@ -238,7 +238,7 @@ impl Loop {
             tick,
             catch_up_entries,
             no_sync,
-            waiting: Backlog::default(),
+            waiting: Proposals::default(),
             own: VecDeque::new(),
             readers: Vec::new(),
             round: None,
@@ -396,15 +396,14 @@ impl Loop {
 
     /// Moves everything that can move.
     pub fn work(&mut self) {
-        self.advance();
-        // What was carried out may call for more at once: a write that is done already, the round after one that was answered.
         loop {
+            self.advance();
+            // What was carried out may call for more at once: a write that is done already, the round after one that was answered.
             match self.written.take() {
                 Some(number) => self.persisted(number),
                 None if self.driver.has_ready() => {}
                 None => break,
             }
-            self.advance();
         }
         self.publish();
     }

@@ -1,9 +1,8 @@
 //! A member on a log whose disk stands still, with real threads: what it does meanwhile, and that it goes on afterwards.
 
+use super::start::tests::settings;
 use super::*;
-use crate::base::RocksOptions;
 use crate::env::files::{DataFile, FileLock, Files, OpenMode, RealFiles};
-use crate::mvcc::DeltaPolicy;
 use crate::types::MemberId;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
@@ -168,21 +167,10 @@ fn message(kind: MessageType) -> Message {
 fn a_follower_outlives_a_log_that_stands_still() {
     let dir = tempfile::tempdir().expect("a folder");
     let settings = NodeSettings {
-        data_dir: dir.path().to_path_buf(),
-        wal_dir: None,
         heartbeat: Duration::from_secs(1),
         // The leader of this test never fails; a slow machine must not make an election of it.
         election: Duration::from_secs(1000),
-        pre_vote: true,
-        request_timeout: Duration::from_secs(5),
-        catch_up_entries: 100,
-        no_sync: false,
-        rocks: RocksOptions { block_cache: 1 << 20, write_buffer: 1 << 20, background_jobs: 1 },
-        delta: DeltaPolicy { freeze_bytes: 1 << 20, inline: false },
-        entry_cache: 1 << 20,
-        sweep: SweepPace { rows: 100, pause: Duration::ZERO },
-        meter: Arc::new(()),
-        checks: Checks::default(),
+        ..settings(dir.path())
     };
     let members = [7, 8, 9].map(|id| Member { id, ..Default::default() }).to_vec();
     let founding = Founding { cluster_id: 1, member_id: 7, members, ..Default::default() };

@@ -34,8 +34,7 @@ use raft::eraftpb::{HardState, Message};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -480,7 +479,7 @@ impl Opened {
             fenced: tokio::sync::watch::Sender::new(is_fenced),
             rows_wanted: AtomicU64::new(0),
         });
-        let wal = log(self.wal, wal_hooks(inner.clone(), peers.clone(), settings.meter.clone()))?;
+        let wal = log(self.wal, wal_hooks(inner.clone(), peers.clone()))?;
         let (apply, apply_tasks) = crate::queue::unbounded();
         let (keeper, keeper_tasks) = crate::queue::unbounded();
         let keeper_thread = Keeper::new(
@@ -547,7 +546,7 @@ pub(super) struct Desk {
 /// Inputs that may wait for the loop; clients beyond it are told that there are too many requests.
 const INBOX: usize = 16_384;
 
-fn wal_hooks(inner: Arc<Inner>, peers: Arc<dyn PeerSink>, meter: Arc<dyn Meter>) -> Hooks<Vec<Message>> {
+fn wal_hooks(inner: Arc<Inner>, peers: Arc<dyn PeerSink>) -> Hooks<Vec<Message>> {
     let (inbox, faulty) = (inner.inbox.clone(), inner.clone());
     Hooks {
         on_durable: Box::new(move |durable: Durable<Vec<Message>>| {
@@ -569,7 +568,7 @@ fn wal_hooks(inner: Arc<Inner>, peers: Arc<dyn PeerSink>, meter: Arc<dyn Meter>)
         }),
         on_written: Box::new(move |bytes, wrote, synced| {
             inner.gauges.log_full.store(false, Ordering::Release);
-            meter.log_written(bytes, wrote, synced);
+            inner.meter.log_written(bytes, wrote, synced);
         }),
     }
 }
@@ -591,7 +590,7 @@ impl Node {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::apply::configuration;
     use super::*;
     use crate::env::files::RealFiles;
@@ -600,7 +599,8 @@ mod tests {
     use quorate_proto::state::Member;
     use raft::eraftpb::ConfState;
 
-    fn settings(dir: &Path) -> NodeSettings {
+    /// Small and quick.
+    pub(in crate::node) fn settings(dir: &Path) -> NodeSettings {
         NodeSettings {
             data_dir: dir.to_path_buf(),
             wal_dir: None,

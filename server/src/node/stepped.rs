@@ -453,7 +453,7 @@ mod tests {
     use quorate_proto::entry::{Put, command::Op};
     use quorate_proto::state::Member;
 
-    const SETTINGS: SteppedSettings = SteppedSettings {
+    pub(super) const SETTINGS: SteppedSettings = SteppedSettings {
         heartbeat: Duration::from_millis(100),
         election: Duration::from_secs(1),
         pre_vote: true,

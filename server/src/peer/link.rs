@@ -310,6 +310,8 @@ impl Link {
     async fn read_acks(&self, kind: Kind, mut acks: Streaming<Ack>) -> String {
         loop {
             match acks.message().await {
+                // Only the control lane's leaving is remembered.
+                Ok(Some(_)) if kind == Kind::Append => {}
                 Ok(Some(ack)) => {
                     // Not every envelope is acknowledged: those before the one that is tell no time.
                     let mut stamps = self.stamps.lock();
@@ -317,7 +319,7 @@ impl Link {
                     while stamps.front().is_some_and(|(n, _)| *n <= ack.received) {
                         newest = stamps.pop_front();
                     }
-                    if let Some((_, left)) = newest.filter(|(n, _)| *n == ack.received && kind == Kind::Control) {
+                    if let Some((_, left)) = newest.filter(|(n, _)| *n == ack.received) {
                         self.count.round_trip_took(left.elapsed());
                     }
                 }

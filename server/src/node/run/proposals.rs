@@ -17,9 +17,9 @@ const MAX_WAITING: usize = 65_536;
 
 /// Encoded proposals that wait to be put into an entry or sent to the leader, each with the time it came, the oldest first.
 #[derive(Default)]
-pub(super) struct Backlog(VecDeque<(Duration, Bytes)>);
+pub(super) struct Proposals(VecDeque<(Duration, Bytes)>);
 
-impl Backlog {
+impl Proposals {
     pub(super) fn push(&mut self, now: Duration, proposal: Bytes) {
         if self.0.len() < MAX_WAITING {
             self.0.push_back((now, proposal));
@@ -182,15 +182,15 @@ mod tests {
     /// A proposal leaves with its client's patience, however long there is no leader, and what came later stays.
     #[test]
     fn proposals_are_not_kept_longer_than_their_clients_wait() {
-        let mut backlog = Backlog::default();
+        let mut waiting = Proposals::default();
         let timeout = Duration::from_secs(7);
         for n in 0..10u8 {
-            backlog.push(Duration::from_secs(u64::from(n)), Bytes::copy_from_slice(&[n]));
+            waiting.push(Duration::from_secs(u64::from(n)), Bytes::copy_from_slice(&[n]));
         }
-        backlog.forget(Duration::from_secs(11), timeout);
-        assert_eq!(backlog.iter().map(|p| p[0]).collect::<Vec<_>>(), [5, 6, 7, 8, 9]);
-        assert_eq!(backlog.take(2).count(), 2);
-        backlog.forget(Duration::from_secs(60), timeout);
-        assert!(backlog.0.is_empty());
+        waiting.forget(Duration::from_secs(11), timeout);
+        assert_eq!(waiting.iter().map(|p| p[0]).collect::<Vec<_>>(), [5, 6, 7, 8, 9]);
+        assert_eq!(waiting.take(2).count(), 2);
+        waiting.forget(Duration::from_secs(60), timeout);
+        assert!(waiting.0.is_empty());
     }
 }

@@ -1,23 +1,12 @@
 //! A leader and learners that this test plays: they have no log, want a snapshot, and take none.
 
+use super::tests::SETTINGS;
 use super::*;
 use crate::env::clock::ManualClock;
 use quorate_proto::entry::{Put, command::Op};
 use quorate_proto::state::{Member, MemberChangeKind};
 use raft::Storage as _;
 use raft::eraftpb::MessageType;
-
-const SETTINGS: SteppedSettings = SteppedSettings {
-    heartbeat: Duration::from_millis(100),
-    election: Duration::from_secs(1),
-    pre_vote: true,
-    catch_up_entries: 10,
-    freeze_bytes: 1024,
-    entry_cache: 4096,
-    segments: (16 << 10, 64 << 10),
-    sweep_rows: 16,
-    check_history: None,
-};
 
 #[derive(Default)]
 struct Sent(Mutex<Vec<Message>>);
