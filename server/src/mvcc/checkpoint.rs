@@ -59,6 +59,7 @@ impl Rows {
             self.base.flush()?;
             failpoint::visit(Place::CheckpointFlushed);
         }
+        self.pairs.renew(delta.newest_rows());
         {
             let mut layers = self.layers.write();
             layers.frozen.remove(0);

@@ -6,7 +6,7 @@
 //! that was cut short leaves such rows), so the durable rows too are read as of R, through `hist`.
 //!
 //! [`store`] is the front that stays when a snapshot puts other durable rows in place. [`history`] gives the rows of the log as they are, [`hold`] keeps
-//! them from being swept while somebody copies them, [`side`] tells what changed beside them, [`replay`] puts copied rows back. [`checkpoint`] moves frozen deltas to the durable rows; [`compact`] forgets superseded versions; [`hash`] is etcd's HashKV.
+//! them from being swept while somebody copies them, [`side`] tells what changed beside them, [`replay`] puts copied rows back. [`pairs`] keeps durable pairs that are read often in memory. [`checkpoint`] moves frozen deltas to the durable rows; [`compact`] forgets superseded versions; [`hash`] is etcd's HashKV.
 
 mod checkpoint;
 mod compact;
@@ -17,6 +17,7 @@ mod events;
 mod hash;
 mod history;
 mod hold;
+mod pairs;
 mod range;
 mod read;
 mod replay;
@@ -144,6 +145,7 @@ pub(crate) struct Rows {
     frozen_changed: Condvar,
     frozen_gate: Mutex<Gate>,
     counts: Mutex<counts::CountCache>,
+    pairs: pairs::Pairs,
     /// Newest last.
     hashes: Mutex<std::collections::VecDeque<HashKv>>,
     stats: Arc<Stats>,
@@ -200,6 +202,7 @@ impl Rows {
             frozen_changed: Condvar::new(),
             frozen_gate: Mutex::default(),
             counts: Mutex::default(),
+            pairs: pairs::Pairs::default(),
             hashes: Mutex::default(),
             stats,
             retired: AtomicBool::new(false),

@@ -91,7 +91,9 @@ impl Rows {
 
     fn collect(&self, q: &entry::Range, range: &KeyRange, at: i64, current: i64) -> Result<RangeResult, ReadError> {
         if range.is_single() {
-            let found = self.get_at(&range.start, at)?.filter(|f| !f.tombstone);
+            let numbers_only = q.count_only || q.keys_only;
+            let found = if numbers_only { self.get_at(&range.start, at)? } else { self.get_whole(&range.start, at)? };
+            let found = found.filter(|f| !f.tombstone);
             let count = found.is_some() as i64;
             let found: Vec<_> = if q.count_only { Vec::new() } else { found.into_iter().collect() };
             return self.finish(q, &Plan::of(q), vec![range.start.clone()], found, count, current);

@@ -30,7 +30,22 @@ impl Rows {
         self.base_at(key, at)
     }
 
+    /// As [`Rows::get_at`], with the KeyValue of a version that is alive; what had to be read from the durable rows is kept for the next
+    /// reader.
+    pub(super) fn get_whole(&self, key: &[u8], at: i64) -> Result<Option<Found>, BaseError> {
+        let began = self.pairs.checkpoint();
+        let Some(mut found) = self.get_at(key, at)? else { return Ok(None) };
+        if found.kv.is_none() && !found.tombstone {
+            found.kv = Some(self.load(&found)?.0);
+            self.pairs.keep(key, &found, began);
+        }
+        Ok(Some(found))
+    }
+
     fn base_at(&self, key: &[u8], at: i64) -> Result<Option<Found>, BaseError> {
+        if let Some(found) = self.pairs.get(key, at.min(self.revision())) {
+            return Ok(Some(found));
+        }
         let Some(row) = self.base.get(Family::Latest, key)? else {
             return Ok(None);
         };
