@@ -44,13 +44,26 @@ impl Connector {
     }
 
     async fn connect(self) -> Result<Stream, ConnectFailure> {
+        self.limited(self.open()).await
+    }
+
+    async fn limited<T>(&self, opens: impl Future<Output = Result<T, ConnectFailure>>) -> Result<T, ConnectFailure> {
         let within = self.timeout;
-        tokio::time::timeout(within, self.open())
-            .await
-            .unwrap_or_else(|_| Err(ConnectFailure(format!("dial {}: no answer within {within:?}", self.address))))
+        let late = || ConnectFailure(format!("dial {}: no answer within {within:?}", self.address));
+        tokio::time::timeout(within, opens).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    /// A connection for HTTP/1.1, where the client speaks first.
+    pub async fn connect_http(self) -> Result<impl AsyncRead + AsyncWrite + Send + Unpin + 'static, ConnectFailure> {
+        self.limited(self.dial(Some(b"http/1.1"))).await
     }
 
     async fn open(&self) -> Result<Stream, ConnectFailure> {
+        Ok(Stream { io: self.dial(None).await?, heard: false, gate: Gate::default(), waiting: None })
+    }
+
+    /// A connection with its handshake done; `protocol` is offered in place of h2.
+    async fn dial(&self, protocol: Option<&[u8]>) -> Result<Box<dyn Io>, ConnectFailure> {
         let failed = |error: io::Error| ConnectFailure(format!("dial {}: {error}", self.address));
         let bare: Box<dyn Io> = match &self.address.target {
             Target::Tcp { host, port } => {
@@ -61,11 +74,14 @@ impl Connector {
             Target::Unix(path) => Box::new(UnixStream::connect(path).await.map_err(failed)?),
         };
         if !self.uses_tls() {
-            return Ok(self.stream(bare));
+            return Ok(bare);
         }
         let default = TlsConfig::default();
         let settings = self.tls.as_deref().unwrap_or(&default);
-        let config = tls::client_config(settings).map_err(|error| ConnectFailure(error.to_string()))?;
+        let mut config = tls::client_config(settings).map_err(|error| ConnectFailure(error.to_string()))?;
+        if let Some(protocol) = protocol {
+            config.alpn_protocols = vec![protocol.to_vec()];
+        }
         let name = settings.server_name.as_deref().unwrap_or_else(|| self.address.server_name());
         let name = ServerName::try_from(name.trim_end_matches('.').to_string())
             .map_err(|error| ConnectFailure(format!("server name {name:?}: {error}")))?;
@@ -73,11 +89,7 @@ impl Connector {
             .connect(name, bare)
             .await
             .map_err(|error| ConnectFailure(format!("authentication handshake failed with {}: {error}", self.address)))?;
-        Ok(self.stream(Box::new(stream)))
-    }
-
-    fn stream(&self, io: Box<dyn Io>) -> Stream {
-        Stream { io, heard: false, gate: Gate::default(), waiting: None }
+        Ok(Box::new(stream))
     }
 }
 
@@ -96,7 +108,7 @@ impl Service<Uri> for Connector {
     }
 }
 
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 /// A connection of any of the kinds above.

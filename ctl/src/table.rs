@@ -171,4 +171,13 @@ const USER: &[Command] = &[
     sub("revoke-role", "<user> <role>", "Takes a role from a user", &[], run!(user::revoke_role)),
 ];
 
-const CHECK: &[Command] = &[sub("perf", "", "Writes for a minute and judges the times", check::PERF_FLAGS, run!(check::perf))];
+const CHECK: &[Command] = &[
+    sub(
+        "datascale",
+        "",
+        "Writes many keys and says what memory the server took for them",
+        check::DATASCALE_FLAGS,
+        run!(check::datascale),
+    ),
+    sub("perf", "", "Writes for a minute and judges the times", check::PERF_FLAGS, run!(check::perf)),
+];
