@@ -57,11 +57,13 @@ pub enum Plant {
     RemovedStillCounts = 26,
     /// Pairs kept for readers do not follow what a checkpoint writes.
     StalePair = 27,
+    /// A leader takes the word of the member that asks to read for a quorum's, however many voters there are.
+    LoneVouch = 28,
 }
 
 impl Plant {
     /// Every mistake there is.
-    pub const ALL: [Plant; 26] = [
+    pub const ALL: [Plant; 27] = [
         Plant::AckBeforeSync,
         Plant::ApplyTwice,
         Plant::StaleReadIndex,
@@ -88,6 +90,7 @@ impl Plant {
         Plant::LearnerAckCounts,
         Plant::RemovedStillCounts,
         Plant::StalePair,
+        Plant::LoneVouch,
     ];
 
     /// The name by which it is asked for, as `ack-before-sync`.

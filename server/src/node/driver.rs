@@ -99,6 +99,8 @@ pub(super) struct Driver {
     /// is applied and the snapshot, and an election, which looks at them, would end the process.
     taking_up: Option<u64>,
     rounds: Rounds,
+    /// Requests of members whose word completes the quorum; only a crowd's pause holds them.
+    confirmed: Rounds,
     now: Duration,
 }
 
@@ -137,6 +139,7 @@ impl Driver {
             chance: settings.seed,
             taking_up: None,
             rounds: Rounds::default(),
+            confirmed: Rounds::default(),
             now: Duration::ZERO,
         };
         driver.draw_timeout();
@@ -395,15 +398,44 @@ impl Driver {
 
     /// When read requests that wait for nothing but time may go.
     pub fn reads_due(&self) -> Option<Duration> {
-        self.rounds.due(self.confirms_reads())
+        let due = [self.rounds.due(self.confirms_reads()), self.confirmed.due(false)];
+        due.into_iter().flatten().min()
     }
 
-    /// Takes a leader's read request: it begins a round, or joins the one after that which is under way.
+    /// Takes a leader's read request: it is answered, begins a round, or joins the one after that which is under way.
     fn read(&mut self, request: Message) {
+        if self.confirms(request.from) {
+            if let Some(request) = self.confirmed.admit(request, false, self.now) {
+                self.answer(request);
+            }
+            return;
+        }
         let under_way = self.confirms_reads();
         if let Some(request) = self.rounds.admit(request, under_way, self.now) {
             self.confirm(request);
         }
+    }
+
+    /// True when the word of the member that asks is enough. It asks after its readers came, and until then it has not helped to elect
+    /// anybody in a later term; nor has this leader, until now. Where the two are a quorum of the voters there was no other leader
+    /// before they asked, so what is committed here is all that was acknowledged by then.
+    fn confirms(&self, from: u64) -> bool {
+        let (peers, own) = (self.raw.raft.prs(), self.raw.raft.id);
+        let vote = |id| peers.conf().voters().contains(id);
+        let quorum = || plant::is(Plant::LoneVouch) || peers.has_quorum(&[own, from].into_iter().collect());
+        from != own && vote(from) && vote(own) && quorum()
+    }
+
+    /// Answers a request that needs no round.
+    fn answer(&mut self, request: Message) {
+        // As raft itself does, a leader that does not know yet what is committed says nothing.
+        if !self.may_serve_reads() {
+            return;
+        }
+        let mut answer = Message { from: self.raw.raft.id, to: request.from, ..Default::default() };
+        (answer.term, answer.index, answer.entries) = (self.term(), self.committed(), request.entries);
+        answer.set_msg_type(MessageType::MsgReadIndexResp);
+        self.raw.raft.msgs.push(answer);
     }
 
     fn confirm(&mut self, request: Message) {
@@ -415,7 +447,11 @@ impl Driver {
     /// Begins the round of those that waited for the one before.
     fn next_round(&mut self) {
         if !self.is_leader() {
+            self.confirmed.clear();
             return self.rounds.clear();
+        }
+        for request in self.confirmed.next(false, self.now) {
+            self.answer(request);
         }
         for request in self.rounds.next(self.confirms_reads(), self.now) {
             self.confirm(request);
@@ -529,7 +565,9 @@ impl Driver {
             if let Some(hs) = &hard_state {
                 self.raw.mut_store().set_hard_state(hs.clone());
             }
-            out.committed.extend(ready.take_committed_entries());
+            let committed = ready.take_committed_entries();
+            let changes_members = committed.iter().any(|e| e.get_entry_type() == EntryType::EntryConfChangeV2);
+            out.committed.extend(committed);
             self.given = out.committed.last().map_or(self.given, |e| self.given.max(e.index));
             let hard_state = hard_state.map(|hs| LogHardState { term: hs.term, vote: hs.vote, commit: hs.commit });
             if let Some(hs) = &hard_state
@@ -546,9 +584,12 @@ impl Driver {
                     |m: &mut Message| matches!(m.get_msg_type(), MessageType::MsgHeartbeatResponse | MessageType::MsgReadIndex);
                 out.send.extend(after.extract_if(.., speaks_of_term));
             }
-            let must_sync = ready.must_sync() || mark.is_some();
+            let settles = changes_members && (hard_state.is_some() || self.unwritten.is_some());
+            let must_sync = ready.must_sync() || mark.is_some() || settles;
             self.handed = ready.number();
-            // A commit index alone is not worth a write: a member that forgets it learns it again, from its leader or by leading.
+            // A commit index alone is not worth a write: a member that forgets it learns it again, from its leader or by leading. Not so
+            // that of a change of members: who was removed is told and stops, and the others, back from a power cut and one short, would
+            // count on it for a quorum.
             if !must_sync && ready.entries().is_empty() && after.is_empty() {
                 self.unwritten = hard_state.or(self.unwritten.take());
                 self.raw.advance_append_async(ready);
@@ -606,16 +647,23 @@ mod tests {
         Driver::new(&settings, store, &slog::Logger::root(slog::Discard, slog::o!())).expect("a driver")
     }
 
-    /// The leader of two members; what it sends is thrown away.
     fn leader_of_two() -> Driver {
-        let conf = ConfState { voters: vec![1, 2], ..Default::default() };
+        leader_of(ConfState { voters: vec![1, 2], ..Default::default() })
+    }
+
+    /// A leader, by the votes of 2 and 3; what it sends is thrown away.
+    fn leader_of(conf: ConfState) -> Driver {
         let state = raft::eraftpb::HardState { term: 1, commit: 1, ..Default::default() };
         let store = LogStore::new(state, conf, (1, 1), Vec::new(), 1 << 20);
         let settings = DriverSettings { id: 1, election_ticks: 10, heartbeat_ticks: 1, pre_vote: false, applied: 1, seed: None };
         let mut driver = Driver::new(&settings, store, &slog::Logger::root(slog::Discard, slog::o!())).expect("a driver");
         driver.campaign();
         settle(&mut driver);
-        driver.step(from_two(MessageType::MsgRequestVoteResponse, &driver));
+        for id in [2, 3] {
+            let mut vote = from_two(MessageType::MsgRequestVoteResponse, &driver);
+            vote.from = id;
+            driver.step(vote);
+        }
         settle(&mut driver);
         assert!(driver.is_leader());
         driver
@@ -680,6 +728,56 @@ mod tests {
             assert_eq!((groups.len(), committed.len(), driver.writing()), (1, 1, 0));
             assert_eq!(groups[0].hard_state.map(|h| h.commit), Some(before), "the group carries what was committed before it");
             assert_eq!(driver.committed(), before + 1);
+        }
+    }
+
+    /// That a change of members is committed is written and synced at once: whoever comes back from a power cut counts quorums by it.
+    #[test]
+    fn the_commit_of_a_change_of_members_is_written() {
+        let mut driver = lone();
+        driver.campaign();
+        settle(&mut driver);
+        let added = raft::eraftpb::ConfChangeSingle {
+            change_type: raft::eraftpb::ConfChangeType::AddLearnerNode.into(),
+            node_id: 2,
+            ..Default::default()
+        };
+        assert!(driver.propose_change(&ConfChangeV2 { changes: vec![added].into(), ..Default::default() }));
+        let (groups, committed) = settle(&mut driver);
+        let index = committed.iter().find(|e| e.get_entry_type() == EntryType::EntryConfChangeV2).expect("it is committed").index;
+        let last = groups.last().expect("a group");
+        assert_eq!((last.must_sync, last.hard_state.map(|h| h.commit)), (true, Some(index)));
+    }
+
+    /// The answer of a leader to read requests of a voter, in the next thing it sends.
+    fn answers(driver: &mut Driver, from: u64) -> usize {
+        let mut request = rounds::request(b"context1".to_vec(), 1);
+        (request.from, request.to) = (from, 1);
+        driver.step(request);
+        let sent = driver.ready().send;
+        sent.iter().filter(|m| m.get_msg_type() == MessageType::MsgReadIndexResp && m.to == from).count()
+    }
+
+    /// Of three voters the one that asks and the leader are a quorum: it is answered at once. Of four they are not, and a learner's word
+    /// never counts.
+    #[test]
+    fn a_voter_that_asks_confirms_the_leader() {
+        for (voters, learners, from, at_once) in [
+            (vec![1, 2], vec![], 2, 1),
+            (vec![1, 2, 3], vec![], 2, 1),
+            (vec![1, 2, 3, 4], vec![], 2, 0),
+            (vec![1, 2, 3], vec![4], 4, 0),
+        ] {
+            let mut driver = leader_of(ConfState { voters, learners, ..Default::default() });
+            assert_eq!(answers(&mut driver, from), 0, "before its term's first commit a leader cannot tell");
+            for id in [2, 3] {
+                let mut done = from_two(MessageType::MsgAppendResponse, &driver);
+                (done.from, done.index) = (id, driver.raw.raft.raft_log.last_index());
+                driver.step(done);
+            }
+            settle(&mut driver);
+            assert!(driver.may_serve_reads());
+            assert_eq!(answers(&mut driver, from), at_once);
         }
     }
 

@@ -121,13 +121,26 @@ impl Ground {
         run("mount", &["-o", "loop", &image, &folder])
     }
 
-    /// Takes all that is left of a member's file system but `left` bytes.
+    /// Takes all that is left of a member's file system but `left` bytes. A log that grows meanwhile may take some of it: then what
+    /// was taken so far is given back, and it is tried again.
     pub fn fill(&self, at: usize, left: u64) -> Result<(), String> {
-        let ballast = self.disk(at).join("ballast").display().to_string();
+        let mut tries = 10;
+        loop {
+            let free = self.space(at)?;
+            let ballast = self.disk(at).join("ballast").display().to_string();
+            match run("fallocate", &["-l", &free.saturating_sub(left).max(1).to_string(), &ballast]) {
+                Err(_) if tries > 0 => self.free(at)?,
+                result => return result,
+            }
+            tries -= 1;
+        }
+    }
+
+    /// Free bytes of a member's file system.
+    fn space(&self, at: usize) -> Result<u64, String> {
         let out = Command::new("df").args(["--output=avail", "-B1"]).arg(self.disk(at)).output().map_err(|e| format!("df: {e}"))?;
         let text = String::from_utf8_lossy(&out.stdout);
-        let free: u64 = text.lines().last().and_then(|l| l.trim().parse().ok()).ok_or("df says nothing")?;
-        run("fallocate", &["-l", &free.saturating_sub(left).max(1).to_string(), &ballast])
+        text.lines().last().and_then(|l| l.trim().parse().ok()).ok_or_else(|| "df says nothing".into())
     }
 
     pub fn free(&self, at: usize) -> Result<(), String> {

@@ -68,7 +68,12 @@ impl World {
         let all = self.current();
         let hashes: std::collections::BTreeSet<_> = all.iter().copied().filter_map(hash).collect();
         let first = all.first().and_then(|at| stand(*at));
-        hashes.len() <= 1 && first.is_some() && all.iter().all(|at| stand(*at) == first)
+        // What a member says that was damaged once must be what another says too: the others may come to that compaction later.
+        let confirmed = |at: usize| {
+            let own = hash(at).filter(|_| self.members[at].damaged.is_some());
+            own.is_none() || all.iter().any(|other| *other != at && hash(*other) == own)
+        };
+        hashes.len() <= 1 && first.is_some() && all.iter().all(|at| stand(*at) == first && confirmed(*at))
     }
 
     /// A majority of voters has to tell: of fewer than three there is none, and members that come and go would change it.
