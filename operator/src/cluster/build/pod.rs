@@ -98,16 +98,16 @@ fn probe(path: &str, period: u32, failures: u32) -> Value {
 /// The server's command line.
 fn arguments(cluster: &Valid) -> Vec<String> {
     let scheme = cluster.scheme();
-    let host = cluster.host("$(POD_NAME)");
+    let (host, listen) = (cluster.host("$(POD_NAME)"), cluster.listen);
     let mut args = vec![
         "--name=$(POD_NAME)".to_string(),
         format!("--data-dir={DATA}/data"),
         "--boot-ticket=/etc/quorate/boot/ticket.json".to_string(),
-        format!("--listen-client-urls={scheme}://0.0.0.0:2379"),
+        format!("--listen-client-urls={scheme}://{listen}:2379"),
         format!("--advertise-client-urls={scheme}://{host}:2379"),
-        format!("--listen-peer-urls={scheme}://0.0.0.0:2380"),
+        format!("--listen-peer-urls={scheme}://{listen}:2380"),
         format!("--initial-advertise-peer-urls={scheme}://{host}:2380"),
-        "--listen-metrics-urls=http://0.0.0.0:2381".to_string(),
+        format!("--listen-metrics-urls=http://{listen}:2381"),
     ];
     if cluster.tls() {
         for (prefix, folder) in [("", "server"), ("peer-", "peer")] {
