@@ -70,9 +70,15 @@ pub async fn run(client: Client, context: Context, namespaces: &[String], stop: 
 async fn run_in(client: &Client, namespace: Option<&str>, shared: Arc<Shared>, stop: watch::Receiver<bool>) {
     let clusters: Api<Guarded<QuorateCluster>> = scoped(client, namespace);
     let (reader, writer) = reflector::store();
+    let metrics = shared.context.metrics.clone();
     // Our own writes of the status are no reason for another round.
     let changes = watcher(clusters, watcher::Config::default())
         .default_backoff()
+        .inspect(move |event| {
+            if let Ok(watcher::Event::Delete(gone)) = event {
+                metrics.without_cluster(&gone.namespace().unwrap_or_default(), &gone.name_any());
+            }
+        })
         .reflect(writer)
         .applied_objects()
         .predicate_filter(predicates::generation.combine(predicates::annotations), Default::default());
