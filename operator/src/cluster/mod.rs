@@ -214,7 +214,7 @@ async fn round(context: &Context, api: &Api<QuorateCluster>, object: &QuorateClu
     let paused = cluster.spec.paused;
     let (identity, standing) = secrets::ensure(client, (&context.applied, &context.secrets), object, &cluster, now).await?;
 
-    let mut objects = observe::Objects::read(client, &cluster).await?;
+    let mut objects = observe::Objects::read(client, &cluster, &old.volumes).await?;
     if let Some(running) = objects.image() {
         cluster.image = cluster.kept_image(&running);
     }
@@ -255,7 +255,7 @@ async fn round(context: &Context, api: &Api<QuorateCluster>, object: &QuorateClu
         }
         trouble = tend_pods_and_volumes(context, &cluster, &objects, &world).await;
         if objects.set.is_none() {
-            objects = observe::Objects::read(client, &cluster).await?;
+            objects = observe::Objects::read(client, &cluster, &old.volumes).await?;
         }
     }
     let world = look(&objects, outside);
@@ -409,8 +409,14 @@ async fn tend_pods_and_volumes(
         }
         match apply::tend_claim(&context.client, cluster, claim, with_cluster).await {
             Err(kube::Error::Api(status)) if status.is_forbidden() || status.is_invalid() => {
-                trouble =
-                    Some(("VolumeRefused", format!("volume claim {} cannot be changed: {}", claim.name_any(), status.message)));
+                trouble = Some((
+                    "VolumeRefused",
+                    format!(
+                        "volume claim {} cannot be changed: {}; where it is for its StorageClass, see whether that may allow expansion",
+                        claim.name_any(),
+                        status.message
+                    ),
+                ));
             }
             Err(error) => tracing::debug!(%error, claim = claim.name_any(), "cannot tend the volume claim"),
             Ok(()) => (),
@@ -476,6 +482,7 @@ async fn write_status(
     old: &ClusterStatus,
     new: ClusterStatus,
 ) -> Result<(), Error> {
+    context.metrics.cluster(&object.namespace().unwrap_or_default(), &object.name_any(), &new.conditions);
     if *old == new {
         return Ok(());
     }

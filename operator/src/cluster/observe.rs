@@ -18,7 +18,7 @@ use super::world::{self, Kind, Member, Operation, Place, Seconds, Slot, Volume, 
 use crate::backup::cron::Cron;
 use crate::crd::cluster::{RepairMode, UpdateStrategy, VolumePolicy};
 use crate::crd::maintenance::FullStoreAction;
-use crate::crd::status::ClusterStatus;
+use crate::crd::status::{ClusterStatus, VolumeStatus};
 use crate::member::{Survey, Target};
 
 /// How far a member may be behind the furthest and still count as up to date, log entries.
@@ -39,28 +39,36 @@ pub struct Objects {
 }
 
 impl Objects {
-    /// Reads them.
-    pub async fn read(client: &Client, cluster: &Valid) -> kube::Result<Self> {
+    /// Reads them. `known` says which volumes hold members' data.
+    pub async fn read(client: &Client, cluster: &Valid, known: &[VolumeStatus]) -> kube::Result<Self> {
         let namespace = cluster.namespace.as_str();
         let sets: Api<StatefulSet> = Api::namespaced(client.clone(), namespace);
         let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-        let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
+        let claims_api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
         let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
         let all = ListParams::default().labels(&build::selector_text(cluster));
         let boot = cluster.named("boot");
         let (set, pods, claims, boot) =
-            futures::try_join!(sets.get_opt(&cluster.name), pods.list(&all), claims.list(&all), maps.get_opt(&boot))?;
+            futures::try_join!(sets.get_opt(&cluster.name), pods.list(&all), claims_api.list(&all), maps.get_opt(&boot))?;
         // A namesake that was deleted a moment ago leaves pods that still serve its store, and a StatefulSet that is about to go. They
         // tell nothing of this cluster.
         let ours = |labels: &BTreeMap<String, String>| labels.get(UID_LABEL) == Some(&cluster.uid);
         let set = set.filter(|set| ours(set.labels()));
         let pods = pods.items.into_iter().filter(|pod| ours(pod.labels()));
         let pods: BTreeMap<Slot, Pod> = pods.filter_map(|pod| Some((cluster.slot_of_pod(&pod.name_any())?, pod))).collect();
-        let claims: BTreeMap<Slot, PersistentVolumeClaim> = claims
+        let mut claims: BTreeMap<Slot, PersistentVolumeClaim> = claims
             .items
             .into_iter()
             .filter_map(|claim| Some((cluster.slot_of_pod(claim.name_any().strip_prefix("data-")?)?, claim)))
             .collect();
+        // That a volume is gone costs its member the place in the store, so its labels, which anybody may have edited, do not decide.
+        for missing in known {
+            let Some(slot) = u32::try_from(missing.slot).ok().filter(|slot| !claims.contains_key(slot)) else { continue };
+            let found = claims_api.get_opt(&cluster.claim(slot)).await?;
+            if let Some(claim) = found.filter(|claim| claim.uid().as_deref() == Some(&missing.uid)) {
+                claims.insert(slot, claim);
+            }
+        }
         let ticket = boot
             .filter(|map| map.labels().get(UID_LABEL) == Some(&cluster.uid))
             .and_then(|map| serde_json::from_str(map.data?.get("ticket.json")?).ok())
@@ -139,7 +147,9 @@ pub fn world(look: &Look<'_>) -> World {
         slots.entry(*slot).or_default().pod = Some(pod);
     }
     for (slot, claim) in &objects.claims {
-        slots.entry(*slot).or_default().volume = Some(volume_view(claim, cluster));
+        let mut volume = volume_view(claim, cluster);
+        volume.ours |= status.volumes.iter().any(|known| known.uid == volume.uid);
+        slots.entry(*slot).or_default().volume = Some(volume);
     }
     let members = survey.members.as_ref().map(|members| members_view(cluster, members, survey));
     let formed = status.cluster_id.is_some();
@@ -415,7 +425,7 @@ mod tests {
         if let Some(set) = set {
             fake.put("/apis/apps/v1/namespaces/ns/statefulsets/kv", set);
         }
-        Objects::read(&client, &cluster).await.unwrap()
+        Objects::read(&client, &cluster, &[]).await.unwrap()
     }
 
     /// Pods and the StatefulSet of a cluster of the same name, deleted a moment ago, are not this one's: their store's id would be taken
@@ -428,6 +438,23 @@ mod tests {
         assert_eq!(seen.targets(&cluster).iter().map(|target| target.slot).collect::<Vec<_>>(), [1]);
         assert!(seen.set.is_none());
         assert!(read(Vec::new(), Some(set(&cluster.uid))).await.set.is_some());
+    }
+
+    /// A volume that a member wrote on is there whatever became of its labels; another one in its place is another one.
+    #[tokio::test]
+    async fn a_volume_without_its_labels_is_not_lost() {
+        let (fake, cluster) = (Fake::default(), validate(&sample(), Some("q:1")).unwrap());
+        let client = fake.client().await;
+        let list = |kind: &str| json!({"apiVersion": "v1", "kind": kind, "metadata": {}, "items": []});
+        fake.put("/api/v1/namespaces/ns/pods", list("PodList"));
+        fake.put("/api/v1/namespaces/ns/persistentvolumeclaims", list("PersistentVolumeClaimList"));
+        for slot in [1, 2] {
+            let claim = json!({"metadata": {"name": format!("data-kv-{slot}"), "namespace": "ns", "uid": format!("c{slot}")}});
+            fake.put(&format!("/api/v1/namespaces/ns/persistentvolumeclaims/data-kv-{slot}"), claim);
+        }
+        let known = |slot: i32, uid: &str| VolumeStatus { slot, uid: uid.into(), member: "1".into() };
+        let seen = Objects::read(&client, &cluster, &[known(0, "c0"), known(1, "c1"), known(2, "before")]).await.unwrap();
+        assert_eq!(seen.claims.keys().copied().collect::<Vec<_>>(), [1]);
     }
 
     /// An image is strange while others have another one and none that works has it.

@@ -97,7 +97,8 @@ pub fn report(old: &ClusterStatus, generation: Option<i64>, seen: &Seen<'_>) -> 
         }
     }
     quorum(&mut status, world);
-    status.version = survey.answers.values().map(|answer| answer.version.clone()).min().or(status.version);
+    status.version =
+        survey.answers.values().map(|answer| &answer.version).min_by_key(|version| numbers(version)).cloned().or(status.version);
     status.db_size = survey.answers.values().map(|answer| answer.db_size).max().map(size_text).or(status.db_size);
     if world.members.is_some() {
         status.alarms = survey.alarms.clone();
@@ -440,6 +441,11 @@ fn date(conditions: &mut Vec<Condition>, findings: Vec<Finding>, generation: Opt
             None => conditions.push(dated),
         }
     }
+}
+
+/// The numbers of a version, to compare by: 0.10.0 is above 0.9.0.
+fn numbers(version: &str) -> Vec<u64> {
+    version.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
 }
 
 fn size_text(bytes: i64) -> String {

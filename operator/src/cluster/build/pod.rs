@@ -196,6 +196,13 @@ fn placement(cluster: &Valid, pod: &mut Value) {
     }
 }
 
+/// What says on which nodes a member may run: for a pod that fills its volume, which is made where that pod is.
+pub fn whereabouts(cluster: &Valid) -> Map<String, Value> {
+    let whole = template(cluster);
+    let kept = ["nodeSelector", "tolerations", "affinity", "priorityClassName", "nodeName", "runtimeClassName", "schedulerName"];
+    kept.iter().filter_map(|field| Some(((*field).to_string(), whole["spec"].get(field)?.clone()))).collect()
+}
+
 /// JSON merge patch: objects merge, null removes, all else replaces.
 fn merge(target: &mut Value, patch: &Value) {
     let (Some(object), Some(changes)) = (target.as_object_mut(), patch.as_object()) else {

@@ -64,6 +64,17 @@ fn readiness_is_true() {
     assert_eq!((condition(&status, "Ready").0, condition(&status, "Available")), ("False".into(), is("False", "MembersDiffer")));
 }
 
+/// The lowest version is told, by its numbers.
+#[test]
+fn versions() {
+    let mut survey = Survey::default();
+    for (slot, version) in [(0, "0.10.0"), (1, "0.9.1"), (2, "0.10.2")] {
+        let answer = quorate_client::proto::etcdserverpb::StatusResponse { version: version.into(), ..Default::default() };
+        survey.answers.insert(slot, answer);
+    }
+    assert_eq!(told(&ClusterStatus::default(), &world(), &survey, None).version.as_deref(), Some("0.9.1"));
+}
+
 /// Without a quorum the message names who is furthest by the logs of those that answer; what was seen of the others earlier is rough,
 /// and said to be.
 #[test]
