@@ -177,7 +177,8 @@ pub async fn reconcile(context: &Context, name: &str, namespace: &str) -> Result
             }
             let status = report::failed(&old, object.metadata.generation, reason, &error.to_string(), permanent, now);
             write_status(context, &api, &object, &old, status).await?;
-            Err(error)
+            // What goes by itself is gone in a moment.
+            if reason == "FormerCluster" { Ok(BUSY) } else { Err(error) }
         }
     }
 }
@@ -219,7 +220,7 @@ async fn round(context: &Context, api: &Api<QuorateCluster>, object: &QuorateClu
         cluster.image = cluster.kept_image(&running);
     }
     let cluster = cluster;
-    step(objects.images(), &cluster.image)?;
+    step(objects.versions(&old).iter().map(String::as_str), &cluster.image)?;
     let size = claim_size(&objects, &cluster);
     let (_, template) = build::stateful_set(&cluster, 0, &size);
     let members = Members::new(objects.targets(&cluster), identity.as_ref())?;

@@ -13,7 +13,7 @@ use super::asked::Asked;
 use super::build::{self, TEMPLATE_ANNOTATION, Ticket, UID_LABEL};
 use super::errand::{Errand, Old, Outside, Purpose, Stage};
 use super::upkeep::{self, Sizes, Upkeep};
-use super::validate::Valid;
+use super::validate::{Valid, version_of};
 use super::world::{self, Kind, Member, Operation, Place, Seconds, Slot, Volume, Wish, World, Written};
 use crate::backup::cron::Cron;
 use crate::crd::cluster::{RepairMode, UpdateStrategy, VolumePolicy};
@@ -95,6 +95,14 @@ impl Objects {
     /// The images of the pods that are there.
     pub fn images(&self) -> impl Iterator<Item = &str> {
         self.pods.values().filter_map(image_of)
+    }
+
+    /// The images that a change of version is judged by: those of pods, or what the last of them had when they were stopped.
+    pub fn versions(&self, status: &ClusterStatus) -> Vec<String> {
+        match &status.version {
+            Some(last) if self.pods.is_empty() && status.cluster_id.is_some() => vec![format!(":{last}")],
+            _ => self.images().map(str::to_string).collect(),
+        }
     }
 
     /// Others have another image than this pod, and none that is ready has the same.
@@ -313,6 +321,7 @@ fn pod_view(pod: &Pod, template: &str) -> world::Pod {
         exit_code: ended,
         restarts: container.map_or(0, |container| u32::try_from(container.restart_count).unwrap_or(0)),
         node_lost: false,
+        version: image_of(pod).map(version_of).unwrap_or_default(),
         strange_image: false,
     }
 }
@@ -455,6 +464,17 @@ mod tests {
         let known = |slot: i32, uid: &str| VolumeStatus { slot, uid: uid.into(), member: "1".into() };
         let seen = Objects::read(&client, &cluster, &[known(0, "c0"), known(1, "c1"), known(2, "before")]).await.unwrap();
         assert_eq!(seen.claims.keys().copied().collect::<Vec<_>>(), [1]);
+    }
+
+    /// A cluster that sleeps has no pods to tell its version; the status remembers it.
+    #[test]
+    fn sleep_hides_no_version() {
+        let nothing = Objects { set: None, pods: BTreeMap::new(), claims: BTreeMap::new(), ticket: None, nodes_lost: Vec::new() };
+        let mut status = ClusterStatus { version: Some("0.1.0".into()), ..ClusterStatus::default() };
+        assert!(nothing.versions(&status).is_empty(), "what was never formed has none");
+        status.cluster_id = Some("1".into());
+        let step = |to: &str| super::super::validate::step(nothing.versions(&status).iter().map(String::as_str), to);
+        assert!(step("q:0.2.0").is_ok() && step("q:0.3.0").is_err());
     }
 
     /// An image is strange while others have another one and none that works has it.

@@ -97,8 +97,8 @@ pub fn report(old: &ClusterStatus, generation: Option<i64>, seen: &Seen<'_>) -> 
         }
     }
     quorum(&mut status, world);
-    status.version =
-        survey.answers.values().map(|answer| &answer.version).min_by_key(|version| numbers(version)).cloned().or(status.version);
+    let running = world.slots.values().filter_map(|place| place.pod.as_ref()).filter(|pod| pod.running && !pod.version.is_empty());
+    status.version = running.map(|pod| &pod.version).min_by_key(|version| numbers(version)).cloned().or(status.version);
     status.db_size = survey.answers.values().map(|answer| answer.db_size).max().map(size_text).or(status.db_size);
     if world.members.is_some() {
         status.alarms = survey.alarms.clone();
@@ -169,13 +169,14 @@ fn member_status(seen: &Seen<'_>, member: &Member, old: &[MemberStatus]) -> Memb
     let listed = seen.survey.members.iter().flatten().find(|listed| listed.id == member.id);
     let url = listed.and_then(|listed| listed.peer_urls.first().cloned()).unwrap_or_default();
     let operation = seen.plan.operation.as_ref().filter(|operation| operation.slot.is_some() && operation.slot == member.slot);
+    let pod = member.slot.and_then(|slot| world.pod(slot));
     let phase = match operation.map(|operation| operation.kind) {
         Some(Kind::Replace) if !member.learner => "Replacing",
         Some(Kind::ScaleIn) => "Leaving",
         Some(Kind::Rollout) if !member.healthy => "Restarting",
         _ if member.learner => "Joining",
         _ if member.healthy => "Ready",
-        _ if member.slot.and_then(|slot| world.pod(slot)).is_some_and(|pod| pod.terminating) => "Restarting",
+        _ if pod.is_some_and(|pod| pod.terminating) => "Restarting",
         _ => "Unhealthy",
     };
     let role = if member.learner {
@@ -191,7 +192,7 @@ fn member_status(seen: &Seen<'_>, member: &Member, old: &[MemberStatus]) -> Memb
         slot: member.slot.and_then(|slot| i32::try_from(slot).ok()),
         role: role.into(),
         phase: phase.into(),
-        version: answer.map(|answer| answer.version.clone()),
+        version: pod.filter(|pod| !pod.version.is_empty()).map(|pod| pod.version.clone()),
         applied_index: still.or(applied).or(before),
     }
 }

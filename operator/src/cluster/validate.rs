@@ -164,6 +164,15 @@ fn split(name: &str) -> (&str, &str) {
     }
 }
 
+/// What an image calls its version: its tag, or the beginning of its digest. Empty when it has neither.
+pub fn version_of(image: &str) -> String {
+    let suffix = split(image).1;
+    match suffix.strip_prefix('@') {
+        Some(digest) => digest.chars().take("sha256:".len() + 12).collect(),
+        None => suffix.trim_start_matches(':').to_string(),
+    }
+}
+
 impl Valid {
     /// The image that is wanted where pods get `running` now. A spec that names no version, tag or digest keeps the one that it has,
     /// whatever a newer operator comes with; it may name another repository for it.
@@ -284,6 +293,14 @@ pub(crate) mod tests {
             image_of(ImageSpec { digest: some("sha256:2"), tag: some("x"), ..mirror }, None, default),
             some("other/q@sha256:2")
         );
+    }
+
+    /// The version is what the image is called by.
+    #[test]
+    fn versions_of_images() {
+        let digest = format!("reg/q@sha256:{}", "0123456789abcdef".repeat(4));
+        let told = ["reg:5000/q:0.1.0", "reg:5000/q", &digest].map(version_of);
+        assert_eq!(told, ["0.1.0", "", "sha256:0123456789ab"]);
     }
 
     /// Nothing but a word in the spec changes the version: a newer operator's default reaches no cluster that is there, also where its

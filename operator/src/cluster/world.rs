@@ -132,6 +132,8 @@ pub struct Pod {
     pub restarts: u32,
     /// It cannot be placed, and the node that its volume is bound to does not exist.
     pub node_lost: bool,
+    /// What its image calls its version: the tag, or the beginning of the digest. Empty when it has neither.
+    pub version: String,
     /// Others have another image, and none that works has this one: what it refuses may be sound.
     pub strange_image: bool,
 }

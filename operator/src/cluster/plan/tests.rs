@@ -362,6 +362,7 @@ impl Model {
                 exit_code: pod.exit_code,
                 restarts: pod.restarts,
                 node_lost: false,
+                version: String::new(),
                 strange_image: false,
             });
         }

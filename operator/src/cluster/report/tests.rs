@@ -64,15 +64,17 @@ fn readiness_is_true() {
     assert_eq!((condition(&status, "Ready").0, condition(&status, "Available")), ("False".into(), is("False", "MembersDiffer")));
 }
 
-/// The lowest version is told, by its numbers.
+/// The version is that of the members' own images, the lowest while they differ, by its numbers; it is remembered while none runs.
 #[test]
 fn versions() {
-    let mut survey = Survey::default();
+    let mut seen = world();
     for (slot, version) in [(0, "0.10.0"), (1, "0.9.1"), (2, "0.10.2")] {
-        let answer = quorate_client::proto::etcdserverpb::StatusResponse { version: version.into(), ..Default::default() };
-        survey.answers.insert(slot, answer);
+        seen.slots.get_mut(&slot).unwrap().pod.as_mut().unwrap().version = version.into();
     }
-    assert_eq!(told(&ClusterStatus::default(), &world(), &survey, None).version.as_deref(), Some("0.9.1"));
+    let status = told(&ClusterStatus::default(), &seen, &Survey::default(), None);
+    assert_eq!((status.version.as_deref(), status.members[2].version.as_deref()), (Some("0.9.1"), Some("0.10.2")));
+    seen.slots.clear();
+    assert_eq!(told(&status, &seen, &Survey::default(), None).version.as_deref(), Some("0.9.1"));
 }
 
 /// Without a quorum the message names who is furthest by the logs of those that answer; what was seen of the others earlier is rough,
