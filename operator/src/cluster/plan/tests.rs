@@ -776,6 +776,22 @@ fn a_lost_volume_is_replaced() {
     assert!(kinds.starts_with(&wanted), "{steps:?}");
 }
 
+/// Between one member and three the time with two voters is short: the third pod is there before the second votes.
+#[test]
+fn two_voters_are_soon_three() {
+    let mut model = settled(1);
+    model.wish.replicas = 3;
+    for _ in 0..100 {
+        model.pass();
+        let plan = model.operate(false);
+        if matches!(plan.step, Step::Promote { .. }) && model.voters().count() == 2 {
+            assert!(model.pods.contains_key(&2));
+            return;
+        }
+    }
+    panic!("no second voter");
+}
+
 /// An unwanted learner, from a wish that was taken back, leaves again.
 #[test]
 fn growth_can_be_taken_back() {
