@@ -36,6 +36,8 @@ const SETTLED_AFTER: i64 = 5;
 const HOPELESS_AFTER: i64 = 20;
 /// The same without a quorum, where one that runs may only be waiting for the others, seconds.
 const DEAD_AFTER: i64 = 60;
+/// How long a restarted pod is waited for until it is there again, seconds.
+const GONE_WITHIN: i64 = 120;
 
 /// What to do about a cluster.
 #[derive(Clone, Debug, PartialEq)]

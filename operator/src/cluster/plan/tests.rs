@@ -863,7 +863,15 @@ fn running_members_are_not_restarted_in_haste() {
     }
     assert_eq!(plan(&world).step, Step::Nothing, "an election may take as long");
     world.now += 100;
-    assert!(matches!(plan(&world).step, Step::DeletePod { .. }));
+    let begun = plan(&world);
+    assert!(matches!(begun.step, Step::DeletePod { slot: 0, .. }));
+    let mut after = World { operation: begun.operation, ..world.clone() };
+    after.slots.get_mut(&0).unwrap().pod.as_mut().unwrap().terminating = true;
+    assert_eq!(plan(&after).step, Step::Nothing, "one at a time");
+    after.slots.get_mut(&0).unwrap().pod = None;
+    assert_eq!(plan(&after).step, Step::Nothing);
+    after.now += 1000;
+    assert!(matches!(plan(&after).step, Step::DeletePod { slot: 1, .. }), "its node may be gone");
     let first = world.slots.get_mut(&0).unwrap().pod.as_mut().unwrap();
     (first.current, first.since, first.running) = (true, world.now, false);
     assert_eq!(plan(&world).step, Step::Nothing, "the first one shows whether the change is any good");
@@ -872,6 +880,27 @@ fn running_members_are_not_restarted_in_haste() {
     assert!(matches!(plan(&world).step, Step::DeletePod { slot: 0, .. }), "what does not run anyway");
     world.slots.get_mut(&0).unwrap().pod.as_mut().unwrap().running = true;
     assert_eq!(plan(&world).step, Step::Nothing);
+}
+
+/// A pod that cannot be placed does not keep a mend from those that fail, whether it has the new form already or not.
+#[test]
+fn a_pod_without_a_place_is_mended_last() {
+    let model = settled(3);
+    let mut world = model.look();
+    world.members = None;
+    for (slot, place) in &mut world.slots {
+        let pod = place.pod.as_mut().unwrap();
+        (pod.ready, pod.current, pod.running, pod.since) = (false, false, false, world.now - 300);
+        pod.exit_code = (*slot > 0).then_some(1);
+    }
+    assert!(matches!(plan(&world).step, Step::DeletePod { slot: 1, .. }), "{:?}", plan(&world).step);
+    let first = world.slots.get_mut(&0).unwrap().pod.as_mut().unwrap();
+    (first.current, first.node_lost) = (true, true);
+    assert!(matches!(plan(&world).step, Step::DeletePod { slot: 1, .. }));
+    world.slots.get_mut(&0).unwrap().pod.as_mut().unwrap().node_lost = false;
+    assert_eq!(twice(&mut world).step, Step::Nothing, "it may be the new form that has no place");
+    world.now += 600;
+    assert!(twice(&mut world).blocked.is_some_and(|blocked| blocked.message.contains("delete the pods")));
 }
 
 /// Two looks at this world.
