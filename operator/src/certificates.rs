@@ -8,7 +8,8 @@
 //!   Retiring    trusted: current, previous       leaves by: current (the former next)
 //! ```
 //! The announcement lasts long, for clients that must be restarted to trust the next authority; a request that begins with `now`
-//! cuts it short, also while it runs.
+//! cuts it short, also while it runs, and so does an authority that ends. A leaf is valid for at most a third of its authority's time,
+//! so that nothing keeps a former authority trusted until the present one is due.
 //!
 //! Invariant: at each moment, everyone's leaf is signed by an authority that everyone trusts, also while files of the step before
 //! are still in use.
@@ -153,6 +154,11 @@ impl Authority {
         // A request to hurry is taken as answered only when the next authority signs.
         let hurry = known.asked != asked && asked.starts_with(HURRY);
         let announce = if hurry { SPREAD } else { ANNOUNCE.min(days * DAY / 6) };
+        let ends = known.not_after();
+        // Nobody trusts what an authority that ended has signed; waiting would only make that last.
+        let over = now >= ends || (waited >= SPREAD && now + SPREAD >= ends);
+        let held = SPREAD + DAY * Seconds::from(cluster.spec.tls.certificate_days);
+        let forgotten = known.previous.as_deref().and_then(bounds).is_none_or(|(_, until)| now >= until);
         match known.rotation() {
             Rotation::Steady if known.asked != asked || due(&known.current.certificate, now) => {
                 known.next = Some(make()?);
@@ -161,15 +167,15 @@ impl Authority {
                     known.asked = asked.into();
                 }
             }
-            Rotation::Announcing if waited >= announce => {
+            Rotation::Announcing if waited >= announce || over => {
                 if let Some(next) = known.next.take() {
                     known.previous = Some(std::mem::replace(&mut known.current, next).certificate);
                     known.since = now;
                     known.asked = asked.into();
                 }
             }
-            // By then nothing is valid that the previous one signed.
-            Rotation::Retiring if waited >= SPREAD + DAY * Seconds::from(cluster.spec.tls.certificate_days) => {
+            // By then nothing is valid that the previous one signed. The present one must not end over that.
+            Rotation::Retiring if waited >= held || forgotten || (waited >= SPREAD && due(&known.current.certificate, now)) => {
                 known.previous = None;
                 known.since = now;
             }
@@ -202,6 +208,11 @@ impl Authority {
         bounds(&self.current.certificate).map_or(0, |(_, until)| until)
     }
 
+    /// Another should have been announced by now.
+    pub fn is_due(&self, now: Seconds) -> bool {
+        self.rotation() == Rotation::Steady && due(&self.current.certificate, now)
+    }
+
     /// All that is to be trusted.
     pub fn bundle(&self) -> String {
         let next = self.next.as_ref().map(|pair| pair.certificate.as_str());
@@ -229,7 +240,7 @@ impl Authority {
         let purpose = crate::short_hash(format!("{leaf:?} {days} {}", self.current.certificate).as_bytes());
         let text = |key: &str| stored.and_then(|data| std::str::from_utf8(data.get(key)?).ok());
         let kept = (text("purpose") == Some(purpose.as_str())).then(|| Some((text("tls.crt")?, text("tls.key")?))).flatten();
-        let kept = kept.filter(|(certificate, key)| KeyPair::from_pem(key).is_ok() && !due(certificate, now));
+        let kept = kept.filter(|(certificate, key)| self.has_signed(certificate, key) && !due(certificate, now));
         let (certificate, key) = match kept {
             Some((certificate, key)) => (certificate.to_string(), key.to_string()),
             None => self.sign(leaf, days, now)?,
@@ -237,6 +248,19 @@ impl Authority {
         let until = bounds(&certificate).map_or(0, |(_, until)| until);
         let parts = [("tls.crt", certificate), ("tls.key", key), ("ca.crt", self.bundle()), ("purpose", purpose)];
         Ok((parts.into_iter().map(|(key, text)| (key.to_string(), text.into_bytes())).collect(), until))
+    }
+
+    /// The certificate is of the present authority, and of this key: somebody may have put other ones in its place.
+    fn has_signed(&self, certificate: &str, key: &str) -> bool {
+        let fits = || {
+            let (_, authority) = parse_x509_pem(self.current.certificate.as_bytes()).ok()?;
+            let (_, leaf) = parse_x509_pem(certificate.as_bytes()).ok()?;
+            let (authority, leaf) = (authority.parse_x509().ok()?, leaf.parse_x509().ok()?);
+            let key = KeyPair::from_pem(key).ok()?;
+            let owned = *leaf.public_key().subject_public_key.data == *key.public_key_raw();
+            Some(owned && leaf.issuer().as_raw() == authority.subject().as_raw())
+        };
+        fits().unwrap_or(false)
     }
 
     fn sign(&self, leaf: &Leaf, days: Seconds, now: Seconds) -> Result<(String, String), Error> {
@@ -249,9 +273,10 @@ impl Authority {
         if leaf.server {
             params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
         }
-        // No leaf outlives its authority.
+        // No leaf outlives its authority, nor the time for which that is trusted after the next one has begun to sign.
         params.use_authority_key_identifier_extension = true;
-        set_bounds(&mut params, now - SKEW, (now + days * DAY).min(self.not_after()));
+        let third = bounds(&self.current.certificate).map_or(0, |(from, until)| (until - from) / 3);
+        set_bounds(&mut params, now - SKEW, (now + (days * DAY).min(third)).min(self.not_after()));
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &issuer)?;
         Ok((certificate.pem(), key.serialize_pem()))
@@ -285,8 +310,13 @@ fn bounds(pem: &str) -> Option<(Seconds, Seconds)> {
     Some((validity.not_before.timestamp(), validity.not_after.timestamp()))
 }
 
+/// When a certificate ends; 0 for what is none.
+pub fn not_after(pem: &str) -> Seconds {
+    bounds(pem).map_or(0, |(_, until)| until)
+}
+
 /// Two thirds of its time are over.
-fn due(pem: &str, now: Seconds) -> bool {
+pub fn due(pem: &str, now: Seconds) -> bool {
     bounds(pem).is_none_or(|(from, until)| now >= from + (until - from) / 3 * 2)
 }
 
@@ -328,6 +358,14 @@ mod tests {
         assert_ne!(authority.leaf(&other[0], 90, Some(&first), NOW).unwrap().0, first);
         let damaged = Data::from_iter([("tls.crt".to_string(), b"x".to_vec())]);
         assert!(leaf_of(&authority, Some(&damaged), NOW).contains_key("tls.key"));
+        // Somebody puts a pair of their own there, or mixes two.
+        let theirs = leaf_of(&advance(None, "", NOW + 1), None, NOW);
+        let mut swapped = first.clone();
+        swapped.extend(["tls.crt", "tls.key"].map(|key| (key.to_string(), theirs[key].clone())));
+        assert!(signed_by(&leaf_of(&authority, Some(&swapped), NOW), &authority.current.certificate));
+        let mut mixed = first.clone();
+        mixed.insert("tls.key".into(), theirs["tls.key"].clone());
+        assert_ne!(leaf_of(&authority, Some(&mixed), NOW)["tls.crt"], first["tls.crt"]);
     }
 
     /// Through a whole rotation, a leaf of any step is trusted by the bundles of that step and of both its neighbours.
@@ -364,6 +402,48 @@ mod tests {
         assert_eq!(advance(Some(later.clone()), "please", NOW + ANNOUNCE).rotation(), Rotation::Retiring);
         assert_eq!(advance(Some(later), "now", NOW + ANNOUNCE - 1).rotation(), Rotation::Retiring);
         assert_eq!(advance(Some(announced), "now", NOW + SPREAD - 1).rotation(), Rotation::Announcing);
+    }
+
+    /// Years of any authority and leaf that the definition allows: the authority that signs never ends before the next one does, and
+    /// no leaf that a client still holds outlives the trust in it.
+    #[test]
+    fn authorities_follow_each_other() {
+        for (authority_days, certificate_days) in
+            [(2, 90), (3, 1), (30, 30), (90, 90), (100, 90), (120, 90), (365, 3650), (3650, 90)]
+        {
+            let mut spec = sample();
+            (spec.spec.tls.authority_days, spec.spec.tls.certificate_days) = (authority_days, certificate_days);
+            let cluster = validate(&spec, Some("q:1")).unwrap();
+            let step = (Seconds::from(authority_days) * DAY / 60).clamp(600, 5 * DAY);
+            let (mut known, mut now, mut held) = (None, NOW, Vec::<(String, Seconds)>::new());
+            for round in 0..400 {
+                // Somebody hurries now and then.
+                let asked = format!("now-{}", round / 37);
+                let authority = Authority::advance(known, &cluster, if authority_days == 90 { &asked } else { "" }, now).unwrap();
+                let what = format!("{authority_days} {certificate_days} round {round}: {:?}", authority.rotation());
+                assert!(authority.not_after() > now, "the authority ended: {what}");
+                let (leaf, until) = authority.leaf(&leaves(&cluster)[0], Seconds::from(certificate_days), None, now).unwrap();
+                assert!(until > now && leaf.contains_key("tls.crt"), "{what}");
+                held.push((authority.current.certificate.clone(), until));
+                held.retain(|(_, until)| *until > now);
+                let bundle = authority.bundle();
+                assert!(held.iter().all(|(signer, _)| bundle.contains(signer)), "a leaf is cut off: {what}");
+                known = Some(authority);
+                now += step;
+            }
+        }
+    }
+
+    /// An operator that was away, or told to rest, until the authority had ended lets the next one sign at once.
+    #[test]
+    fn an_authority_that_ended_is_followed_at_once() {
+        let steady = advance(None, "", NOW);
+        let late = steady.not_after() + DAY;
+        let announced = advance(Some(steady), "", late);
+        assert_eq!(announced.rotation(), Rotation::Announcing);
+        let signs = advance(Some(announced), "", late + 60);
+        assert_eq!(signs.rotation(), Rotation::Retiring);
+        assert!(signs.not_after() > late);
     }
 
     /// A damaged authority is an error and never silently replaced.

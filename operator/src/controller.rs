@@ -9,11 +9,13 @@ use futures::{Stream, StreamExt};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service};
+use kube::core::DeserializeGuard;
 use kube::runtime::controller::{Action, Config};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::{Controller, Predicate, WatchStreamExt, predicates, reflector, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::backup::{schedule, take};
 use crate::cluster::{self, Context};
@@ -26,6 +28,14 @@ const PARALLEL: u16 = 16;
 const DEBOUNCE: Duration = Duration::from_millis(500);
 /// The first and the last pause after rounds that failed.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// As long as a round may take: more than all its questions and steps together. The client waits for an answer without end, so a
+/// connection that is silently dead would otherwise keep its object from any further round. What is cut short is taken up by the next.
+const ROUND: Duration = Duration::from_secs(300);
+
+/// An object that may not be readable: one that a newer definition let in, or a value that the API server takes and this program does
+/// not. It alone is left out, instead of nobody being looked at.
+type Guarded<K> = DeserializeGuard<K>;
 
 /// Failures in a row, by cluster.
 type Failures = Mutex<HashMap<String, u32>>;
@@ -58,11 +68,17 @@ pub async fn run(client: Client, context: Context, namespaces: &[String], stop: 
 }
 
 async fn run_in(client: &Client, namespace: Option<&str>, shared: Arc<Shared>, stop: watch::Receiver<bool>) {
-    let clusters: Api<QuorateCluster> = scoped(client, namespace);
+    let clusters: Api<Guarded<QuorateCluster>> = scoped(client, namespace);
     let (reader, writer) = reflector::store();
+    let metrics = shared.context.metrics.clone();
     // Our own writes of the status are no reason for another round.
     let changes = watcher(clusters, watcher::Config::default())
         .default_backoff()
+        .inspect(move |event| {
+            if let Ok(watcher::Event::Delete(gone)) = event {
+                metrics.without_cluster(&gone.namespace().unwrap_or_default(), &gone.name_any());
+            }
+        })
         .reflect(writer)
         .applied_objects()
         .predicate_filter(predicates::generation.combine(predicates::annotations), Default::default());
@@ -76,34 +92,40 @@ async fn run_in(client: &Client, namespace: Option<&str>, shared: Arc<Shared>, s
         .owns(scoped::<Job>(client, namespace), ours())
         .watches(scoped::<Pod>(client, namespace), ours(), of_cluster::<Pod>)
         .watches(scoped::<PersistentVolumeClaim>(client, namespace), ours(), of_cluster::<PersistentVolumeClaim>)
-        .watches(scoped::<QuorateTask>(client, namespace), watcher::Config::default(), |task: QuorateTask| {
+        .watches(scoped::<Guarded<QuorateTask>>(client, namespace), watcher::Config::default(), |task: Guarded<QuorateTask>| {
+            let task = task.0.ok()?;
             Some(ObjectRef::new(&task.spec.cluster_ref.name).within(&task.namespace()?))
         })
-        .watches(scoped::<QuorateRestore>(client, namespace), watcher::Config::default(), |restore: QuorateRestore| {
-            Some(ObjectRef::new(&restore.spec.cluster_ref.name).within(&restore.namespace()?))
-        })
+        .watches(
+            scoped::<Guarded<QuorateRestore>>(client, namespace),
+            watcher::Config::default(),
+            |restore: Guarded<QuorateRestore>| {
+                let restore = restore.0.ok()?;
+                Some(ObjectRef::new(&restore.spec.cluster_ref.name).within(&restore.namespace()?))
+            },
+        )
         .graceful_shutdown_on(stopped(stop));
-    drain(controller.run(round, again::<QuorateCluster>, shared)).await;
+    drain(controller.run(round, again::<Guarded<QuorateCluster>>, shared)).await;
 }
 
 async fn backups_in(client: &Client, namespace: Option<&str>, shared: Arc<Shared>, stop: watch::Receiver<bool>) {
     let ours = watcher::Config::default().labels("app.kubernetes.io/managed-by=quorate-operator");
-    let controller = Controller::new(scoped::<QuorateBackup>(client, namespace), watcher::Config::default())
+    let controller = Controller::new(scoped::<Guarded<QuorateBackup>>(client, namespace), watcher::Config::default())
         .with_config(Config::default().debounce(DEBOUNCE).concurrency(PARALLEL))
         .owns(scoped::<Job>(client, namespace), ours)
         .graceful_shutdown_on(stopped(stop));
-    let work = |backup: Arc<QuorateBackup>, shared: Arc<Shared>| async move {
+    let work = |backup: Arc<Guarded<QuorateBackup>>, shared: Arc<Shared>| async move {
         let (name, namespace) = (backup.name_any(), backup.namespace().unwrap_or_default());
         timed(&shared, &*backup, take::reconcile(&shared.context, &name, &namespace)).await
     };
-    drain(controller.run(work, again::<QuorateBackup>, shared)).await;
+    drain(controller.run(work, again::<Guarded<QuorateBackup>>, shared)).await;
 }
 
 async fn schedules_in(client: &Client, namespace: Option<&str>, shared: Arc<Shared>, stop: watch::Receiver<bool>) {
     let (reader, writer) = reflector::store();
     let metrics = shared.context.metrics.clone();
     // What changes by itself is looked at in time; our own writes of it are no reason for another round.
-    let changes = watcher(scoped::<QuorateBackupSchedule>(client, namespace), watcher::Config::default())
+    let changes = watcher(scoped::<Guarded<QuorateBackupSchedule>>(client, namespace), watcher::Config::default())
         .default_backoff()
         .inspect(move |event| {
             if let Ok(watcher::Event::Delete(gone)) = event {
@@ -115,38 +137,42 @@ async fn schedules_in(client: &Client, namespace: Option<&str>, shared: Arc<Shar
         .predicate_filter(predicates::generation.combine(predicates::annotations), Default::default());
     let controller = Controller::for_stream(changes, reader)
         .with_config(Config::default().debounce(DEBOUNCE).concurrency(PARALLEL))
-        .watches(scoped::<QuorateBackup>(client, namespace), watcher::Config::default(), |backup| {
-            let name = backup.labels().get(schedule::SCHEDULE_LABEL)?.clone();
-            Some(ObjectRef::new(&name).within(&backup.namespace()?))
-        })
+        .watches(
+            scoped::<Guarded<QuorateBackup>>(client, namespace),
+            watcher::Config::default(),
+            |backup: Guarded<QuorateBackup>| {
+                let name = backup.labels().get(schedule::SCHEDULE_LABEL)?.clone();
+                Some(ObjectRef::new(&name).within(&backup.namespace()?))
+            },
+        )
         .graceful_shutdown_on(stopped(stop));
-    let work = |schedule: Arc<QuorateBackupSchedule>, shared: Arc<Shared>| async move {
+    let work = |schedule: Arc<Guarded<QuorateBackupSchedule>>, shared: Arc<Shared>| async move {
         let (name, namespace) = (schedule.name_any(), schedule.namespace().unwrap_or_default());
         timed(&shared, &*schedule, schedule::reconcile(&shared.context, &name, &namespace)).await
     };
-    drain(controller.run(work, again::<QuorateBackupSchedule>, shared)).await;
+    drain(controller.run(work, again::<Guarded<QuorateBackupSchedule>>, shared)).await;
 }
 
 async fn tasks_in(client: &Client, namespace: Option<&str>, shared: Arc<Shared>, stop: watch::Receiver<bool>) {
-    let controller = Controller::new(scoped::<QuorateTask>(client, namespace), watcher::Config::default())
+    let controller = Controller::new(scoped::<Guarded<QuorateTask>>(client, namespace), watcher::Config::default())
         .with_config(Config::default().debounce(DEBOUNCE).concurrency(PARALLEL))
         .graceful_shutdown_on(stopped(stop));
-    let work = |object: Arc<QuorateTask>, shared: Arc<Shared>| async move {
+    let work = |object: Arc<Guarded<QuorateTask>>, shared: Arc<Shared>| async move {
         let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
         timed(&shared, &*object, task::reconcile(&shared.context, &name, &namespace)).await
     };
-    drain(controller.run(work, again::<QuorateTask>, shared)).await;
+    drain(controller.run(work, again::<Guarded<QuorateTask>>, shared)).await;
 }
 
 async fn restores_in(client: &Client, namespace: Option<&str>, shared: Arc<Shared>, stop: watch::Receiver<bool>) {
-    let controller = Controller::new(scoped::<QuorateRestore>(client, namespace), watcher::Config::default())
+    let controller = Controller::new(scoped::<Guarded<QuorateRestore>>(client, namespace), watcher::Config::default())
         .with_config(Config::default().debounce(DEBOUNCE).concurrency(PARALLEL))
         .graceful_shutdown_on(stopped(stop));
-    let work = |object: Arc<QuorateRestore>, shared: Arc<Shared>| async move {
+    let work = |object: Arc<Guarded<QuorateRestore>>, shared: Arc<Shared>| async move {
         let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
         timed(&shared, &*object, restore::reconcile(&shared.context, &name, &namespace)).await
     };
-    drain(controller.run(work, again::<QuorateRestore>, shared)).await;
+    drain(controller.run(work, again::<Guarded<QuorateRestore>>, shared)).await;
 }
 
 async fn stopped(mut stop: watch::Receiver<bool>) {
@@ -177,12 +203,12 @@ where
 }
 
 /// The cluster that an object's labels name.
-fn of_cluster<K: Resource>(object: K) -> Option<ObjectRef<QuorateCluster>> {
+fn of_cluster<K: Resource>(object: K) -> Option<ObjectRef<Guarded<QuorateCluster>>> {
     let name = object.labels().get("app.kubernetes.io/instance")?;
     Some(ObjectRef::new(name).within(&object.namespace()?))
 }
 
-async fn round(object: Arc<QuorateCluster>, shared: Arc<Shared>) -> Result<Action, cluster::Error> {
+async fn round(object: Arc<Guarded<QuorateCluster>>, shared: Arc<Shared>) -> Result<Action, cluster::Error> {
     let (name, namespace) = (object.name_any(), object.namespace().unwrap_or_default());
     timed(&shared, &*object, cluster::reconcile(&shared.context, &name, &namespace)).await
 }
@@ -199,7 +225,7 @@ where
     F: Future<Output = Result<Duration, cluster::Error>>,
 {
     let began = Instant::now();
-    let result = round.await;
+    let result = timeout(ROUND, round).await.unwrap_or(Err(cluster::Error::Slow(ROUND)));
     let outcome = match &result {
         Ok(_) => "success",
         Err(error) if error.is_conflict() => "conflict",

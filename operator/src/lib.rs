@@ -47,6 +47,11 @@ pub fn now() -> Time {
 pub fn quantity(text: &str) -> Option<u128> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, suffix) = text.split_at(digits);
+    // A power of ten, such as 1e9. An E that nothing follows is exa.
+    if let Some(power) = suffix.strip_prefix(['e', 'E']).filter(|power| !power.is_empty() && *power != "i") {
+        let power = power.strip_prefix('+').unwrap_or(power).parse::<u32>().ok()?;
+        return quantity(number)?.checked_mul(10u128.checked_pow(power)?);
+    }
     let scale: u128 = match suffix {
         "m" => 1,
         "" => 1000,
@@ -85,7 +90,9 @@ mod tests {
         assert_eq!(quantity("1.5G"), quantity("1500M"));
         assert_eq!(quantity("1000m"), quantity("1"));
         assert!(quantity("8Gi") > quantity("8G"));
-        for bad in ["", "Gi", "1.2.3", "1X", "-1", "."] {
+        assert_eq!((quantity("10e9"), quantity("1E3"), quantity("1.5e1")), (quantity("10G"), quantity("1k"), quantity("15")));
+        assert_eq!(quantity("1E"), quantity("1000P"));
+        for bad in ["", "Gi", "1.2.3", "1X", "-1", ".", "1e", "1e-x", "e3"] {
             assert_eq!(quantity(bad), None, "{bad}");
         }
     }

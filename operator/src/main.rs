@@ -98,7 +98,12 @@ async fn run(settings: Run) -> Result<ExitCode, Box<dyn std::error::Error>> {
         () = &mut told_to_stop => {
             // Rounds that run are finished, so that a decision that was written down is also carried out.
             let _ = stop.send(true);
-            let _ = tokio::time::timeout(std::time::Duration::from_secs(20), &mut work).await;
+            let ended = tokio::time::timeout(std::time::Duration::from_secs(20), &mut work);
+            // Held until then: nobody else may begin while these still act.
+            tokio::select! {
+                _ = ended => (),
+                () = election.hold(), if settings.leader_election => return Ok(ExitCode::FAILURE),
+            }
             if settings.leader_election {
                 election.release().await;
             }

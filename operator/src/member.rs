@@ -63,6 +63,8 @@ pub struct Survey {
     pub at_gate: Vec<Slot>,
     /// Alarms, by name.
     pub alarms: Vec<String>,
+    /// An alarm of damage that names no member: the whole store has stopped.
+    pub stopped: bool,
     /// Terms and indexes at which the logs of members end. Asked for only when no quorum answers.
     pub positions: BTreeMap<Slot, (u64, u64)>,
     /// Everything before this revision is forgotten. Asked for only when somebody wants to know, or an alarm is on.
@@ -137,6 +139,7 @@ impl Members {
         if let Some(client) = clients.first() {
             let request = pb::AlarmRequest { action: pb::alarm_request::AlarmAction::Get.into(), ..Default::default() };
             if let Ok(answer) = client.alarm(request).await {
+                survey.stopped = answer.alarms.iter().any(|known| known.alarm() == pb::AlarmType::Corrupt && known.member_id == 0);
                 survey.alarms = answer.alarms.iter().map(|alarm| alarm.alarm().as_str_name().to_string()).collect();
                 survey.alarms.sort_unstable();
                 survey.alarms.dedup();

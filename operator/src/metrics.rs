@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -24,7 +25,11 @@ pub struct Metrics {
     seen: Gauge<f64, AtomicU64>,
     verifications: Family<Label, Counter>,
     covered: Family<Label, Gauge<f64, AtomicU64>>,
+    conditions: Family<Label, Gauge<i64>>,
 }
+
+/// Conditions of clusters that are figures as well.
+const CONDITIONS: [&str; 4] = ["Ready", "Available", "Stalled", "CertificatesReady"];
 
 impl Default for Metrics {
     fn default() -> Self {
@@ -41,7 +46,9 @@ impl Default for Metrics {
         registry.register("backup_verifications", "Restores for proof, by outcome.", Family::clone(&verifications));
         let reach = Family::clone(&covered);
         registry.register("backup_deltas_covered_timestamp_seconds", "Deltas are in the store up to this moment.", reach);
-        Self { registry, rounds, steps, duration, leading, seen, verifications, covered }
+        let conditions = Family::default();
+        registry.register("cluster_condition", "1 where the condition is True.", Family::clone(&conditions));
+        Self { registry, rounds, steps, duration, leading, seen, verifications, covered, conditions }
     }
 }
 
@@ -89,6 +96,20 @@ impl Metrics {
         }
     }
 
+    /// What a cluster's status says.
+    pub fn cluster(&self, namespace: &str, cluster: &str, conditions: &[Condition]) {
+        for known in conditions.iter().filter(|known| CONDITIONS.contains(&known.type_.as_str())) {
+            self.conditions.get_or_create(&of_cluster(namespace, cluster, &known.type_)).set(i64::from(known.status == "True"));
+        }
+    }
+
+    /// A cluster is gone, and its figures with it.
+    pub fn without_cluster(&self, namespace: &str, cluster: &str) {
+        for condition in CONDITIONS {
+            self.conditions.remove(&of_cluster(namespace, cluster, condition));
+        }
+    }
+
     /// This process began or ceased to be the one that works.
     pub fn leading(&self, leads: bool) {
         self.leading.set(i64::from(leads));
@@ -100,5 +121,37 @@ impl Metrics {
         // Writing into a string cannot fail.
         let _ = encode(&mut text, &self.registry);
         text
+    }
+}
+
+fn of_cluster(namespace: &str, cluster: &str, condition: &str) -> Label {
+    vec![("namespace", namespace.to_string()), ("cluster", cluster.to_string()), ("condition", condition.to_string())]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A cluster's conditions are shown while it is there.
+    #[test]
+    fn conditions_of_clusters() {
+        let metrics = Metrics::default();
+        let condition = |kind: &str, status: &str| Condition {
+            type_: kind.into(),
+            status: status.into(),
+            reason: String::new(),
+            message: String::new(),
+            observed_generation: None,
+            last_transition_time: crate::now(),
+        };
+        metrics.cluster("ns", "kv", &[condition("Stalled", "True"), condition("Ready", "False"), condition("Paused", "True")]);
+        let text = metrics.text();
+        assert!(
+            text.contains(r#"quorate_operator_cluster_condition{namespace="ns",cluster="kv",condition="Stalled"} 1"#),
+            "{text}"
+        );
+        assert!(text.contains(r#"condition="Ready"} 0"#) && !text.contains("Paused"), "{text}");
+        metrics.without_cluster("ns", "kv");
+        assert!(!metrics.text().contains(r#"cluster="kv""#));
     }
 }

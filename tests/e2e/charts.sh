@@ -47,6 +47,13 @@ readme_lists_values() {
   done < <(sed -n 's/^\([a-zA-Z]*\):.*/\1/p' "$charts/$chart/values.yaml")
 }
 
+# By the status the operator is told which volumes to keep and to claim: whoever may edit a namespace must not write it.
+editors_leave_the_status() {
+  local rules
+  rules=$(helm template trial "$charts/quorate-operator" -s templates/rbac.yaml | sed -n '/^  name: .*-edit$/,/^---/p') &&
+    grep -q 'quorateclusters/scale' <<<"$rules" && ! grep -qE '"\*"|status' <<<"$rules"
+}
+
 if [ "${1:-}" = --write ]; then
   for values in "$here"/charts/*.values.yaml; do
     case=${values%.values.yaml} chart=$(basename "$values"); chart=${chart%%.*}
@@ -63,6 +70,7 @@ for values in "$here"/charts/*.values.yaml; do
   check "$(basename "$case") renders as kept" as_kept "$case"
 done
 check "definitions come with the operator, kept unless told otherwise" definitions_kept
+check "who edits a namespace does not write the status" editors_leave_the_status
 check "refused: a value that nobody reads" refused "additional properties 'replica'" quorate-operator --set replica=2
 check "refused: two operators without a lease" refused leaderElection quorate-operator --set replicas=2,leaderElection=false
 check "refused: a digest that is none" refused digest quorate-operator --set image.digest=latest

@@ -1,7 +1,8 @@
 //! The only place that changes Kubernetes: objects by server-side apply, and the steps of a plan.
 //!
 //! Invariants: whatever cannot be taken back names the UID of what it was decided for, so that a namesake which came in between is
-//! safe; the number of pods changes only from the StatefulSet that was looked at.
+//! safe; the number of pods changes only from the StatefulSet that was looked at; what carries another cluster's mark, or none, is
+//! never written over, since applying would make it ours and delete it with the cluster.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
-use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -21,6 +22,57 @@ use super::validate::Valid;
 pub const MANAGER: &str = "quorate-operator";
 /// How long an object that was applied is trusted to stay as it is. Someone's edit of it lasts at most that long.
 const TRUST: Duration = Duration::from_secs(60);
+
+/// Why something was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server refused or was not there.
+    #[error(transparent)]
+    Kube(#[from] kube::Error),
+    /// Somebody else's object has the name.
+    #[error("{kind} {name} belongs to something else: delete it, or use another cluster name")]
+    Foreign {
+        /// Its kind.
+        kind: String,
+        /// Its name.
+        name: String,
+    },
+    /// What a deleted cluster of the same name has left goes by itself.
+    #[error("wait for {kind} {name} of the former cluster of this name to go")]
+    Former {
+        /// Its kind.
+        kind: String,
+        /// Its name.
+        name: String,
+    },
+    /// It is no longer as it was when it was looked at.
+    #[error("{kind} {name} was changed meanwhile")]
+    Moved {
+        /// Its kind.
+        kind: String,
+        /// Its name.
+        name: String,
+    },
+}
+
+impl Error {
+    /// Somebody else wrote first; looking again is all that is needed.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Moved { .. }) || matches!(self, Self::Kube(kube::Error::Api(status)) if status.is_conflict())
+    }
+}
+
+/// Fails when an object that is there is not this cluster's.
+pub fn is_ours(cluster: &Valid, kind: &str, meta: &ObjectMeta) -> Result<(), Error> {
+    let label = meta.labels.as_ref().and_then(|labels| labels.get(super::build::UID_LABEL));
+    if label == Some(&cluster.uid) {
+        return Ok(());
+    }
+    let (kind, name) = (kind.to_string(), meta.name.clone().unwrap_or_default());
+    let mut owners = meta.owner_references.iter().flatten();
+    let former = owners.any(|owner| owner.kind == "QuorateCluster" && owner.name == cluster.name && owner.uid != cluster.uid);
+    Err(if former { Error::Former { kind, name } } else { Error::Foreign { kind, name } })
+}
 
 /// What was applied last, so that quiet clusters cost nothing.
 #[derive(Default)]
@@ -39,7 +91,10 @@ impl Applied {
 }
 
 /// Applies an object unless the same was applied a moment ago. Returns true when something was sent.
-pub async fn apply(client: &Client, cluster: &Valid, applied: &Applied, object: &Value) -> kube::Result<bool> {
+///
+/// # Errors
+/// When the name is somebody else's, when the number of pods is no longer the one that the object names, or when the API server fails.
+pub async fn apply(client: &Client, cluster: &Valid, applied: &Applied, object: &Value) -> Result<bool, Error> {
     let text = |field: &str| object[field].as_str().unwrap_or_default().to_string();
     let (version, kind) = (text("apiVersion"), text("kind"));
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
@@ -50,7 +105,19 @@ pub async fn apply(client: &Client, cluster: &Valid, applied: &Applied, object: 
         return Ok(false);
     }
     let api = dynamic(client, cluster, &version, &kind);
-    api.patch(name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(object)).await?;
+    let mut object = object.clone();
+    if let Some(there) = api.get_opt(name).await? {
+        is_ours(cluster, &kind, &there.metadata)?;
+        // Applying sets the number of pods as well. One that another operator has changed since must not be taken back.
+        let replicas = &object["spec"]["replicas"];
+        if !replicas.is_null() {
+            if *replicas != there.data["spec"]["replicas"] {
+                return Err(Error::Moved { kind, name: name.to_string() });
+            }
+            object["metadata"]["resourceVersion"] = json!(there.metadata.resource_version);
+        }
+    }
+    api.patch(name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&object)).await?;
     let mut applied = applied.0.lock().expect("no one panics in there");
     applied.retain(|_, (_, at)| at.elapsed() < TRUST * 10);
     applied.insert(key, (hash, Instant::now()));
@@ -184,5 +251,62 @@ pub async fn put_secret(client: &Client, namespace: &str, known: Option<&Secret>
             secret.metadata.uid = known.uid();
             api.replace(&known.name_any(), &PostParams::default(), &secret).await.map(drop)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::build;
+    use super::super::fake::Fake;
+    use super::super::validate::{tests::sample, validate};
+    use super::*;
+
+    const ACCOUNT: &str = "/api/v1/namespaces/ns/serviceaccounts/kv";
+    const SET: &str = "/apis/apps/v1/namespaces/ns/statefulsets/kv";
+
+    fn cluster() -> Valid {
+        validate(&sample(), Some("q:1")).unwrap()
+    }
+
+    fn account(cluster: &Valid) -> Value {
+        let ticket = build::ticket(cluster, true, 0..3);
+        build::surroundings(cluster, &ticket, 3).into_iter().find(|object| object["kind"] == "ServiceAccount").unwrap()
+    }
+
+    /// What somebody else has under a name is left as it is, and named; what a deleted namesake has left is waited for; our own is
+    /// applied anew.
+    #[tokio::test]
+    async fn nothing_foreign_is_taken_over() {
+        let (fake, cluster, applied) = (Fake::default(), cluster(), Applied::default());
+        let client = fake.client().await;
+        let theirs = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "kv", "namespace": "ns"}});
+        fake.put(ACCOUNT, theirs);
+        let error = apply(&client, &cluster, &applied, &account(&cluster)).await.unwrap_err();
+        assert_eq!(error.to_string(), "ServiceAccount kv belongs to something else: delete it, or use another cluster name");
+        let other = Valid { uid: "before".into(), ..cluster.clone() };
+        fake.put(ACCOUNT, account(&other));
+        let error = apply(&client, &cluster, &applied, &account(&cluster)).await.unwrap_err();
+        assert!(matches!(error, Error::Former { .. }), "{error}");
+        assert_eq!(fake.writes(), Vec::<String>::new());
+        fake.put(ACCOUNT, account(&cluster));
+        assert!(apply(&client, &cluster, &applied, &account(&cluster)).await.unwrap());
+        assert!(!apply(&client, &cluster, &applied, &account(&cluster)).await.unwrap(), "once is enough for a while");
+    }
+
+    /// An operator that was slow does not take the number of pods back to what it once was.
+    #[tokio::test]
+    async fn the_number_of_pods_is_not_taken_back() {
+        let (fake, cluster, applied) = (Fake::default(), cluster(), Applied::default());
+        let client = fake.client().await;
+        let set = |replicas| build::stateful_set(&cluster, replicas, "1Gi").0;
+        assert!(apply(&client, &cluster, &applied, &set(3)).await.unwrap());
+        fake.put(SET, set(0));
+        let mut late = set(3);
+        late["spec"]["template"]["metadata"]["annotations"]["x"] = json!("y");
+        let error = apply(&client, &cluster, &applied, &late).await.unwrap_err();
+        assert!(error.is_conflict(), "{error}");
+        assert_eq!(fake.get(SET).unwrap()["spec"]["replicas"], 0);
+        late["spec"]["replicas"] = json!(0);
+        assert!(apply(&client, &cluster, &applied, &late).await.unwrap());
     }
 }

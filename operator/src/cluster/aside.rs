@@ -1,7 +1,8 @@
 //! Volumes put aside and put back: a claim goes, its PersistentVolume stays with the data, and can be claimed again.
 //!
-//! Invariant: a claim of old data is deleted only after its PersistentVolume was told to stay (reclaim policy Retain), unless deleting
-//! is what was asked for. What the policy was before is noted on the volume.
+//! Invariants: a claim of old data is deleted only after its PersistentVolume was told to stay (reclaim policy Retain), unless deleting
+//! is what was asked for. What the policy was before is noted on the volume. Only a volume that belongs to the claim in question is
+//! touched: PersistentVolumes are everybody's, and whoever may write the status of a cluster must not come by another's data.
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
@@ -9,6 +10,7 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Precon
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 
+use super::apply::Error;
 use super::build;
 use super::errand::{Errand, Old, Outside};
 use super::validate::Valid;
@@ -19,9 +21,15 @@ const POLICY: &str = "quorate.io/reclaim-policy";
 const KEPT_OF: &str = "quorate.io/kept-of";
 
 /// Tells a PersistentVolume to stay when its claim goes.
-pub async fn keep(client: &Client, cluster: &Valid, volume: &str, claim: &str) -> kube::Result<()> {
+///
+/// # Errors
+/// When it is another claim's, or when the API server fails.
+pub async fn keep(client: &Client, cluster: &Valid, volume: &str, claim: &str) -> Result<(), Error> {
     let api: Api<PersistentVolume> = Api::all(client.clone());
     let Some(known) = api.get_opt(volume).await? else { return Ok(()) };
+    if !is_of(&known, &cluster.namespace, claim) {
+        return Err(Error::Foreign { kind: "PersistentVolume".into(), name: volume.into() });
+    }
     let policy = known.spec.as_ref().and_then(|spec| spec.persistent_volume_reclaim_policy.clone()).unwrap_or_default();
     let before = known.annotations().get(POLICY).cloned().unwrap_or_else(|| policy.clone());
     let patch = json!({
@@ -31,7 +39,8 @@ pub async fn keep(client: &Client, cluster: &Valid, volume: &str, claim: &str) -
         },
         "spec": {"persistentVolumeReclaimPolicy": "Retain"},
     });
-    api.patch(volume, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
+    api.patch(volume, &PatchParams::default(), &Patch::Merge(patch)).await?;
+    Ok(())
 }
 
 /// Lets a volume that was kept go with its data, as its class would have.
@@ -56,6 +65,12 @@ pub async fn is_released(client: &Client, cluster: &Valid, old: &Old) -> kube::R
     let claimed_by = spec.and_then(|spec| spec.claim_ref.as_ref()?.uid.as_deref());
     let theirs = known.labels().get(build::UID_LABEL) != Some(&cluster.uid) || claimed_by.is_some_and(|uid| uid != old.claim);
     Ok(theirs || known.annotations().get(POLICY).is_none_or(|before| before == policy))
+}
+
+/// It is bound, or was, to the claim of this name.
+fn is_of(volume: &PersistentVolume, namespace: &str, claim: &str) -> bool {
+    let bound = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
+    bound.is_some_and(|bound| bound.namespace.as_deref() == Some(namespace) && bound.name.as_deref() == Some(claim))
 }
 
 fn is_free(volume: &PersistentVolume) -> bool {
@@ -130,6 +145,17 @@ pub async fn go_back(client: &Client, cluster: &Valid, errand: &Errand, job: &st
     }
     // It went before it could be put aside, by somebody's hand: the slot is empty, and the others may still be a quorum.
     let Some(volume) = volumes.get_opt(&old.volume).await? else { return Ok(Outside::Done) };
+    let kept = volume.labels().get(build::UID_LABEL) == Some(&cluster.uid);
+    let unclaimed = volume.spec.as_ref().is_none_or(|spec| spec.claim_ref.is_none());
+    if !kept || !(unclaimed || is_of(&volume, namespace, &name)) {
+        return Ok(Outside::Failed(format!(
+            "volume {} with the old data is no longer kept for this cluster, somebody has taken it for something else: if the data is \
+             still there, take spec.claimRef out of it and give it the label {}={}",
+            old.volume,
+            build::UID_LABEL,
+            cluster.uid
+        )));
+    }
     // Reserved for the claim by name; the claim's UID is filled in when the two are bound.
     let reserved = json!({"spec": {"claimRef": {
         "apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": namespace, "name": name, "uid": null, "resourceVersion": null,
@@ -171,5 +197,71 @@ fn gone<T>(result: kube::Result<T>) -> kube::Result<()> {
     match result {
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
         other => other.map(drop),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::errand::{Purpose, Stage};
+    use super::super::fake::Fake;
+    use super::super::validate::{tests::sample, validate};
+    use super::*;
+
+    const VOLUME: &str = "/api/v1/persistentvolumes/pv-1";
+
+    fn errand() -> Errand {
+        let old = Old { slot: 0, claim: "c1".into(), volume: "pv-1".into() };
+        Errand {
+            purpose: Purpose::Restore,
+            name: "back".into(),
+            uid: "e1".into(),
+            slot: 0,
+            stage: Stage::GoingBack,
+            keep: true,
+            old: vec![old],
+            revision: 0,
+            note: String::new(),
+            started: 0,
+        }
+    }
+
+    fn volume(namespace: &str, claim: &str, phase: &str) -> serde_json::Value {
+        json!({
+            "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "pv-1"},
+            "spec": {
+                "persistentVolumeReclaimPolicy": "Delete", "capacity": {"storage": "1Gi"},
+                "claimRef": {"namespace": namespace, "name": claim, "uid": "c1"},
+            },
+            "status": {"phase": phase},
+        })
+    }
+
+    /// A volume of this cluster's is kept, and claimed again on the way back. One that is another's, or that somebody has taken for
+    /// something else meanwhile, is neither marked nor claimed.
+    #[tokio::test]
+    async fn only_own_volumes_are_touched() {
+        let (fake, cluster) = (Fake::default(), validate(&sample(), Some("q:1")).unwrap());
+        let client = fake.client().await;
+        fake.put(VOLUME, volume("other", "data-kv-0", "Bound"));
+        let theirs = fake.get(VOLUME);
+        let error = keep(&client, &cluster, "pv-1", "data-kv-0").await.unwrap_err();
+        assert!(matches!(error, Error::Foreign { .. }), "{error}");
+        assert!(matches!(go_back(&client, &cluster, &errand(), "job").await.unwrap(), Outside::Failed(_)));
+        assert_eq!(fake.get(VOLUME), theirs);
+
+        fake.put(VOLUME, volume("ns", "data-kv-0", "Bound"));
+        keep(&client, &cluster, "pv-1", "data-kv-0").await.unwrap();
+        let kept = fake.get(VOLUME).unwrap();
+        assert_eq!(kept["spec"]["persistentVolumeReclaimPolicy"], "Retain");
+        let mut taken = kept.clone();
+        taken["spec"]["claimRef"] = json!({"namespace": "ns", "name": "somebody", "uid": "c2"});
+        fake.put(VOLUME, taken.clone());
+        assert!(matches!(go_back(&client, &cluster, &errand(), "job").await.unwrap(), Outside::Failed(_)));
+        assert_eq!(fake.get(VOLUME).unwrap()["spec"], taken["spec"]);
+
+        fake.put(VOLUME, kept);
+        assert!(matches!(go_back(&client, &cluster, &errand(), "job").await.unwrap(), Outside::Busy(_)));
+        assert_eq!(fake.get(VOLUME).unwrap()["spec"]["claimRef"]["uid"], serde_json::Value::Null);
+        assert!(fake.get("/api/v1/namespaces/ns/persistentvolumeclaims/data-kv-0").is_some());
     }
 }

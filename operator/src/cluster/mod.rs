@@ -10,6 +10,8 @@ mod aside;
 pub mod asked;
 pub(crate) mod build;
 pub mod errand;
+#[cfg(test)]
+mod fake;
 mod observe;
 pub mod plan;
 mod report;
@@ -39,11 +41,16 @@ use world::Seconds;
 
 /// Until the next look while something is under way.
 const BUSY: Duration = Duration::from_secs(2);
-/// Until the next look at a quiet cluster.
+/// Until the next look at a quiet cluster, or at one where nothing has moved for long.
 const QUIET: Duration = Duration::from_secs(15);
 
-/// As long as Kubernetes lets an event's action be.
+/// How long calls may fail before the status says so, seconds: a control plane that elects a leader is no trouble of a cluster's.
+const TOLD_AFTER: Seconds = 30;
+
+/// As long as Kubernetes lets an event's action be, characters.
 const ACTION_LENGTH: usize = 120;
+/// As long as Kubernetes lets an event's note be, with room for characters of more than one byte: longer ones are refused whole.
+const NOTE_LENGTH: usize = 900;
 
 /// What all rounds share.
 pub struct Context {
@@ -51,6 +58,8 @@ pub struct Context {
     pub client: Client,
     /// The image of clusters that name none.
     pub default_image: Option<String>,
+    /// What members listen at.
+    pub listen: &'static str,
     /// Events.
     pub recorder: Recorder,
     /// Figures.
@@ -61,6 +70,25 @@ pub struct Context {
     pub secrets: secrets::Known,
     /// Why the last step failed, by the cluster's UID, for the status.
     pub failures: Mutex<HashMap<String, String>>,
+    /// Since when calls have failed.
+    pub failing: Failing,
+}
+
+/// Since when rounds have failed for want of an answer, by the cluster's UID. One call that fails says nothing of a cluster.
+#[derive(Default)]
+pub struct Failing(Mutex<HashMap<String, Seconds>>);
+
+impl Failing {
+    /// A round failed; true once that has gone on for so long that people should know.
+    fn lasts(&self, uid: &str, now: Seconds) -> bool {
+        let mut since = self.0.lock().expect("no one panics in there");
+        now - *since.entry(uid.to_string()).or_insert(now) >= TOLD_AFTER
+    }
+
+    /// A round went well, or there is nothing to fail for any more.
+    fn over(&self, uid: &str) {
+        self.0.lock().expect("no one panics in there").remove(uid);
+    }
 }
 
 impl Context {
@@ -69,11 +97,13 @@ impl Context {
         Self {
             client,
             default_image,
+            listen: validate::every_address(&std::env::var("KUBERNETES_SERVICE_HOST").unwrap_or_default()),
             recorder,
             metrics,
             applied: apply::Applied::default(),
             secrets: secrets::Known::default(),
             failures: Mutex::default(),
+            failing: Failing::default(),
         }
     }
 }
@@ -84,6 +114,9 @@ pub enum Error {
     /// The API server refused or was not there.
     #[error("kubernetes: {0}")]
     Kube(#[from] kube::Error),
+    /// Something could not be written, or must not be.
+    #[error("{0}")]
+    Apply(#[from] apply::Error),
     /// No certificates.
     #[error("certificates: {0}")]
     Secrets(#[from] secrets::Error),
@@ -93,12 +126,28 @@ pub enum Error {
     /// The spec cannot be built.
     #[error("{0}")]
     Invalid(#[from] Invalid),
+    /// The round was cut short.
+    #[error("the round took longer than {0:?}")]
+    Slow(Duration),
 }
 
 impl Error {
     /// Somebody else wrote first; looking again is all that is needed.
     pub fn is_conflict(&self) -> bool {
-        matches!(self, Self::Kube(kube::Error::Api(status)) if status.is_conflict())
+        match self {
+            Self::Kube(kube::Error::Api(status)) => status.is_conflict(),
+            Self::Apply(error) | Self::Secrets(secrets::Error::Apply(error)) => error.is_conflict(),
+            Self::Secrets(secrets::Error::Kube(kube::Error::Api(status))) => status.is_conflict(),
+            _ => false,
+        }
+    }
+
+    /// What the API server said, if it is that.
+    fn refusal(&self) -> Option<&kube::Error> {
+        match self {
+            Self::Kube(error) | Self::Apply(apply::Error::Kube(error)) => Some(error),
+            _ => None,
+        }
     }
 }
 
@@ -106,55 +155,72 @@ impl Error {
 pub async fn reconcile(context: &Context, name: &str, namespace: &str) -> Result<Duration, Error> {
     let api: Api<QuorateCluster> = Api::namespaced(context.client.clone(), namespace);
     let Some(object) = api.get_opt(name).await? else { return Ok(QUIET) };
+    let uid = object.uid().unwrap_or_default();
     // Whatever belongs to it is deleted by its owner references; there is nothing to do here, and nothing that could hang.
     if object.metadata.deletion_timestamp.is_some() {
+        context.failures.lock().expect("no one panics in there").remove(&uid);
+        context.failing.over(&uid);
         return Ok(QUIET);
     }
     let now = now();
     match round(context, &api, &object, now).await {
-        Ok(next) => Ok(next),
+        Ok(next) => {
+            context.failing.over(&uid);
+            Ok(next)
+        }
         Err(error) if error.is_conflict() => Err(error),
         Err(error) => {
             let old = object.status.clone().unwrap_or_default();
             let (reason, permanent) = reason_of(&error);
+            if matches!(reason, "KubernetesFailed" | "MemberFailed") && !context.failing.lasts(&uid, now) {
+                return Err(error);
+            }
             let status = report::failed(&old, object.metadata.generation, reason, &error.to_string(), permanent, now);
             write_status(context, &api, &object, &old, status).await?;
-            Err(error)
+            // What goes by itself is gone in a moment.
+            if reason == "FormerCluster" { Ok(BUSY) } else { Err(error) }
         }
     }
 }
 
 /// The condition's reason, and whether only a person can help.
 fn reason_of(error: &Error) -> (&'static str, bool) {
+    match (error.refusal(), error) {
+        (Some(kube::Error::Api(status)), _) if status.is_invalid() => return ("Refused", true),
+        (Some(kube::Error::Api(status)), _) if status.is_forbidden() => return ("Forbidden", true),
+        _ => (),
+    }
     match error {
         Error::Invalid(_) => ("InvalidSpec", true),
-        Error::Kube(kube::Error::Api(status)) if status.is_invalid() => ("Refused", true),
-        Error::Kube(kube::Error::Api(status)) if status.is_forbidden() => ("Forbidden", true),
-        Error::Kube(_) => ("KubernetesFailed", false),
-        Error::Secrets(secrets::Error::Kube(_)) => ("KubernetesFailed", false),
+        Error::Apply(apply::Error::Foreign { .. }) | Error::Secrets(secrets::Error::Apply(apply::Error::Foreign { .. })) => {
+            ("ForeignObject", true)
+        }
+        Error::Apply(apply::Error::Former { .. }) | Error::Secrets(secrets::Error::Apply(apply::Error::Former { .. })) => {
+            ("FormerCluster", false)
+        }
+        Error::Kube(_) | Error::Apply(_) => ("KubernetesFailed", false),
+        Error::Secrets(secrets::Error::Kube(_) | secrets::Error::Apply(_)) => ("KubernetesFailed", false),
         Error::Secrets(secrets::Error::Pending(_)) => ("CertificatesPending", false),
         Error::Secrets(_) => ("CertificatesFailed", true),
         Error::Member(_) => ("MemberFailed", false),
+        Error::Slow(_) => ("KubernetesFailed", false),
     }
 }
 
 async fn round(context: &Context, api: &Api<QuorateCluster>, object: &QuorateCluster, now: Seconds) -> Result<Duration, Error> {
     let client = &context.client;
     let mut cluster = validate(object, context.default_image.as_deref())?;
+    cluster.listen = context.listen;
     let old = object.status.clone().unwrap_or_default();
     let paused = cluster.spec.paused;
-    let (identity, standing) = match paused {
-        // A paused cluster is looked at with the certificates that are there.
-        true => (secrets::existing(client, &cluster).await?, None),
-        false => secrets::ensure(client, (&context.applied, &context.secrets), object, &cluster, now).await?,
-    };
+    let (identity, standing) = secrets::ensure(client, (&context.applied, &context.secrets), object, &cluster, now).await?;
 
-    let mut objects = observe::Objects::read(client, &cluster).await?;
-    if let Some(image) = objects.image().filter(|_| !cluster.names_image()) {
-        cluster.image = image;
+    let mut objects = observe::Objects::read(client, &cluster, &old.volumes).await?;
+    if let Some(running) = objects.image() {
+        cluster.image = cluster.kept_image(&running);
     }
     let cluster = cluster;
-    step(objects.images(), &cluster.image)?;
+    step(objects.versions(&old).iter().map(String::as_str), &cluster.image)?;
     let size = claim_size(&objects, &cluster);
     let (_, template) = build::stateful_set(&cluster, 0, &size);
     let members = Members::new(objects.targets(&cluster), identity.as_ref())?;
@@ -190,7 +256,7 @@ async fn round(context: &Context, api: &Api<QuorateCluster>, object: &QuorateClu
         }
         trouble = tend_pods_and_volumes(context, &cluster, &objects, &world).await;
         if objects.set.is_none() {
-            objects = observe::Objects::read(client, &cluster).await?;
+            objects = observe::Objects::read(client, &cluster, &old.volumes).await?;
         }
     }
     let world = look(&objects, outside);
@@ -209,11 +275,9 @@ async fn round(context: &Context, api: &Api<QuorateCluster>, object: &QuorateClu
         failure: context.failures.lock().expect("no one panics in there").get(&cluster.uid).cloned(),
     };
     let status = report::report(&old_now, object.metadata.generation, &seen);
-    let busy = plan.operation.is_some()
-        || status.conditions.iter().any(|c| c.type_ == "Ready" && c.status != "True" && c.reason != "Hibernated");
+    let pace = report::pace(&status, now);
     // The journal and the cluster id are on record before anything is done because of them.
     write_status(context, api, object, &old, status).await?;
-    let acted = plan.step != Step::Nothing;
     // A step that failed is decided anew; meanwhile the status tells why it did not happen.
     let failures = || context.failures.lock().expect("no one panics in there");
     match act(context, &cluster, &objects, &members, &survey, &plan).await {
@@ -223,7 +287,7 @@ async fn round(context: &Context, api: &Api<QuorateCluster>, object: &QuorateClu
             failures().insert(cluster.uid.clone(), error.to_string());
         }
     }
-    Ok(if busy || acted { BUSY } else { QUIET })
+    Ok(pace)
 }
 
 /// What an errand does besides steps: the first volume is filled, or put back. Both only while no pod could touch it.
@@ -346,8 +410,14 @@ async fn tend_pods_and_volumes(
         }
         match apply::tend_claim(&context.client, cluster, claim, with_cluster).await {
             Err(kube::Error::Api(status)) if status.is_forbidden() || status.is_invalid() => {
-                trouble =
-                    Some(("VolumeRefused", format!("volume claim {} cannot be changed: {}", claim.name_any(), status.message)));
+                trouble = Some((
+                    "VolumeRefused",
+                    format!(
+                        "volume claim {} cannot be changed: {}; where it is for its StorageClass, see whether that may allow expansion",
+                        claim.name_any(),
+                        status.message
+                    ),
+                ));
             }
             Err(error) => tracing::debug!(%error, claim = claim.name_any(), "cannot tend the volume claim"),
             Ok(()) => (),
@@ -413,6 +483,7 @@ async fn write_status(
     old: &ClusterStatus,
     new: ClusterStatus,
 ) -> Result<(), Error> {
+    context.metrics.cluster(&object.namespace().unwrap_or_default(), &object.name_any(), &new.conditions);
     if *old == new {
         return Ok(());
     }
@@ -426,7 +497,8 @@ async fn write_status(
         let type_ = if warning { EventType::Warning } else { EventType::Normal };
         // Events of one action are counted as one, with the words of the first; each step is an action of its own.
         let action = note.chars().take(ACTION_LENGTH).collect();
-        let event = Event { type_, reason, note: Some(note), action, secondary: None };
+        let note = Some(note.chars().take(NOTE_LENGTH).collect());
+        let event = Event { type_, reason, note, action, secondary: None };
         if let Err(error) = context.recorder.publish(&event, &reference).await {
             tracing::debug!(%error, "cannot record an event");
         }
@@ -436,4 +508,19 @@ async fn write_status(
 
 fn now() -> Seconds {
     k8s_openapi::jiff::Timestamp::now().as_second()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Failing;
+
+    /// A failure is told once it has lasted, and begins anew after a round that went well.
+    #[test]
+    fn failures_are_told_when_they_last() {
+        let failing = Failing::default();
+        assert_eq!([0, 29, 30].map(|second| failing.lasts("a", second)), [false, false, true]);
+        assert!(!failing.lasts("b", 30));
+        failing.over("a");
+        assert!(!failing.lasts("a", 31));
+    }
 }

@@ -13,12 +13,12 @@ use super::asked::Asked;
 use super::build::{self, TEMPLATE_ANNOTATION, Ticket, UID_LABEL};
 use super::errand::{Errand, Old, Outside, Purpose, Stage};
 use super::upkeep::{self, Sizes, Upkeep};
-use super::validate::Valid;
+use super::validate::{Valid, version_of};
 use super::world::{self, Kind, Member, Operation, Place, Seconds, Slot, Volume, Wish, World, Written};
 use crate::backup::cron::Cron;
 use crate::crd::cluster::{RepairMode, UpdateStrategy, VolumePolicy};
 use crate::crd::maintenance::FullStoreAction;
-use crate::crd::status::ClusterStatus;
+use crate::crd::status::{ClusterStatus, VolumeStatus};
 use crate::member::{Survey, Target};
 
 /// How far a member may be behind the furthest and still count as up to date, log entries.
@@ -39,24 +39,36 @@ pub struct Objects {
 }
 
 impl Objects {
-    /// Reads them.
-    pub async fn read(client: &Client, cluster: &Valid) -> kube::Result<Self> {
+    /// Reads them. `known` says which volumes hold members' data.
+    pub async fn read(client: &Client, cluster: &Valid, known: &[VolumeStatus]) -> kube::Result<Self> {
         let namespace = cluster.namespace.as_str();
         let sets: Api<StatefulSet> = Api::namespaced(client.clone(), namespace);
         let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-        let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
+        let claims_api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
         let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
         let all = ListParams::default().labels(&build::selector_text(cluster));
         let boot = cluster.named("boot");
         let (set, pods, claims, boot) =
-            futures::try_join!(sets.get_opt(&cluster.name), pods.list(&all), claims.list(&all), maps.get_opt(&boot))?;
-        let pods: BTreeMap<Slot, Pod> =
-            pods.items.into_iter().filter_map(|pod| Some((cluster.slot_of_pod(&pod.name_any())?, pod))).collect();
-        let claims: BTreeMap<Slot, PersistentVolumeClaim> = claims
+            futures::try_join!(sets.get_opt(&cluster.name), pods.list(&all), claims_api.list(&all), maps.get_opt(&boot))?;
+        // A namesake that was deleted a moment ago leaves pods that still serve its store, and a StatefulSet that is about to go. They
+        // tell nothing of this cluster.
+        let ours = |labels: &BTreeMap<String, String>| labels.get(UID_LABEL) == Some(&cluster.uid);
+        let set = set.filter(|set| ours(set.labels()));
+        let pods = pods.items.into_iter().filter(|pod| ours(pod.labels()));
+        let pods: BTreeMap<Slot, Pod> = pods.filter_map(|pod| Some((cluster.slot_of_pod(&pod.name_any())?, pod))).collect();
+        let mut claims: BTreeMap<Slot, PersistentVolumeClaim> = claims
             .items
             .into_iter()
             .filter_map(|claim| Some((cluster.slot_of_pod(claim.name_any().strip_prefix("data-")?)?, claim)))
             .collect();
+        // That a volume is gone costs its member the place in the store, so its labels, which anybody may have edited, do not decide.
+        for missing in known {
+            let Some(slot) = u32::try_from(missing.slot).ok().filter(|slot| !claims.contains_key(slot)) else { continue };
+            let found = claims_api.get_opt(&cluster.claim(slot)).await?;
+            if let Some(claim) = found.filter(|claim| claim.uid().as_deref() == Some(&missing.uid)) {
+                claims.insert(slot, claim);
+            }
+        }
         let ticket = boot
             .filter(|map| map.labels().get(UID_LABEL) == Some(&cluster.uid))
             .and_then(|map| serde_json::from_str(map.data?.get("ticket.json")?).ok())
@@ -82,8 +94,22 @@ impl Objects {
 
     /// The images of the pods that are there.
     pub fn images(&self) -> impl Iterator<Item = &str> {
-        let containers = self.pods.values().filter_map(|pod| pod.spec.as_ref()).flat_map(|spec| &spec.containers);
-        containers.filter(|container| container.name == "quorate").filter_map(|container| container.image.as_deref())
+        self.pods.values().filter_map(image_of)
+    }
+
+    /// The images that a change of version is judged by: those of pods, or what the last of them had when they were stopped.
+    pub fn versions(&self, status: &ClusterStatus) -> Vec<String> {
+        match &status.version {
+            Some(last) if self.pods.is_empty() && status.cluster_id.is_some() => vec![format!(":{last}")],
+            _ => self.images().map(str::to_string).collect(),
+        }
+    }
+
+    /// Others have another image than this pod, and none that is ready has the same.
+    fn is_strange(&self, slot: Slot) -> bool {
+        let Some(image) = self.pods.get(&slot).and_then(image_of) else { return false };
+        let proven = self.pods.values().any(|pod| is_ready(pod) && image_of(pod) == Some(image));
+        !proven && self.images().any(|other| other != image)
     }
 
     /// Where members can be asked.
@@ -125,10 +151,13 @@ pub fn world(look: &Look<'_>) -> World {
         let mut pod = pod_view(pod, template);
         pod.at_gate = survey.at_gate.contains(slot);
         pod.node_lost = objects.nodes_lost.contains(slot);
+        pod.strange_image = objects.is_strange(*slot);
         slots.entry(*slot).or_default().pod = Some(pod);
     }
     for (slot, claim) in &objects.claims {
-        slots.entry(*slot).or_default().volume = Some(volume_view(claim, cluster));
+        let mut volume = volume_view(claim, cluster);
+        volume.ours |= status.volumes.iter().any(|known| known.uid == volume.uid);
+        slots.entry(*slot).or_default().volume = Some(volume);
     }
     let members = survey.members.as_ref().map(|members| members_view(cluster, members, survey));
     let formed = status.cluster_id.is_some();
@@ -269,7 +298,7 @@ fn set_view(set: &StatefulSet) -> world::Set {
 
 fn pod_view(pod: &Pod, template: &str) -> world::Pod {
     let status = pod.status.clone().unwrap_or_default();
-    let ready = status.conditions.iter().flatten().find(|condition| condition.type_ == "Ready");
+    let ready = ready_condition(pod);
     let container = status.container_statuses.iter().flatten().find(|container| container.name == "quorate");
     let ended = container.and_then(|container| {
         let last =
@@ -286,10 +315,27 @@ fn pod_view(pod: &Pod, template: &str) -> world::Pod {
         current: pod.annotations().get(TEMPLATE_ANNOTATION).map(String::as_str) == Some(template),
         running: running(pod),
         at_gate: false,
+        up_since: container
+            .and_then(|container| container.state.as_ref()?.running.as_ref()?.started_at.as_ref())
+            .map_or(0, seconds),
         exit_code: ended,
         restarts: container.map_or(0, |container| u32::try_from(container.restart_count).unwrap_or(0)),
         node_lost: false,
+        version: image_of(pod).map(version_of).unwrap_or_default(),
+        strange_image: false,
     }
+}
+
+fn ready_condition(pod: &Pod) -> Option<&k8s_openapi::api::core::v1::PodCondition> {
+    pod.status.as_ref()?.conditions.iter().flatten().find(|condition| condition.type_ == "Ready")
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    ready_condition(pod).is_some_and(|condition| condition.status == "True")
+}
+
+fn image_of(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.containers.iter().find(|container| container.name == "quorate")?.image.as_deref()
 }
 
 fn volume_view(claim: &PersistentVolumeClaim, cluster: &Valid) -> Volume {
@@ -347,13 +393,103 @@ async fn node_of_volume_is_gone(client: &Client, claim: &PersistentVolumeClaim) 
         .filter(|expression| expression.key == "kubernetes.io/hostname" && expression.operator == "In")
         .flat_map(|expression| expression.values.unwrap_or_default())
         .collect();
+    if hosts.is_empty() {
+        return false;
+    }
+    // Only those are asked for: all nodes of a large cluster are more than the operator may have memory for.
+    let named = ListParams::default().labels(&format!("kubernetes.io/hostname in ({})", hosts.join(","))).limit(1);
     let nodes: Api<Node> = Api::all(client.clone());
-    let Ok(nodes) = nodes.list(&ListParams::default()).await else { return false };
-    let exists = |host: &String| nodes.items.iter().any(|node| node.labels().get("kubernetes.io/hostname") == Some(host));
-    !hosts.is_empty() && !hosts.iter().any(exists)
+    nodes.list_metadata(&named).await.is_ok_and(|nodes| nodes.items.is_empty())
 }
 
 /// Kubernetes' time in seconds.
 pub fn seconds(time: &Time) -> Seconds {
     time.0.as_second()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::fake::Fake;
+    use super::super::validate::{tests::sample, validate};
+    use super::*;
+
+    fn pod(slot: Slot, uid: &str, image: &str, ready: bool) -> Value {
+        json!({
+            "metadata": {"name": format!("kv-{slot}"), "namespace": "ns", "labels": {UID_LABEL: uid}},
+            "spec": {"containers": [{"name": "quorate", "image": image}]},
+            "status": {"podIP": format!("10.0.0.{slot}"), "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}],
+                "containerStatuses": [{"name": "quorate", "image": image, "imageID": "", "ready": ready, "restartCount": 0,
+                    "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}]},
+        })
+    }
+
+    async fn read(pods: Vec<Value>, set: Option<Value>) -> Objects {
+        let (fake, cluster) = (Fake::default(), validate(&sample(), Some("q:1")).unwrap());
+        let client = fake.client().await;
+        let list = |kind: &str, items: Vec<Value>| json!({"apiVersion": "v1", "kind": kind, "metadata": {}, "items": items});
+        fake.put("/api/v1/namespaces/ns/pods", list("PodList", pods));
+        fake.put("/api/v1/namespaces/ns/persistentvolumeclaims", list("PersistentVolumeClaimList", Vec::new()));
+        if let Some(set) = set {
+            fake.put("/apis/apps/v1/namespaces/ns/statefulsets/kv", set);
+        }
+        Objects::read(&client, &cluster, &[]).await.unwrap()
+    }
+
+    /// Pods and the StatefulSet of a cluster of the same name, deleted a moment ago, are not this one's: their store's id would be taken
+    /// for its own, and it could never form.
+    #[tokio::test]
+    async fn a_former_cluster_is_not_seen() {
+        let set = |uid: &str| json!({"metadata": {"name": "kv", "namespace": "ns", "labels": {UID_LABEL: uid}}});
+        let cluster = validate(&sample(), Some("q:1")).unwrap();
+        let seen = read(vec![pod(0, "before", "q:1", true), pod(1, &cluster.uid, "q:1", true)], Some(set("before"))).await;
+        assert_eq!(seen.targets(&cluster).iter().map(|target| target.slot).collect::<Vec<_>>(), [1]);
+        assert!(seen.set.is_none());
+        assert!(read(Vec::new(), Some(set(&cluster.uid))).await.set.is_some());
+    }
+
+    /// A volume that a member wrote on is there whatever became of its labels; another one in its place is another one.
+    #[tokio::test]
+    async fn a_volume_without_its_labels_is_not_lost() {
+        let (fake, cluster) = (Fake::default(), validate(&sample(), Some("q:1")).unwrap());
+        let client = fake.client().await;
+        let list = |kind: &str| json!({"apiVersion": "v1", "kind": kind, "metadata": {}, "items": []});
+        fake.put("/api/v1/namespaces/ns/pods", list("PodList"));
+        fake.put("/api/v1/namespaces/ns/persistentvolumeclaims", list("PersistentVolumeClaimList"));
+        for slot in [1, 2] {
+            let claim = json!({"metadata": {"name": format!("data-kv-{slot}"), "namespace": "ns", "uid": format!("c{slot}")}});
+            fake.put(&format!("/api/v1/namespaces/ns/persistentvolumeclaims/data-kv-{slot}"), claim);
+        }
+        let known = |slot: i32, uid: &str| VolumeStatus { slot, uid: uid.into(), member: "1".into() };
+        let seen = Objects::read(&client, &cluster, &[known(0, "c0"), known(1, "c1"), known(2, "before")]).await.unwrap();
+        assert_eq!(seen.claims.keys().copied().collect::<Vec<_>>(), [1]);
+    }
+
+    /// A cluster that sleeps has no pods to tell its version; the status remembers it.
+    #[test]
+    fn sleep_hides_no_version() {
+        let nothing = Objects { set: None, pods: BTreeMap::new(), claims: BTreeMap::new(), ticket: None, nodes_lost: Vec::new() };
+        let mut status = ClusterStatus { version: Some("0.1.0".into()), ..ClusterStatus::default() };
+        assert!(nothing.versions(&status).is_empty(), "what was never formed has none");
+        status.cluster_id = Some("1".into());
+        let step = |to: &str| super::super::validate::step(nothing.versions(&status).iter().map(String::as_str), to);
+        assert!(step("q:0.2.0").is_ok() && step("q:0.3.0").is_err());
+    }
+
+    /// An image is strange while others have another one and none that works has it.
+    #[tokio::test]
+    async fn strange_images() {
+        let strange = async |images: [(&str, bool); 3]| {
+            let pods =
+                images.iter().zip(0..).map(|((image, ready), slot)| pod(slot, &sample().metadata.uid.unwrap(), image, *ready));
+            let seen = read(pods.collect(), None).await;
+            (0..3).filter(|slot| seen.is_strange(*slot)).collect::<Vec<_>>()
+        };
+        assert_eq!(strange([("a", true), ("a", true), ("a", false)]).await, [0; 0]);
+        assert_eq!(strange([("a", true), ("a", true), ("b", false)]).await, [2]);
+        assert_eq!(strange([("a", true), ("b", true), ("b", false)]).await, [0; 0]);
+        assert_eq!(strange([("a", true), ("b", false), ("b", false)]).await, [1, 2]);
+        assert_eq!(strange([("a", false), ("a", false), ("a", false)]).await, [0; 0]);
+    }
 }

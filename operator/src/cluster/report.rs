@@ -3,6 +3,8 @@
 //! Conditions follow Kubernetes' conventions: a time of transition changes only with the status, and every condition names the
 //! generation it speaks of. Reasons are part of the interface: programs wait for them.
 
+use std::time::Duration;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
@@ -12,15 +14,20 @@ use super::plan::Plan;
 use super::secrets::Standing;
 use super::validate::Valid;
 use super::world::{Kind, Member, Seconds, World};
+use super::{BUSY, QUIET};
 use crate::crd::cluster::TlsMode;
 use crate::crd::status::{ClusterStatus, MemberStatus, OperationStatus, QuorumStatus, SecretsStatus, TlsStatus, VolumeStatus};
 use crate::member::Survey;
 
 mod errand;
+#[cfg(test)]
+mod tests;
 mod upkeep;
 
 /// How long a step may take before people should look, seconds.
 const SLOW_AFTER: Seconds = 1800;
+/// How long something may stand still before it is looked at less often, seconds.
+const STILL_AFTER: Seconds = 300;
 
 /// A condition before it is dated.
 struct Finding {
@@ -90,7 +97,8 @@ pub fn report(old: &ClusterStatus, generation: Option<i64>, seen: &Seen<'_>) -> 
         }
     }
     quorum(&mut status, world);
-    status.version = survey.answers.values().map(|answer| answer.version.clone()).min().or(status.version);
+    let running = world.slots.values().filter_map(|place| place.pod.as_ref()).filter(|pod| pod.running && !pod.version.is_empty());
+    status.version = running.map(|pod| &pod.version).min_by_key(|version| numbers(version)).cloned().or(status.version);
     status.db_size = survey.answers.values().map(|answer| answer.db_size).max().map(size_text).or(status.db_size);
     if world.members.is_some() {
         status.alarms = survey.alarms.clone();
@@ -109,6 +117,20 @@ pub fn report(old: &ClusterStatus, generation: Option<i64>, seen: &Seen<'_>) -> 
     status.phase = Some(phase(&findings, seen).into());
     date(&mut status.conditions, findings, generation, world.now);
     status
+}
+
+/// Until the next look: soon while something moves or is not as wished, at leisure where that has been so for long. A change of pods
+/// brings a look at once in any case.
+pub fn pace(status: &ClusterStatus, now: Seconds) -> Duration {
+    let unmet =
+        status.conditions.iter().find(|known| known.type_ == "Ready" && known.status != "True" && known.reason != "Hibernated");
+    if status.operation.is_none() && unmet.is_none() {
+        return QUIET;
+    }
+    let moved = status.conditions.iter().map(|known| known.last_transition_time.0.as_second());
+    let step = status.operation.as_ref().map(|operation| operation.step_at.0.as_second());
+    let last = moved.chain(step).max().unwrap_or(now);
+    if now - last < STILL_AFTER { BUSY } else { QUIET }
 }
 
 /// The status of a cluster that cannot be worked on: what stood stays, and a condition says why.
@@ -147,13 +169,14 @@ fn member_status(seen: &Seen<'_>, member: &Member, old: &[MemberStatus]) -> Memb
     let listed = seen.survey.members.iter().flatten().find(|listed| listed.id == member.id);
     let url = listed.and_then(|listed| listed.peer_urls.first().cloned()).unwrap_or_default();
     let operation = seen.plan.operation.as_ref().filter(|operation| operation.slot.is_some() && operation.slot == member.slot);
+    let pod = member.slot.and_then(|slot| world.pod(slot));
     let phase = match operation.map(|operation| operation.kind) {
         Some(Kind::Replace) if !member.learner => "Replacing",
         Some(Kind::ScaleIn) => "Leaving",
         Some(Kind::Rollout) if !member.healthy => "Restarting",
         _ if member.learner => "Joining",
         _ if member.healthy => "Ready",
-        _ if member.slot.and_then(|slot| world.pod(slot)).is_some_and(|pod| pod.terminating) => "Restarting",
+        _ if pod.is_some_and(|pod| pod.terminating) => "Restarting",
         _ => "Unhealthy",
     };
     let role = if member.learner {
@@ -169,7 +192,7 @@ fn member_status(seen: &Seen<'_>, member: &Member, old: &[MemberStatus]) -> Memb
         slot: member.slot.and_then(|slot| i32::try_from(slot).ok()),
         role: role.into(),
         phase: phase.into(),
-        version: answer.map(|answer| answer.version.clone()),
+        version: pod.filter(|pod| !pod.version.is_empty()).map(|pod| pod.version.clone()),
         applied_index: still.or(applied).or(before),
     }
 }
@@ -232,6 +255,16 @@ fn findings(status: &ClusterStatus, seen: &Seen<'_>) -> Vec<Finding> {
         Purpose::RecoverQuorum => ("Recovering", "one member becomes the whole cluster"),
     });
     let available = match (&world.members, world.formed || status.cluster_id.is_some()) {
+        (Some(_), _) if seen.survey.stopped => finding(
+            "Available",
+            false,
+            "MembersDiffer",
+            "members hold different data and no majority agrees, so the store serves nobody: restore a backup, or see docs/operations.md",
+        ),
+        (Some(_), _) if world.upkeep.full => {
+            // Backups are taken of what is available, and this is.
+            finding("Available", true, "StoreFull", "reads are served; writes that add data are refused, since the store is full")
+        }
         (Some(_), _) => finding("Available", true, "QuorumServes", "reads and writes are served"),
         (None, _) if asleep => finding("Available", false, "Hibernated", "no member runs, as spec.replicas says"),
         (None, false) => finding("Available", false, "Forming", "the first members have not found each other yet"),
@@ -296,9 +329,19 @@ fn findings(status: &ClusterStatus, seen: &Seen<'_>) -> Vec<Finding> {
         TlsMode::CertManager => finding("CertificatesReady", true, "Issued", "cert-manager has issued all certificates"),
         TlsMode::SelfSigned => {
             let step = seen.standing.map_or("Steady", |standing| standing.rotation.as_str());
-            finding("CertificatesReady", true, step, "certificates are valid and renewed in time")
+            match seen.standing.filter(|standing| standing.overdue) {
+                Some(standing) => {
+                    let until = time(standing.not_after).0;
+                    let message =
+                        format!("certificates end at {until} and are not renewed while spec.paused is true: end the pause before");
+                    finding("CertificatesReady", false, "RenewalPaused", message)
+                }
+                None => finding("CertificatesReady", true, step, "certificates are valid and renewed in time"),
+            }
         }
     };
+    let unready = |member: &&Member| member.slot.is_some_and(|slot| world.pod(slot).is_none_or(|pod| !pod.ready));
+    let unready: Vec<String> = voters().filter(unready).filter_map(|member| Some(seen.cluster.pod(member.slot?))).collect();
     let pending = (0..world.replicas()).any(|slot| world.pod(slot).is_some_and(|pod| !pod.current));
     let is = |finding: &Finding| finding.status == Some(true);
     let ready = if asleep {
@@ -311,6 +354,10 @@ fn findings(status: &ClusterStatus, seen: &Seen<'_>) -> Vec<Finding> {
         finding("Ready", false, progressing.reason.clone(), progressing.message.clone())
     } else if is(&degraded) {
         finding("Ready", false, degraded.reason.clone(), degraded.message.clone())
+    } else if world.upkeep.full {
+        finding("Ready", false, available.reason.clone(), available.message.clone())
+    } else if !unready.is_empty() {
+        finding("Ready", false, "PodsNotReady", format!("healthy, but not ready: {}", unready.join(", ")))
     } else if pending && !world.wish.paused {
         finding("Ready", false, "UpdatePending", "pods of an earlier form wait to be deleted: spec.update.strategy is Supervised")
     } else {
@@ -326,16 +373,26 @@ fn slow(seen: &Seen<'_>) -> bool {
     seen.plan.operation.as_ref().is_some_and(|operation| seen.world.now - operation.step_started >= SLOW_AFTER)
 }
 
-/// Names who could bring the data back: the one that had applied most.
+/// Names who could bring the data back: of those that answer the one whose log reaches furthest, as a recovery would choose, and of the
+/// others the one that was seen furthest. What was seen of those is rough.
 fn lost_text(status: &ClusterStatus, seen: &Seen<'_>) -> String {
-    let freshest = status.members.iter().filter(|member| member.role != "Learner").max_by_key(|member| member.applied_index);
+    let positions = &seen.world.positions;
     let needed = status.quorum.as_ref().map_or(0, |quorum| quorum.needed);
     let answering = seen.survey.answers.len();
-    let fresh = freshest.map_or(String::new(), |member| {
-        format!("; the furthest seen was {} at entry {}", member.name, member.applied_index.unwrap_or(0))
+    let best = positions.iter().max_by_key(|(slot, position)| (**position, u32::MAX - **slot));
+    let best = best.map_or(String::new(), |(slot, (_, index))| {
+        format!("; of these the log of {} reaches furthest, to entry {index}", seen.cluster.pod(*slot))
+    });
+    let silent = |member: &&MemberStatus| {
+        let slot = member.slot.and_then(|slot| u32::try_from(slot).ok());
+        member.role != "Learner" && slot.is_none_or(|slot| !positions.contains_key(&slot))
+    };
+    let other = status.members.iter().filter(silent).max_by_key(|member| member.applied_index);
+    let other = other.map_or(String::new(), |member| {
+        format!("; of the others {} was seen furthest, at about entry {}", member.name, member.applied_index.unwrap_or(0))
     });
     format!(
-        "{answering} of {needed} needed members answer{fresh}; no volume is deleted: bring members back, or make a QuorateTask of type RecoverQuorum, or a QuorateRestore"
+        "{answering} of {needed} needed members answer{best}{other}; no volume is deleted: bring members back, or make a QuorateTask of type RecoverQuorum, or a QuorateRestore"
     )
 }
 
@@ -385,6 +442,11 @@ fn date(conditions: &mut Vec<Condition>, findings: Vec<Finding>, generation: Opt
             None => conditions.push(dated),
         }
     }
+}
+
+/// The numbers of a version, to compare by: 0.10.0 is above 0.9.0.
+fn numbers(version: &str) -> Vec<u64> {
+    version.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
 }
 
 fn size_text(bytes: i64) -> String {

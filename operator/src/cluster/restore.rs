@@ -8,7 +8,7 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::build;
 use super::validate::Valid;
@@ -161,12 +161,20 @@ pub async fn advance(context: &Context, cluster: &Valid, filling: &Filling<'_>) 
         data: Some(&cluster.claim(0)),
         scratch: false,
     };
-    let job: Job = serde_json::from_value(job(&worker)).expect("the job is well formed");
+    let job: Job = serde_json::from_value(placed(job(&worker), cluster)).expect("the job is well formed");
     match jobs.create(&PostParams::default(), &job).await {
         Err(kube::Error::Api(status)) if status.is_already_exists() => (),
         other => drop(other?),
     }
     Ok(Stage::Busy("fill the first member's volume from the backup".into()))
+}
+
+/// The job's pod runs where the member may: a volume that is made for it, in a zone or on a node, has to be one that the member reaches.
+fn placed(mut job: Value, cluster: &Valid) -> Value {
+    if let Some(pod) = job["spec"]["template"]["spec"].as_object_mut() {
+        pod.extend(build::whereabouts(cluster));
+    }
+    job
 }
 
 /// How far revisions must be raised so that none that was given out before comes again: beyond the newest that the store had reached.
@@ -181,4 +189,27 @@ pub async fn bump(context: &Context, namespace: &str, source: &RestoreSource, re
         begins = status.and_then(|status| status.revision).unwrap_or(0);
     }
     Ok((reached - begins).max(0).saturating_add(crate::agent::REVISION_BUMP))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::validate::{tests::sample, validate};
+
+    /// A volume that waits for its first pod is made on a node that the member may use.
+    #[test]
+    fn volumes_are_filled_where_members_run() {
+        let mut object = sample();
+        object.spec.scheduling = serde_json::from_value(
+            json!({"nodeSelector": {"pool": "stores"}, "tolerations": [{"key": "stores", "operator": "Exists"}]}),
+        )
+        .unwrap();
+        object.spec.pod.overrides = json!({"schedulerName": "own"}).as_object().cloned();
+        let cluster = validate(&object, Some("q:1")).unwrap();
+        let job = placed(json!({"spec": {"template": {"spec": {"containers": [{"name": "agent"}]}}}}), &cluster);
+        let pod = &job["spec"]["template"]["spec"];
+        assert_eq!((&pod["nodeSelector"]["pool"], &pod["schedulerName"]), (&json!("stores"), &json!("own")));
+        assert_eq!((pod["tolerations"].as_array().map(Vec::len), &pod["containers"][0]["name"]), (Some(1), &json!("agent")));
+        assert!(pod["affinity"]["podAntiAffinity"].is_object(), "beside the other members as the member itself");
+    }
 }

@@ -9,8 +9,8 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 
-use super::apply::{Applied, apply, put_secret};
-use super::build::{self, UID_LABEL};
+use super::apply::{self, Applied, apply, put_secret};
+use super::build;
 use super::validate::Valid;
 use super::world::Seconds;
 use crate::certificates::{self, Authority, Data, Rotation, leaves};
@@ -34,6 +34,8 @@ pub struct Standing {
     pub rotation: Rotation,
     /// When that step began.
     pub since: Seconds,
+    /// Something should have been renewed by now: the cluster is paused.
+    pub overdue: bool,
 }
 
 /// Why there are no certificates.
@@ -45,9 +47,9 @@ pub enum Error {
     /// Making or reading failed.
     #[error(transparent)]
     Certificates(#[from] certificates::Error),
-    /// A Secret of this name is not of this cluster.
-    #[error("secret {0} belongs to something else: delete it, or use another cluster name")]
-    Foreign(String),
+    /// Something is not of this cluster, or could not be written.
+    #[error(transparent)]
+    Apply(#[from] apply::Error),
     /// cert-manager has not issued a certificate yet.
     #[error("wait for cert-manager to fill secret {0}: look at the Certificate of that name, and whether its issuer tells ca.crt")]
     Pending(String),
@@ -71,7 +73,7 @@ type Ensured = (Option<Identity>, Option<Standing>);
 #[derive(Default)]
 pub struct Known(Mutex<HashMap<String, (String, Instant, Ensured)>>);
 
-/// Makes sure of all Secrets, unless that was done for the same wish a moment ago.
+/// Makes sure of all Secrets, unless that was done for the same wish a moment ago. A paused cluster's are only looked at.
 pub async fn ensure(
     client: &Client,
     (applied, known): (&Applied, &Known),
@@ -84,7 +86,10 @@ pub async fn ensure(
     if let Some((_, _, ensured)) = known.0.lock().expect("no one panics in there").get(&cluster.uid).filter(fresh) {
         return Ok(ensured.clone());
     }
-    let ensured = ensure_now(client, applied, object, cluster, now).await?;
+    let ensured = match cluster.spec.paused {
+        true => existing(client, cluster, now).await?,
+        false => ensure_now(client, applied, object, cluster, now).await?,
+    };
     let mut known = known.0.lock().expect("no one panics in there");
     known.retain(|_, (_, at, _)| at.elapsed() < TRUST);
     known.insert(cluster.uid.clone(), (wish, Instant::now(), ensured.clone()));
@@ -128,14 +133,36 @@ async fn ensure_now(
     }
 }
 
-/// What the operator shows to members, from the Secrets as they are.
-pub async fn existing(client: &Client, cluster: &Valid) -> Result<Option<Identity>, Error> {
+/// The Secrets as they are: what the operator shows to members, and how certificates stand that nobody renews meanwhile.
+async fn existing(client: &Client, cluster: &Valid, now: Seconds) -> Result<Ensured, Error> {
     if !cluster.tls() {
-        return Ok(None);
+        return Ok((None, None));
     }
     let api: Api<Secret> = Api::namespaced(client.clone(), &cluster.namespace);
     let (_, _, operator) = cluster.secrets();
-    complete(&operator, &data_of(api.get_opt(&operator).await?.as_ref())).map(Some)
+    let identity = complete(&operator, &data_of(api.get_opt(&operator).await?.as_ref())).map(Some)?;
+    let name = cluster.named("ca");
+    let stored = api.get_opt(&name).await?.filter(|_| cluster.spec.tls.mode == TlsMode::SelfSigned);
+    let Some(authority) = read_authority(&name, stored.as_ref(), now)? else { return Ok((identity, None)) };
+    let (mut not_after, mut overdue) = (authority.not_after(), authority.is_due(now));
+    for leaf in leaves(cluster) {
+        let data = data_of(api.get_opt(&cluster.named(leaf.ending)).await?.as_ref());
+        let certificate = data.get("tls.crt").map(|bytes| String::from_utf8_lossy(bytes)).unwrap_or_default();
+        not_after = not_after.min(certificates::not_after(&certificate));
+        overdue |= certificates::due(&certificate, now);
+    }
+    Ok((identity, Some(standing(&authority, not_after, overdue))))
+}
+
+fn read_authority(name: &str, stored: Option<&Secret>, now: Seconds) -> Result<Option<Authority>, Error> {
+    let note = |key: &str| stored.and_then(|secret| secret.annotations().get(key)).cloned().unwrap_or_default();
+    let data = stored.map(|secret| data_of(Some(secret)));
+    Ok(Authority::read(name, data.as_ref(), note(SINCE).parse().unwrap_or(now), &note(ROTATE))?)
+}
+
+fn standing(authority: &Authority, not_after: Seconds, overdue: bool) -> Standing {
+    let (authority_not_after, rotation) = (authority.not_after(), authority.rotation());
+    Standing { not_after, authority_not_after, rotation, since: authority.since(), overdue }
 }
 
 async fn self_signed(
@@ -147,13 +174,7 @@ async fn self_signed(
 ) -> Result<(Identity, Standing), Error> {
     let name = cluster.named("ca");
     let stored = ours(api.get_opt(&name).await?, cluster)?;
-    let note = |key: &str| stored.as_ref().and_then(|secret| secret.annotations().get(key)).cloned().unwrap_or_default();
-    let known = Authority::read(
-        &name,
-        stored.as_ref().map(|secret| data_of(Some(secret))).as_ref(),
-        note(SINCE).parse().unwrap_or(now),
-        &note(ROTATE),
-    )?;
+    let known = read_authority(&name, stored.as_ref(), now)?;
     // A new cluster has not asked for a change of what it does not have yet.
     let asked = object.annotations().get(ROTATE).cloned().unwrap_or_default();
     let authority = Authority::advance(known.clone(), cluster, &asked, now)?;
@@ -180,21 +201,16 @@ async fn self_signed(
             identity = Some(complete(&name, &wanted)?);
         }
     }
-    let standing = Standing {
-        not_after,
-        authority_not_after: authority.not_after(),
-        rotation: authority.rotation(),
-        since: authority.since(),
-    };
+    let standing = standing(&authority, not_after, false);
     let identity = identity.ok_or_else(|| Error::Missing { secret: cluster.named("operator-tls"), key: "tls.crt".into() })?;
     Ok((identity, standing))
 }
 
 fn ours(secret: Option<Secret>, cluster: &Valid) -> Result<Option<Secret>, Error> {
-    match secret {
-        Some(secret) if secret.labels().get(UID_LABEL) != Some(&cluster.uid) => Err(Error::Foreign(secret.name_any())),
-        other => Ok(other),
+    if let Some(secret) = &secret {
+        apply::is_ours(cluster, "Secret", &secret.metadata)?;
     }
+    Ok(secret)
 }
 
 fn data_of(secret: Option<&Secret>) -> Data {

@@ -23,6 +23,14 @@ pub struct Valid {
     pub spec: QuorateClusterSpec,
     /// The server's image.
     pub image: String,
+    /// What members listen at: every address. Those of IPv6 are only asked for where pods are reached by them, since a machine may
+    /// have none.
+    pub listen: &'static str,
+}
+
+/// Every address, given one of the API server's, which pods reach by the family that they are reached by.
+pub fn every_address(of_kubernetes: &str) -> &'static str {
+    if of_kubernetes.contains(':') { "[::]" } else { "0.0.0.0" }
 }
 
 /// Why a cluster cannot be built; only a change of its spec helps.
@@ -86,6 +94,7 @@ pub fn validate(cluster: &QuorateCluster, default_image: Option<&str>) -> Result
         uid: cluster.uid().ok_or(Invalid::Incomplete("uid"))?,
         spec,
         image,
+        listen: every_address(""),
     })
 }
 
@@ -155,11 +164,30 @@ fn split(name: &str) -> (&str, &str) {
     }
 }
 
+/// What an image calls its version: its tag, or the beginning of its digest. Empty when it has neither.
+pub fn version_of(image: &str) -> String {
+    let suffix = split(image).1;
+    match suffix.strip_prefix('@') {
+        Some(digest) => digest.chars().take("sha256:".len() + 12).collect(),
+        None => suffix.trim_start_matches(':').to_string(),
+    }
+}
+
 impl Valid {
-    /// The spec says which image is wanted. One that does not keeps the one that it began with, whatever a newer operator comes with.
-    pub fn names_image(&self) -> bool {
+    /// The image that is wanted where pods get `running` now. A spec that names no version, tag or digest keeps the one that it has,
+    /// whatever a newer operator comes with; it may name another repository for it.
+    pub fn kept_image(&self, running: &str) -> String {
         let image = &self.spec.image;
-        self.spec.version.is_some() || image.repository.is_some() || image.tag.is_some() || image.digest.is_some()
+        if self.spec.version.is_some() || image.tag.is_some() || image.digest.is_some() {
+            return self.image.clone();
+        }
+        let Some(repository) = &image.repository else { return running.to_string() };
+        let (present, suffix) = split(running);
+        // A digest may be of an index that only this one repository has.
+        match present == repository || suffix.starts_with(':') {
+            true => format!("{repository}{suffix}"),
+            false => self.image.clone(),
+        }
     }
 
     /// Members wished for.
@@ -265,6 +293,34 @@ pub(crate) mod tests {
             image_of(ImageSpec { digest: some("sha256:2"), tag: some("x"), ..mirror }, None, default),
             some("other/q@sha256:2")
         );
+    }
+
+    /// The version is what the image is called by.
+    #[test]
+    fn versions_of_images() {
+        let digest = format!("reg/q@sha256:{}", "0123456789abcdef".repeat(4));
+        let told = ["reg:5000/q:0.1.0", "reg:5000/q", &digest].map(version_of);
+        assert_eq!(told, ["0.1.0", "", "sha256:0123456789ab"]);
+    }
+
+    /// Nothing but a word in the spec changes the version: a newer operator's default reaches no cluster that is there, also where its
+    /// repository is named.
+    #[test]
+    fn images_are_kept() {
+        let kept = |image: ImageSpec, version: Option<&str>, running: &str| {
+            let mut cluster = sample();
+            (cluster.spec.image, cluster.spec.version) = (image, version.map(str::to_string));
+            validate(&cluster, Some("reg:5000/quorate:0.9.0")).unwrap().kept_image(running)
+        };
+        let none = ImageSpec::default();
+        let mirror = ImageSpec { repository: Some("mirror/q".into()), ..none.clone() };
+        assert_eq!(kept(none.clone(), None, "reg:5000/quorate:0.1.0"), "reg:5000/quorate:0.1.0");
+        assert_eq!(kept(mirror.clone(), None, "mirror/q:0.1.0"), "mirror/q:0.1.0");
+        assert_eq!(kept(mirror.clone(), None, "reg:5000/quorate:0.1.0"), "mirror/q:0.1.0", "it only moves");
+        assert_eq!(kept(mirror.clone(), None, "mirror/q@sha256:1"), "mirror/q@sha256:1");
+        assert_eq!(kept(mirror.clone(), None, "reg:5000/quorate@sha256:1"), "mirror/q:0.9.0");
+        assert_eq!(kept(mirror, Some("0.2.0"), "mirror/q:0.1.0"), "mirror/q:0.2.0");
+        assert_eq!(kept(none, Some("0.2.0"), "x:0.1.0"), "reg:5000/quorate:0.2.0");
     }
 
     /// Peer URLs and slots belong together, and foreign URLs have no slot.

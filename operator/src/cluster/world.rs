@@ -124,12 +124,18 @@ pub struct Pod {
     pub running: bool,
     /// The server says that it has not joined: its disk is empty and it waits at the gate.
     pub at_gate: bool,
+    /// Since when its container runs; without meaning while it does not.
+    pub up_since: Seconds,
     /// How the container's last life ended.
     pub exit_code: Option<i32>,
     /// How often the container was started again.
     pub restarts: u32,
     /// It cannot be placed, and the node that its volume is bound to does not exist.
     pub node_lost: bool,
+    /// What its image calls its version: the tag, or the beginning of the digest. Empty when it has neither.
+    pub version: String,
+    /// Others have another image, and none that works has this one: what it refuses may be sound.
+    pub strange_image: bool,
 }
 
 /// A volume, or rather the claim to it.
@@ -267,6 +273,13 @@ impl Kind {
     }
 }
 
+impl Pod {
+    /// It ended since it may not serve with what is on its volume.
+    pub fn refuses(&self) -> bool {
+        matches!(self.exit_code, Some(exit::DATA | exit::REMOVED))
+    }
+}
+
 impl World {
     /// The slot's pod.
     pub fn pod(&self, slot: Slot) -> Option<&Pod> {
@@ -306,7 +319,9 @@ impl World {
         if pod.terminating || pod.ready || !volume.ours || volume.terminating {
             return false;
         }
-        let refused = matches!(pod.exit_code, Some(exit::DATA | exit::REMOVED)) && pod.restarts >= 1;
+        // How an earlier life ended says nothing of one that runs. And a build may refuse what a newer one wrote: that is the image's
+        // fault, and taking the change back mends it.
+        let refused = pod.refuses() && pod.restarts >= 1 && !pod.running && !pod.strange_image;
         let unreachable = pod.node_lost && self.now - pod.since >= self.wish.repair_after;
         refused || unreachable
     }
@@ -320,7 +335,7 @@ impl World {
         let written = self.volumes.iter().any(|written| {
             written.slot == slot && written.volume == volume.uid && !members.iter().any(|member| member.id == written.member)
         });
-        let refused = self.pod(slot).is_some_and(|pod| matches!(pod.exit_code, Some(exit::DATA | exit::REMOVED)));
+        let refused = self.pod(slot).is_some_and(Pod::refuses);
         (written || refused).then_some(volume)
     }
 }

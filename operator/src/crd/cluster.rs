@@ -93,7 +93,8 @@ pub struct QuorateClusterSpec {
     /// How the first data comes about. Only looked at before the cluster is formed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bootstrap: Option<BootstrapSpec>,
-    /// True: the operator changes nothing about this cluster and only reports.
+    /// True: the operator changes nothing about this cluster and only reports. Certificates are not renewed either; condition
+    /// CertificatesReady tells when they should have been.
     #[serde(default)]
     pub paused: bool,
 }
@@ -148,8 +149,8 @@ impl RestoreSource {
     }
 }
 
-/// Where the server's image comes from. What is not set is taken from the operator's default image; where nothing is set and no
-/// version, the cluster keeps the image that it was made with.
+/// Where the server's image comes from. What is not set is taken from the operator's default image when the cluster is made; where no
+/// version, tag or digest is set, the cluster keeps those that it was made with.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ImageSpec {
@@ -411,7 +412,8 @@ pub struct TlsSpec {
     #[serde(default, rename = "extraSANs", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(max = 253)))]
     pub extra_sans: Vec<String>,
-    /// How long certificates are valid, days; they are renewed after two thirds of it. For modes SelfSigned and CertManager.
+    /// How long certificates are valid, days, and in mode SelfSigned a third of the authority's time at most; they are renewed after
+    /// two thirds of it. For modes SelfSigned and CertManager.
     #[serde(default = "leaf_days")]
     #[schemars(range(min = 1, max = 3650))]
     pub certificate_days: i32,

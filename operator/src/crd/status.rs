@@ -18,7 +18,8 @@ pub struct ClusterStatus {
     /// The store's cluster id, hexadecimal. Once set, no empty volume can found a cluster under this resource again.
     #[serde(default, rename = "clusterID", skip_serializing_if = "Option::is_none")]
     pub cluster_id: Option<String>,
-    /// The version that all members run; the lowest while they differ.
+    /// The version that all members run, as their image's tag or the beginning of its digest says; the lowest while they differ, the
+    /// last one while none runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// Selects the members' pods, for the scale subresource.
@@ -98,7 +99,7 @@ pub struct MemberStatus {
     pub role: String,
     /// Joining, Ready, Unhealthy, Restarting, Replacing or Leaving.
     pub phase: String,
-    /// The version it runs.
+    /// The version it runs, as its image says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// The last log entry that it applied, when it was last seen. After a loss of quorum the highest is the freshest.

@@ -212,7 +212,7 @@ fn serves(seen: &ClusterStatus, now: Timestamp) -> Serves {
     let lasted = now.as_second() - known.last_transition_time.0.as_second();
     match (known.status.as_str(), known.reason.as_str()) {
         ("True", _) => Serves::Yes,
-        ("False", "NoQuorum") if lasted >= LOST_FOR => Serves::No,
+        ("False", "NoQuorum" | "MembersDiffer") if lasted >= LOST_FOR => Serves::No,
         _ => Serves::Perhaps,
     }
 }

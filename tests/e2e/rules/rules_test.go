@@ -118,6 +118,15 @@ var examples = map[string][]example{
 		{"conflicts", members + `  quorate_operator_reconciles_total{namespace="ops",pod="operator-a",outcome="conflict"} 0+9x60` + "\n", 30, 0},
 		{"errors", members + `  quorate_operator_reconciles_total{namespace="ops",pod="operator-a",outcome="error"} 0+1x60` + "\n", 30, 1},
 	},
+	"QuorateClusterStalled": {
+		{"goes on", members + condition("Stalled", "0x60"), 30, 0},
+		{"for a moment", members + condition("Stalled", "0x20 1x5 0x60"), 30, 0},
+		{"waits", members + condition("Stalled", "1x60"), 30, 1},
+	},
+	"QuorateCertificatesNotReady": {
+		{"ready", members + condition("CertificatesReady", "1x60"), 30, 0},
+		{"not renewed", members + condition("CertificatesReady", "0x60"), 30, 1},
+	},
 	"QuorateBackupRefuted": {
 		{"all proved", members + `  quorate_operator_backup_verifications_total{pod="operator-a",outcome="verified"} 0+1x60` + "\n", 30, 0},
 		{"one refuted", members + `  quorate_operator_backup_verifications_total{pod="operator-a",outcome="failed"} 0x20 1x40` + "\n", 30, 1},
@@ -126,6 +135,10 @@ var examples = map[string][]example{
 		{"up to date", members + `  quorate_operator_backup_deltas_covered_timestamp_seconds{namespace="demo",schedule="nightly"} 0+60x60` + "\n", 30, 0},
 		{"stands still", members + `  quorate_operator_backup_deltas_covered_timestamp_seconds{namespace="demo",schedule="nightly"} 60x60` + "\n", 30, 1},
 	},
+}
+
+func condition(kind, values string) string {
+	return `  quorate_operator_cluster_condition{namespace="demo",cluster="kv",condition="` + kind + `"} ` + values + "\n"
 }
 
 func volume(left string) string {

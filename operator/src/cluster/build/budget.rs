@@ -11,7 +11,7 @@ use super::{metadata, selector};
 /// one gets away from a bad node.
 pub(super) fn disruption_budget(cluster: &Valid, voters: usize) -> Option<Value> {
     let target = usize::try_from(cluster.replicas()).unwrap_or(0);
-    if target == 0 || voters.max(target) < 3 {
+    if target == 0 || voters.max(target) < 2 {
         return None;
     }
     Some(json!({

@@ -18,6 +18,7 @@ use super::validate::Valid;
 
 pub use boot::{Recovery, Ticket, ticket};
 pub use certificates::certificates;
+pub use pod::whereabouts;
 pub use stateful_set::{claim, stateful_set};
 
 /// The label that holds the cluster's UID, on all objects and on volumes.

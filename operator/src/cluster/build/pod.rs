@@ -98,16 +98,16 @@ fn probe(path: &str, period: u32, failures: u32) -> Value {
 /// The server's command line.
 fn arguments(cluster: &Valid) -> Vec<String> {
     let scheme = cluster.scheme();
-    let host = cluster.host("$(POD_NAME)");
+    let (host, listen) = (cluster.host("$(POD_NAME)"), cluster.listen);
     let mut args = vec![
         "--name=$(POD_NAME)".to_string(),
         format!("--data-dir={DATA}/data"),
         "--boot-ticket=/etc/quorate/boot/ticket.json".to_string(),
-        format!("--listen-client-urls={scheme}://0.0.0.0:2379"),
+        format!("--listen-client-urls={scheme}://{listen}:2379"),
         format!("--advertise-client-urls={scheme}://{host}:2379"),
-        format!("--listen-peer-urls={scheme}://0.0.0.0:2380"),
+        format!("--listen-peer-urls={scheme}://{listen}:2380"),
         format!("--initial-advertise-peer-urls={scheme}://{host}:2380"),
-        "--listen-metrics-urls=http://0.0.0.0:2381".to_string(),
+        format!("--listen-metrics-urls=http://{listen}:2381"),
     ];
     if cluster.tls() {
         for (prefix, folder) in [("", "server"), ("peer-", "peer")] {
@@ -194,6 +194,13 @@ fn placement(cluster: &Valid, pod: &mut Value) {
             pod[name] = value;
         }
     }
+}
+
+/// What says on which nodes a member may run: for a pod that fills its volume, which is made where that pod is.
+pub fn whereabouts(cluster: &Valid) -> Map<String, Value> {
+    let whole = template(cluster);
+    let kept = ["nodeSelector", "tolerations", "affinity", "priorityClassName", "nodeName", "runtimeClassName", "schedulerName"];
+    kept.iter().filter_map(|field| Some(((*field).to_string(), whole["spec"].get(field)?.clone()))).collect()
 }
 
 /// JSON merge patch: objects merge, null removes, all else replaces.

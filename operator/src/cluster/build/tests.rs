@@ -96,6 +96,17 @@ fn plain_text() {
     assert!(!text.contains("https") && !text.contains("tls"), "{text}");
 }
 
+/// Where pods have addresses of IPv6 only, members listen at those.
+#[test]
+fn ipv6() {
+    use crate::cluster::validate::every_address;
+    let mut cluster = validate(&sample(), Some("q:1")).unwrap();
+    assert!(stateful_set(&cluster, 3, "1Gi").0.to_string().contains("https://0.0.0.0:2379"));
+    cluster.listen = every_address("fd00::1");
+    let text = stateful_set(&cluster, 3, "1Gi").0.to_string();
+    assert!(text.contains("https://[::]:2380") && text.contains("http://[::]:2381") && !text.contains("0.0.0.0"), "{text}");
+}
+
 /// A quorum of the larger of what is and what is wished stays through drains; a lone member may be moved.
 #[test]
 fn budgets() {
@@ -108,6 +119,7 @@ fn budgets() {
     assert_eq!(budget(3, 3), Some(json!(2)));
     assert_eq!(budget(3, 5), Some(json!(3)));
     assert_eq!(budget(5, 3), Some(json!(3)));
+    assert_eq!(budget(1, 2), Some(json!(2)), "of two, on the way to one, each is needed");
     assert_eq!(budget(1, 1), None);
     assert_eq!(budget(0, 3), None);
 }

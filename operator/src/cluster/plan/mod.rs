@@ -6,11 +6,12 @@
 //! only tells how long something has been going on, and makes steps that destroy something wait for a second look.
 //!
 //! Order: what is paused rests; what somebody asked for that stops everything (errands); forming; sleeping and waking; without a
-//! quorum nothing but restarts of what does not run anyway; then a full store, where there is anything to try, a learner under way, lost members, empty slots, volumes
+//! quorum nothing but restarts of what does not work anyway; then a full store, where there is anything to try, a learner under way, lost members, empty slots, volumes
 //! of no use, changes of pods, size, and maintenance last.
 //!
 //! Invariants, which the tests check over random worlds:
 //! - no step takes a working member away when the others are no quorum, except for the only member of a cluster of one;
+//! - a form of the pods in which a member does not come up is given to no other member, with or without a quorum;
 //! - at most one learner and one operation;
 //! - a volume is deleted only when no member of the list wrote on it; old volumes of an errand go only when the new store serves, or
 //!   are kept;
@@ -33,6 +34,10 @@ const HAND_OVER_TRIES: u32 = 10;
 const SETTLED_AFTER: i64 = 5;
 /// How long a pod of the old form may be unready before it counts as broken, seconds.
 const HOPELESS_AFTER: i64 = 20;
+/// The same without a quorum, where one that runs may only be waiting for the others, seconds.
+const DEAD_AFTER: i64 = 60;
+/// How long a restarted pod is waited for until it is there again, seconds.
+const GONE_WITHIN: i64 = 120;
 
 /// What to do about a cluster.
 #[derive(Clone, Debug, PartialEq)]
@@ -262,13 +267,14 @@ fn decide(world: &World) -> Option<Verdict> {
     }
     let Some(members) = &world.members else {
         return scale::refill(world, set)
-            .or_else(|| rollout::restart_hopeless(world, set, &[]))
+            .or_else(|| rollout::mend_dead(world, set))
             .or_else(|| scale::waking(world))
-            .or_else(|| errand::nobody(world));
+            .or_else(|| errand::nobody(world))
+            .or_else(|| rollout::wait_for_proof(world, set));
     };
     let view = View { world, set, members };
     scale::cover(&view)
-        .or_else(|| rollout::restart_hopeless(world, set, members))
+        .or_else(|| rollout::mend(world, set, members))
         .or_else(|| upkeep::heal(&view))
         .or_else(|| repair::learner(&view))
         .or_else(|| repair::lost_member(&view))

@@ -18,21 +18,31 @@ pub(super) fn learner(view: &View<'_>) -> Option<Verdict> {
             format!("remove learner {slot}, which is not wanted any more"),
         ));
     }
-    if world.lost_data(member) || world.damaged(member) {
+    if is_lost(world, member) {
         return Some(Verdict::act(kind, Some(slot), remove, format!("remove learner {slot}, which lost its data, to add it anew")));
     }
     if member.started && member.healthy {
         let promote = Step::Promote { member: member.id };
         return Some(Verdict::act(kind, Some(slot), promote, format!("member {slot} catches up; promote it as soon as it has")));
     }
+    // There is one learner at a time, and a voter that must be replaced needs that place more.
+    let needed = view.voters().any(|voter| is_lost(world, voter) && view.healthy_without(voter.id) >= view.quorum());
+    if needed && !member.healthy && world.wish.automatic_repair {
+        let text = format!("remove learner {slot}, which does not come up, so that a lost member can be replaced");
+        return Some(Verdict::act(kind, Some(slot), remove, text));
+    }
     Some(Verdict::wait(kind, Some(slot), format!("wait for member {slot} to join: {}", state_of(world, slot))))
+}
+
+/// What the member knew is gone, or of no use.
+fn is_lost(world: &World, member: &Member) -> bool {
+    world.lost_data(member) || world.damaged(member)
 }
 
 /// A voter that lost what it knew is taken out when the others are a quorum without it; its slot is filled anew afterwards.
 pub(super) fn lost_member(view: &View<'_>) -> Option<Verdict> {
     let world = view.world;
-    let lost = |member: &&Member| world.lost_data(member) || world.damaged(member);
-    let member = view.voters().find(lost)?;
+    let member = view.voters().find(|member| is_lost(world, member))?;
     let slot = member.slot?;
     let what = match world.lost_data(member) {
         true => "its volume is gone",
@@ -54,8 +64,15 @@ pub(super) fn lost_member(view: &View<'_>) -> Option<Verdict> {
 
 /// A pod whose slot has no member: give it an empty volume if it has a used one, then add it.
 pub(super) fn empty_slot(view: &View<'_>) -> Option<Verdict> {
-    let slot = (0..view.set.replicas.min(view.world.wish.replicas)).find(|slot| view.at(*slot).is_none())?;
     let world = view.world;
+    let empty = || (0..view.set.replicas.min(world.wish.replicas)).filter(|slot| view.at(*slot).is_none());
+    // One that is there goes before one that may never be.
+    let at_gate = |slot: &Slot| world.pod(*slot).is_some_and(|pod| pod.at_gate && pod.running && !pod.terminating);
+    let usable = |slot: &Slot| {
+        let volume = world.volume(*slot).is_some_and(|volume| volume.ours && !volume.terminating && !volume.lost);
+        volume && world.leftover(*slot, view.members).is_none()
+    };
+    let slot = empty().find(|slot| at_gate(slot) && usable(slot)).or_else(|| empty().next())?;
     let kind = kind_of_join(world, slot);
     if let Some(volume) = world.leftover(slot, view.members) {
         if !world.wish.automatic_repair && kind == Kind::Replace {

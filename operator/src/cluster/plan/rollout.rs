@@ -1,21 +1,78 @@
 //! Changes of pods: what is broken first, since it cannot hurt; then one follower after the other; the leader last.
 
-use super::super::world::{Kind, Member, Set, Slot, World};
-use super::{HAND_OVER_TRIES, HOPELESS_AFTER, SETTLED_AFTER, Step, Verdict, View};
+use super::super::world::{Kind, Member, Pod, Seconds, Set, Slot, World};
+use super::{DEAD_AFTER, GONE_WITHIN, HAND_OVER_TRIES, HOPELESS_AFTER, SETTLED_AFTER, Step, Verdict, View};
 
 /// A pod of the old form that does not work anyway gets the new form at once: nothing is lost by that, and a change that was made
 /// to mend it must reach it even when the rest is in trouble.
 pub(super) fn restart_hopeless(world: &World, set: &Set, members: &[Member]) -> Option<Verdict> {
+    restart_broken(world, set, members, HOPELESS_AFTER)
+}
+
+/// The same while members have data: only once those that got the new form have come up in it. A form in which nobody works would
+/// otherwise reach whoever is away for a moment, and take the quorum with it.
+pub(super) fn mend(world: &World, set: &Set, members: &[Member]) -> Option<Verdict> {
+    let open = unproven(world, set, members).is_none() && !is_under_way(world);
+    open.then(|| restart_hopeless(world, set, members))?
+}
+
+/// The same without a quorum, where each that runs may be the one that brings it back: those are given more time, and are left alone
+/// where somebody supervises changes.
+pub(super) fn mend_dead(world: &World, set: &Set) -> Option<Verdict> {
+    if unproven(world, set, &[]).is_some() || is_under_way(world) {
+        return None;
+    }
+    let patience = if world.wish.automatic_update { DEAD_AFTER } else { Seconds::MAX };
+    restart_broken(world, set, &[], patience)
+}
+
+/// Why nobody else gets the new form, where somebody could do with it.
+pub(super) fn wait_for_proof(world: &World, set: &Set) -> Option<Verdict> {
+    let slot = unproven(world, set, &[])?;
+    let old = |slot: Slot| world.pod(slot).is_some_and(|pod| !pod.current && !pod.ready);
+    (0..set.replicas).any(old).then(|| match late(world, slot) {
+        true => {
+            let message = format!("{}, or delete the pods that shall have it all the same", halted_text(slot));
+            Verdict::blocked(Kind::Rollout, Some(slot), "RolloutHalted", message)
+        }
+        false => Verdict::wait(Kind::Rollout, Some(slot), format!("wait for member {slot} to come up in its new form")),
+    })
+}
+
+/// `patience` is how long one that runs may be unready, seconds.
+fn restart_broken(world: &World, set: &Set, members: &[Member], patience: Seconds) -> Option<Verdict> {
     if !set.observed {
         return None;
     }
     let healthy = |slot: Slot| members.iter().any(|member| member.slot == Some(slot) && member.healthy);
-    let (slot, pod) = (0..set.replicas).filter_map(|slot| Some((slot, world.pod(slot)?))).find(|(slot, pod)| {
-        let broken = !pod.running || pod.exit_code.is_some() || world.now - pod.since >= HOPELESS_AFTER;
+    let pods = (0..set.replicas).filter_map(|slot| Some((slot, world.pod(slot)?)));
+    let hopeless = pods.filter(|(slot, pod)| {
+        let broken = !pod.running || world.now - pod.since >= patience;
         !pod.current && !pod.ready && !pod.terminating && broken && !healthy(*slot)
-    })?;
+    });
+    // One that never ran, such as one that cannot be placed, shows least of whether the new form is any good.
+    let (slot, pod) = hopeless.min_by_key(|(slot, pod)| (!pod.running && pod.exit_code.is_none(), *slot))?;
     let step = Step::DeletePod { slot, uid: pod.uid.clone() };
     Some(Verdict::act(Kind::Rollout, Some(slot), step, format!("restart member {slot}, which does not work, in its new form")))
+}
+
+/// A member that got the new form and has not come up in it, or not for long enough to tell. One that refuses what is on its volume
+/// says nothing of the form, unless nobody works with this image; nor does one whose volume's node is gone.
+fn unproven(world: &World, set: &Set, members: &[Member]) -> Option<Slot> {
+    let owned = |slot: Slot| match members {
+        [] => world.volumes.iter().any(|written| written.slot == slot),
+        members => members.iter().any(|member| member.slot == Some(slot)),
+    };
+    let up = |pod: &Pod| pod.running && world.now - pod.up_since >= HOPELESS_AFTER;
+    let new = |pod: &Pod| pod.current && !pod.ready && !pod.terminating && !pod.node_lost && (!pod.refuses() || pod.strange_image);
+    (0..set.replicas).find(|slot| owned(*slot) && world.pod(*slot).is_some_and(|pod| new(pod) && !up(pod)))
+}
+
+/// The one that was restarted last is still on its way out, or not made anew yet. On a node that is gone it may be so for ever.
+fn is_under_way(world: &World) -> bool {
+    let Some(known) = world.operation.as_ref().filter(|known| known.kind == Kind::Rollout) else { return false };
+    let gone = known.slot.is_some_and(|slot| world.pod(slot).is_none_or(|pod| pod.terminating));
+    gone && world.now - known.step_started < GONE_WITHIN
 }
 
 /// The next pod to get its new form.
@@ -75,16 +132,21 @@ fn restart(view: &View<'_>, slot: Slot, text: String) -> Option<Verdict> {
 /// A pod of the new form that does not get ready stops the rollout, until another change replaces it.
 fn halted(view: &View<'_>) -> Option<Verdict> {
     let world = view.world;
-    let late = |slot: &Slot| {
-        let needed = *slot < world.wish.replicas || view.at(*slot).is_some();
-        let pod = world.pod(*slot).filter(|_| needed);
-        pod.is_some_and(|pod| pod.current && !pod.ready && world.now - pod.since >= world.wish.update_deadline)
-    };
-    let slot = (0..view.set.replicas).find(late)?;
-    let message = format!(
+    let waits = |slot: &Slot| (*slot < world.wish.replicas || view.at(*slot).is_some()) && late(world, *slot);
+    let slot = (0..view.set.replicas).find(waits)?;
+    Some(Verdict::blocked(Kind::Rollout, Some(slot), "RolloutHalted", halted_text(slot)))
+}
+
+/// It got the new form and has had its time.
+fn late(world: &World, slot: Slot) -> bool {
+    let late = |pod: &Pod| pod.current && !pod.ready && world.now - pod.since >= world.wish.update_deadline;
+    world.pod(slot).is_some_and(late)
+}
+
+fn halted_text(slot: Slot) -> String {
+    format!(
         "member {slot} did not get ready after its change, so no other is restarted: look at its log, and change or revert the spec"
-    );
-    Some(Verdict::blocked(Kind::Rollout, Some(slot), "RolloutHalted", message))
+    )
 }
 
 fn wait_text(slot: Option<Slot>) -> String {

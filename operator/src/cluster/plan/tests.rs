@@ -358,9 +358,12 @@ impl Model {
                 current: pod.template == self.template,
                 running,
                 at_gate: pod.at_gate,
+                up_since: pod.since,
                 exit_code: pod.exit_code,
                 restarts: pod.restarts,
                 node_lost: false,
+                version: String::new(),
+                strange_image: false,
             });
         }
         for (slot, volume) in &self.volumes {
@@ -521,9 +524,10 @@ impl Model {
         let Some(at) = self.members.iter().position(|member| member.id == id) else { return };
         let member = self.members[at].clone();
         let lost = !self.holds_data(&member);
+        let makes_way = member.learner && !self.healthy(&member) && self.voters().any(|voter| !self.holds_data(voter));
         self.require(
-            lost || member.slot >= self.wish.replicas,
-            "members leave only when fewer are wished for or when their data is lost",
+            lost || makes_way || member.slot >= self.wish.replicas,
+            "members leave only when fewer are wished for, when their data is lost, or for one whose data is",
         );
         if !member.learner {
             let (all, left) = (self.voters().count(), self.voters().filter(|other| other.id != id && self.healthy(other)).count());
@@ -772,6 +776,22 @@ fn a_lost_volume_is_replaced() {
     assert!(kinds.starts_with(&wanted), "{steps:?}");
 }
 
+/// Between one member and three the time with two voters is short: the third pod is there before the second votes.
+#[test]
+fn two_voters_are_soon_three() {
+    let mut model = settled(1);
+    model.wish.replicas = 3;
+    for _ in 0..100 {
+        model.pass();
+        let plan = model.operate(false);
+        if matches!(plan.step, Step::Promote { .. }) && model.voters().count() == 2 {
+            assert!(model.pods.contains_key(&2));
+            return;
+        }
+    }
+    panic!("no second voter");
+}
+
 /// An unwanted learner, from a wish that was taken back, leaves again.
 #[test]
 fn growth_can_be_taken_back() {
@@ -784,4 +804,179 @@ fn growth_can_be_taken_back() {
     model.wish.replicas = 3;
     steps(&mut model);
     assert_eq!((model.members.len(), model.volumes.len()), (3, 3));
+}
+
+/// A change that does not start broke one member and stopped there. While another one is away, and the quorum with it, nobody else gets
+/// the broken form: whether that one is cut off or starts again, the quorum is back as soon as it is.
+#[test]
+fn a_broken_change_reaches_nobody_without_a_quorum() {
+    for starts_again in [false, true] {
+        let mut model = settled(3);
+        let good: Vec<u64> = model.pods.values().map(|pod| pod.uid).collect();
+        (model.template, model.broken) = (2, Some(2));
+        for _ in 0..100 {
+            model.pass();
+            model.operate(false);
+        }
+        let away = model.pods.values_mut().find(|pod| good.contains(&pod.uid)).unwrap();
+        if starts_again {
+            away.starting = 60;
+        } else {
+            away.cut = 60;
+        }
+        for _ in 0..100 {
+            model.pass();
+            model.operate(false);
+        }
+        assert_eq!(model.pods.values().filter(|pod| good.contains(&pod.uid)).count(), 2, "starts again: {starts_again}");
+        assert!(model.has_quorum());
+    }
+}
+
+/// What mends members that all fail reaches all of them, one after the other, quorum or not.
+#[test]
+fn a_mend_reaches_all_without_a_quorum() {
+    let mut model = settled(3);
+    model.broken = Some(1);
+    for pod in model.pods.values_mut() {
+        pod.starting = 1;
+    }
+    for _ in 0..20 {
+        model.pass();
+        assert_eq!(model.operate(false).step, Step::Nothing);
+    }
+    model.template = 2;
+    steps(&mut model);
+}
+
+/// A quorum that is missing, by members that run and wait: a change reaches them one by one, and only after a while; those that somebody
+/// supervises are left alone.
+#[test]
+fn running_members_are_not_restarted_in_haste() {
+    let model = settled(3);
+    let mut world = model.look();
+    world.members = None;
+    world.set = Some(Set { replicas: 3, observed: true });
+    for place in world.slots.values_mut() {
+        let pod = place.pod.as_mut().unwrap();
+        (pod.ready, pod.current, pod.since) = (false, false, world.now - 30);
+    }
+    assert_eq!(plan(&world).step, Step::Nothing, "an election may take as long");
+    world.now += 100;
+    let begun = plan(&world);
+    assert!(matches!(begun.step, Step::DeletePod { slot: 0, .. }));
+    let mut after = World { operation: begun.operation, ..world.clone() };
+    after.slots.get_mut(&0).unwrap().pod.as_mut().unwrap().terminating = true;
+    assert_eq!(plan(&after).step, Step::Nothing, "one at a time");
+    after.slots.get_mut(&0).unwrap().pod = None;
+    assert_eq!(plan(&after).step, Step::Nothing);
+    after.now += 1000;
+    assert!(matches!(plan(&after).step, Step::DeletePod { slot: 1, .. }), "its node may be gone");
+    let first = world.slots.get_mut(&0).unwrap().pod.as_mut().unwrap();
+    (first.current, first.since, first.running) = (true, world.now, false);
+    assert_eq!(plan(&world).step, Step::Nothing, "the first one shows whether the change is any good");
+    world.slots.get_mut(&0).unwrap().pod.as_mut().unwrap().current = false;
+    world.wish.automatic_update = false;
+    assert!(matches!(plan(&world).step, Step::DeletePod { slot: 0, .. }), "what does not run anyway");
+    world.slots.get_mut(&0).unwrap().pod.as_mut().unwrap().running = true;
+    assert_eq!(plan(&world).step, Step::Nothing);
+}
+
+/// A pod that cannot be placed does not keep a mend from those that fail, whether it has the new form already or not.
+#[test]
+fn a_pod_without_a_place_is_mended_last() {
+    let model = settled(3);
+    let mut world = model.look();
+    world.members = None;
+    for (slot, place) in &mut world.slots {
+        let pod = place.pod.as_mut().unwrap();
+        (pod.ready, pod.current, pod.running, pod.since) = (false, false, false, world.now - 300);
+        pod.exit_code = (*slot > 0).then_some(1);
+    }
+    assert!(matches!(plan(&world).step, Step::DeletePod { slot: 1, .. }), "{:?}", plan(&world).step);
+    let first = world.slots.get_mut(&0).unwrap().pod.as_mut().unwrap();
+    (first.current, first.node_lost) = (true, true);
+    assert!(matches!(plan(&world).step, Step::DeletePod { slot: 1, .. }));
+    world.slots.get_mut(&0).unwrap().pod.as_mut().unwrap().node_lost = false;
+    assert_eq!(twice(&mut world).step, Step::Nothing, "it may be the new form that has no place");
+    world.now += 600;
+    assert!(twice(&mut world).blocked.is_some_and(|blocked| blocked.message.contains("delete the pods")));
+}
+
+/// Two looks at this world.
+fn twice(world: &mut World) -> Plan {
+    world.operation = plan(world).operation;
+    plan(world)
+}
+
+/// A member that refused its data once and has run since is not replaced when it is cut off: only one that does not run is.
+#[test]
+fn an_old_refusal_is_no_damage() {
+    let model = settled(3);
+    let mut world = model.look();
+    let member = world.members.as_mut().unwrap().iter_mut().find(|member| !member.leader).unwrap();
+    member.healthy = false;
+    let (id, slot) = (member.id, member.slot.unwrap());
+    let pod = world.slots.get_mut(&slot).unwrap().pod.as_mut().unwrap();
+    (pod.ready, pod.exit_code, pod.restarts) = (false, Some(exit::DATA), 1);
+    assert_eq!(twice(&mut world).step, Step::Nothing);
+    world.slots.get_mut(&slot).unwrap().pod.as_mut().unwrap().running = false;
+    assert_eq!(twice(&mut world).step, Step::Remove { member: id });
+}
+
+/// An image that refuses what a newer one wrote halts; the member keeps its volume, and taking the change back mends it. Where another
+/// works with the same image, the volume is damaged.
+#[test]
+fn an_image_that_refuses_sound_data_halts() {
+    let model = settled(3);
+    let mut world = model.look();
+    let member = world.members.as_mut().unwrap().iter_mut().find(|member| !member.leader).unwrap();
+    member.healthy = false;
+    let (id, slot) = (member.id, member.slot.unwrap());
+    for (at, place) in &mut world.slots {
+        place.pod.as_mut().unwrap().current = *at == slot;
+    }
+    let pod = world.slots.get_mut(&slot).unwrap().pod.as_mut().unwrap();
+    (pod.ready, pod.running, pod.exit_code, pod.restarts) = (false, false, Some(exit::DATA), 3);
+    (pod.strange_image, pod.since) = (true, world.now - 1000);
+    assert_eq!(twice(&mut world).blocked.map(|blocked| blocked.reason), Some("RolloutHalted"));
+    world.slots.get_mut(&slot).unwrap().pod.as_mut().unwrap().strange_image = false;
+    assert_eq!(twice(&mut world).step, Step::Remove { member: id });
+}
+
+/// A learner that does not come up does not keep a voter that lost its data from being replaced.
+#[test]
+fn a_stuck_learner_makes_way_for_a_repair() {
+    let mut model = settled(3);
+    model.wish.replicas = 5;
+    while !model.members.iter().any(|member| member.learner) {
+        model.pass();
+        model.operate(false);
+    }
+    let learner = model.members.iter().find(|member| member.learner).unwrap().slot;
+    model.pods.get_mut(&learner).unwrap().cut = 100_000;
+    let before = model.members.iter().find(|member| member.slot == 1).unwrap().id;
+    errands::lose(&mut model, &[1]);
+    for _ in 0..300 {
+        model.pass();
+        model.operate(false);
+    }
+    let now = model.members.iter().find(|member| member.slot == 1).unwrap().clone();
+    assert!(now.id != before && !now.learner && model.healthy(&now), "{now:?}");
+}
+
+/// A pod that waits at the gate joins, though a slot below it stays without a pod that runs.
+#[test]
+fn who_waits_at_the_gate_joins_first() {
+    let mut model = settled(5);
+    errands::lose(&mut model, &[1, 3]);
+    for _ in 0..300 {
+        model.pass();
+        if let Some(pod) = model.pods.get_mut(&1).filter(|pod| !pod.terminating) {
+            pod.starting = 60;
+        }
+        model.operate(false);
+    }
+    let at = |slot| model.members.iter().find(|member| member.slot == slot);
+    assert!(at(1).is_none() && at(3).is_some_and(|member| !member.learner && model.healthy(member)), "{:?}", model.members);
 }

@@ -95,6 +95,25 @@ fn scenarios() -> Vec<Scenario> {
             },
             end: |model| model.template == 1,
         },
+        Scenario {
+            name: "a broken rollout while another member is away, taken back",
+            from: 3,
+            begin: |model| {
+                model.template += 1;
+                model.broken = Some(model.template);
+            },
+            each: |model| {
+                if (1400..1402).contains(&model.now)
+                    && let Some(pod) = model.pods.values_mut().find(|pod| pod.template == 1)
+                {
+                    pod.cut = 60;
+                }
+                if model.now > 1700 && model.broken == Some(model.template) {
+                    model.template -= 1;
+                }
+            },
+            end: |model| model.template == 1,
+        },
         Scenario { name: "a lost volume", from: 3, begin: |model| lose(model, &[1]), each: nothing, end: |_| true },
         Scenario {
             name: "a damaged volume",
