@@ -252,7 +252,9 @@ impl Keeper<'_> {
             let due = pending.due(self.interval, stored);
             let waiting = now_ms();
             let mut waited = None;
-            let mut message = stream.message().now_or_never().map(|told| told.map_err(quorate_client::Error::from));
+            // A member that tells of much must not keep the agent from hearing that it is to stop.
+            let there = if self.stopping() { None } else { stream.message().now_or_never() };
+            let mut message = there.map(|told| told.map_err(quorate_client::Error::from));
             if message.is_none() {
                 waited = Some(waiting);
                 tokio::select! {

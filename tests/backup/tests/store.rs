@@ -281,6 +281,67 @@ async fn what_proofs_and_restores_find() {
     follower.stop();
 }
 
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &to),
+            false => drop(std::fs::copy(entry.path(), to).unwrap()),
+        }
+    }
+}
+
+/// A cluster whose disks were put back to an earlier state keeps its id, and gives the same revisions to other changes. Its deltas do not
+/// go on from those of the history that it left, whether it is behind them yet or has passed them, and a restore mixes nothing.
+#[tokio::test]
+async fn a_cluster_that_was_put_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let place = Place::folder(&dir.join("store"));
+    let source = Server::start(&dir.join("source")).await;
+    source.put("a", "1").await;
+    drop(source);
+    for earlier in ["behind", "beyond"] {
+        copy(&dir.join("source"), &dir.join(earlier));
+    }
+
+    let source = Server::start(&dir.join("source")).await;
+    backup(&place, &source, "left", &[]);
+    let follower = Follower::start(&place, FOLDER, &[&source.endpoint], &dir.join("left.log"));
+    follower.until(|page| page["coveredMs"].as_i64() > Some(0)).await;
+    let mut left = 0;
+    for n in 0..6 {
+        left = source.put(&format!("left-{n}"), "x").await;
+    }
+    follower.until(|page| page["revision"].as_i64() == Some(left)).await;
+    follower.stop();
+    drop(source);
+
+    for (earlier, writes) in [("behind", 2), ("beyond", 20)] {
+        let source = Server::start(&dir.join(earlier)).await;
+        let mut newest = 0;
+        for n in 0..writes {
+            newest = source.put(&format!("{earlier}-{n}"), "y").await;
+        }
+        assert_eq!(newest < left, earlier == "behind");
+        let follower = Follower::start(&place, FOLDER, &[&source.endpoint], &dir.join(format!("{earlier}.log")));
+        let page = follower.until(|page| page["coveredMs"].as_i64() > Some(0)).await;
+        assert_eq!(page["since"].as_i64(), Some(newest), "{earlier}: a new run begins");
+        backup(&place, &source, earlier, &[]);
+        let mut last = 0;
+        for n in 0..8 {
+            last = source.put(&format!("{earlier}-after-{n}"), "z").await;
+        }
+        follower.until(|page| page["revision"].as_i64() == Some(last)).await;
+        let restored = dir.join(format!("{earlier}-restored"));
+        assert_eq!(restore(&place, FOLDER, &restored, &[]).unwrap()["revision"].as_i64(), Some(last), "{earlier}");
+        assert!(Server::start(&restored).await.all(0).await == source.all(0).await, "{earlier}");
+        follower.stop();
+    }
+}
+
 /// What the last member said before it went is written, though its time has not come: nobody else has it.
 #[tokio::test]
 async fn the_last_words_of_a_member() {
