@@ -134,6 +134,11 @@ fn hash_letters(hash: &[u8]) -> String {
     format!("{letters:0<HASH_LETTERS$}")
 }
 
+/// Whether these are the letters that a name has of this hash.
+pub fn is_hash(letters: &str, hash: &[u8]) -> bool {
+    hash_letters(hash) == letters
+}
+
 /// Reads such a name.
 pub fn segment(folder: &str, name: &str) -> Option<Segment> {
     let (cluster, file) = name.strip_prefix(folder)?.strip_prefix("deltas/")?.split_once('/')?;

@@ -36,6 +36,8 @@ const SILENCE: Duration = Duration::from_secs(15);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 /// How often a member hears that the agent is there, though nothing new was stored.
 const GREETING: Duration = Duration::from_secs(60);
+/// How often the files in the store are looked at: somebody may have deleted some.
+const INVENTORY: Duration = Duration::from_secs(3600);
 /// The longest that opening a stream may take.
 const OPENING: Duration = Duration::from_secs(15);
 /// What the first file of a run names as the hash of the one before, when it must not be read as going on from any that there is.
@@ -245,7 +247,7 @@ impl Keeper<'_> {
         });
         self.last = Some(last);
         let mut pending = Pending::default();
-        let mut greeted = Instant::now();
+        let (mut greeted, mut looked) = (Instant::now(), Instant::now());
         let mut stop = self.stop.clone();
         loop {
             let stored = self.last.as_ref().map_or(0, |last| last.revision);
@@ -296,6 +298,10 @@ impl Keeper<'_> {
                 if greeted.elapsed() >= GREETING {
                     greeted = Instant::now();
                     self.stored(member).await?;
+                }
+                if looked.elapsed() >= INVENTORY {
+                    looked = Instant::now();
+                    self.look().await?;
                 }
             }
         }
@@ -408,6 +414,37 @@ impl Keeper<'_> {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Looks whether the files are still there. A hole among them is shown, so that a full backup is made; when the newest is gone, the
+    /// caller goes on from what there is, or begins anew.
+    async fn look(&mut self) -> Result<(), Error> {
+        let Some(last) = self.last.as_mut().filter(|last| !last.hash.is_empty() && last.hash != FOLLOWS_NONE) else {
+            return Ok(());
+        };
+        let name = format!("{:016x}", last.cluster);
+        let files = match self.store.segments(self.folder, &name).await {
+            Ok(files) => files,
+            Err(error) => {
+                tracing::warn!(%error, "cannot look at the files in the store");
+                return Ok(());
+            }
+        };
+        match chain::run(&files, &name).filter(|(_, newest)| chain::is_hash(&newest.own, &last.hash)) {
+            Some((since, _)) if since == last.since => {}
+            Some((since, _)) => {
+                tracing::warn!(since, before = last.since, "files of deltas are gone from the store");
+                last.since = since;
+                self.page.lock().expect("no one panics in there").since = since;
+            }
+            None => {
+                self.last = None;
+                return Err(Error::Refused(
+                    "the newest file of deltas is gone from the store, or somebody else writes there".into(),
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Writes what waits, however long the store takes to accept it.
@@ -548,6 +585,42 @@ mod tests {
         let manifest = chain::Manifest { revision: 10, cluster_id: "0000000000000005".into(), ..chain::Manifest::default() };
         let plan = chain::plan(vec![chain::Full { name: "full".into(), manifest }], &files, chain::Target::Newest).unwrap();
         assert_eq!(plan.segments.iter().map(|file| file.name.as_str()).collect::<Vec<_>>(), [name.as_str()]);
+    }
+
+    /// Files that somebody deletes are missed: a hole is shown, and without the newest file the agent goes on from what is there.
+    #[tokio::test]
+    async fn deleted_files() {
+        let store = Store::over(Arc::new(object_store::memory::InMemory::new()), None);
+        let (page, (_stop, stopped)) = (Page::default(), watch::channel(false));
+        let mut keeper = Keeper {
+            store: &store,
+            folder: "f/",
+            holder: String::new(),
+            interval: Duration::from_secs(5),
+            page: &page,
+            stop: stopped,
+            last: None,
+            distrusts: false,
+        };
+        let mut last = Last { cluster: 5, since: 3, revision: 3, hash: Vec::new(), newest: None };
+        let mut names = Vec::new();
+        for revision in 4..8 {
+            let told = bp::Delta { cluster: 5, time_ms: revision * 10, ..delta(revision, &[revision], 0) };
+            let (name, content, next) = file("f/", &last, vec![told]).unwrap();
+            store.put(&name, content).await.unwrap();
+            names.push(name);
+            last = next;
+        }
+        keeper.last = Some(last);
+        keeper.look().await.unwrap();
+        assert_eq!((keeper.last.as_ref().unwrap().since, page.lock().unwrap().since), (3, 0), "all is there");
+        store.delete(&names[1]).await.unwrap();
+        keeper.look().await.unwrap();
+        assert_eq!((keeper.last.as_ref().unwrap().since, page.lock().unwrap().since), (5, 5));
+        store.delete(&names[3]).await.unwrap();
+        assert!(keeper.look().await.is_err() && keeper.last.is_none());
+        assert_eq!(keeper.find(5).await.unwrap().unwrap().revision, 6);
+        keeper.look().await.unwrap();
     }
 
     /// News cover the time that they are of; that there are none covers the time since when that was waited for, and nothing at all
