@@ -134,11 +134,6 @@ fn hash_letters(hash: &[u8]) -> String {
     format!("{letters:0<HASH_LETTERS$}")
 }
 
-/// Whether these are the letters that a name has of this hash.
-pub fn is_hash(letters: &str, hash: &[u8]) -> bool {
-    hash_letters(hash) == letters
-}
-
 /// Reads such a name.
 pub fn segment(folder: &str, name: &str) -> Option<Segment> {
     let (cluster, file) = name.strip_prefix(folder)?.strip_prefix("deltas/")?.split_once('/')?;
@@ -297,6 +292,21 @@ pub fn run(segments: &[Segment], cluster: &str) -> Option<(i64, Segment)> {
         .max_by_key(|(length, _, last)| (last.revision, last.time_ms, *length))
         .map(|(_, begin, last)| (begin, last))?;
     Some((begin, last.clone()))
+}
+
+/// The revision after which files follow one another without a gap up to the one whose content has this hash; none when that is not
+/// there.
+pub fn since(segments: &[Segment], cluster: &str, hash: &[u8]) -> Option<i64> {
+    let branches = Branches::new(segments, cluster);
+    let mut file = *branches.by_hash.get(hash_letters(hash).as_str())?;
+    // Names can lie; a circle of them must end.
+    for _ in 0..branches.files.len() {
+        match branches.before(file) {
+            Some(before) => file = before,
+            None => break,
+        }
+    }
+    Some(file.after)
 }
 
 /// Files of deltas that nothing leads on from: those before the oldest full backup of their cluster, whichever schedule or person made
@@ -459,6 +469,9 @@ mod tests {
         // Of two that end at the same place the one is gone on from that the other is followed by.
         files.extend([linked("a", (40, 40), 28_041, 3), linked("a", (40, 40), 3, 2), linked("a", (40, 40), 28_041, 9)]);
         assert_eq!(run(&files, "a").unwrap().1.own, "0000000000000002");
+        // Each branch is as long as it is by itself.
+        let of = |own: u64| since(&files, "a", &own.to_be_bytes());
+        assert_eq!((of(2), of(9), of(1 << 40 | 2), of(77)), (Some(25), Some(25), Some(5), None));
         assert_eq!(run(&files, "c"), None);
     }
 
