@@ -45,13 +45,11 @@ const LAST_WORDS: &str = "/dev/termination-log";
 fn agent(work: &quorate_operator::agent::Work) -> ExitCode {
     tracing_subscriber::fmt().json().with_env_filter("info").init();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let outcome = match runtime {
-        Ok(runtime) => runtime.block_on(quorate_operator::agent::work(work)).map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
-    };
-    let (words, code) = match outcome {
-        Ok(words) => (words, ExitCode::SUCCESS),
-        Err(words) => (words, ExitCode::FAILURE),
+    let (words, code) = match runtime.map(|runtime| runtime.block_on(quorate_operator::agent::work(work))) {
+        Ok(Ok(words)) => (words, ExitCode::SUCCESS),
+        Ok(Err(error)) if error.refutes() => (error.to_string(), ExitCode::from(quorate_operator::agent::REFUTED)),
+        Ok(Err(error)) => (error.to_string(), ExitCode::FAILURE),
+        Err(error) => (error.to_string(), ExitCode::FAILURE),
     };
     println!("{words}");
     // Outside a pod there is nobody to keep them.

@@ -81,9 +81,13 @@ impl Metrics {
         self.steps.get_or_create(&vec![("kind", kind.to_string())]).inc();
     }
 
-    /// A backup was proved, or refuted.
-    pub fn verified(&self, well: bool) {
-        let outcome = if well { "verified" } else { "failed" };
+    /// A backup was proved or refuted; none: the proof could not be made.
+    pub fn verified(&self, well: Option<bool>) {
+        let outcome = match well {
+            Some(true) => "verified",
+            Some(false) => "failed",
+            None => "undecided",
+        };
         self.verifications.get_or_create(&vec![("outcome", outcome.to_string())]).inc();
     }
 

@@ -91,7 +91,19 @@ pub fn set_condition(
     generation: Option<i64>,
     now: Time,
 ) -> bool {
-    let status = if status { "True" } else { "False" };
+    set_condition_to(conditions, kind, if status { "True" } else { "False" }, reason, message, generation, now)
+}
+
+/// The same, with the status by its name: True, False or Unknown.
+pub fn set_condition_to(
+    conditions: &mut Vec<Condition>,
+    kind: &str,
+    status: &str,
+    reason: &str,
+    message: &str,
+    generation: Option<i64>,
+    now: Time,
+) -> bool {
     let old = conditions.iter().position(|condition| condition.type_ == kind);
     let since = old.map(|at| &conditions[at]).filter(|old| old.status == status).map(|old| old.last_transition_time.clone());
     let new = Condition {

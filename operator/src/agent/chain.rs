@@ -201,17 +201,27 @@ impl<'a> Branches<'a> {
     }
 }
 
-/// The way to a state. `named` is the full backup that the user named: only its cluster's line of history counts then.
+/// The full backups that a plan may begin with: those that are not `unusable`, and where one is named, those of its cluster's line of
+/// history.
 ///
 /// # Errors
-/// Why there is none.
-pub fn plan(mut fulls: Vec<Full>, segments: &[Segment], target: Target, named: Option<&str>) -> Result<Plan, String> {
+/// When the named one is not there.
+pub fn without(mut fulls: Vec<Full>, named: Option<&str>, unusable: impl Fn(&String) -> bool) -> Result<Vec<Full>, String> {
     if let Some(named) = named {
         let cluster = fulls.iter().find(|full| full.name == named).map(|full| full.manifest.cluster_id.clone());
         let cluster = cluster
             .ok_or_else(|| format!("{named} has no manifest beside it: it was not finished, or is too old to go on from"))?;
         fulls.retain(|full| full.manifest.cluster_id == cluster);
     }
+    fulls.retain(|full| !unusable(&full.name));
+    Ok(fulls)
+}
+
+/// The way to a state.
+///
+/// # Errors
+/// Why there is none.
+pub fn plan(fulls: Vec<Full>, segments: &[Segment], target: Target) -> Result<Plan, String> {
     let fits = |full: &Full| match target {
         Target::Newest => true,
         Target::Revision(wanted) => full.manifest.revision <= wanted,
@@ -226,8 +236,11 @@ pub fn plan(mut fulls: Vec<Full>, segments: &[Segment], target: Target, named: O
         }
         (_, Some((_, time_ms))) => format!("the oldest full backup is of {time_ms} ms since 1970, after the time that is wanted"),
     })?;
-    let begin = full.manifest.revision;
-    let branches = Branches::new(segments, &full.manifest.cluster_id).all(begin);
+    let (begin, taken) = (full.manifest.revision, full.manifest.time_ms);
+    // A later revision of an earlier time is of another history: the cluster was put back in between, and kept its id.
+    let segments: Vec<Segment> =
+        segments.iter().filter(|segment| segment.revision <= begin || segment.time_ms >= taken).cloned().collect();
+    let branches = Branches::new(&segments, &full.manifest.cluster_id).all(begin);
     // What of a branch leads to the target, and how far it does.
     let cut = |branch: &Vec<&Segment>| {
         let (mut place, mut over, mut chosen) = (begin, full.manifest.time_ms, Vec::new());
@@ -255,7 +268,14 @@ pub fn plan(mut fulls: Vec<Full>, segments: &[Segment], target: Target, named: O
         Target::Time(wanted) => over > wanted,
     };
     let gap = torn.iter().map(|branch| branch[0].after).filter(|after| *after > place).min();
+    // What comes after a gap is newer, and would be lost without a word.
+    let lost = torn.iter().filter(|branch| branch[branch.len() - 1].revision > place).map(|branch| branch[0].after).min();
+    let hint = format!("and no full backup is newer; the state at revision {place} can be asked for");
     match (target, gap) {
+        (Target::Newest, Some(after)) => Err(format!("the deltas from revision {} to {after} are missing, {hint}", place + 1)),
+        (Target::Newest, None) if lost.is_some() => {
+            Err(format!("the file of deltas before the one from revision {} on is missing, {hint}", lost.unwrap_or_default()))
+        }
         (_, Some(after)) if !reached => Err(format!("the deltas from revision {} to {after} are missing", place + 1)),
         (Target::Revision(wanted), _) if !reached => Err(format!("the deltas end at revision {place}, before {wanted}")),
         _ => Ok(Plan { full, segments: chosen }),
@@ -272,6 +292,21 @@ pub fn run(segments: &[Segment], cluster: &str) -> Option<(i64, Segment)> {
         .max_by_key(|(length, _, last)| (last.revision, last.time_ms, *length))
         .map(|(_, begin, last)| (begin, last))?;
     Some((begin, last.clone()))
+}
+
+/// The revision after which files follow one another without a gap up to the one whose content has this hash; none when that is not
+/// there.
+pub fn since(segments: &[Segment], cluster: &str, hash: &[u8]) -> Option<i64> {
+    let branches = Branches::new(segments, cluster);
+    let mut file = *branches.by_hash.get(hash_letters(hash).as_str())?;
+    // Names can lie; a circle of them must end.
+    for _ in 0..branches.files.len() {
+        match branches.before(file) {
+            Some(before) => file = before,
+            None => break,
+        }
+    }
+    Some(file.after)
 }
 
 /// Files of deltas that nothing leads on from: those before the oldest full backup of their cluster, whichever schedule or person made
@@ -323,7 +358,7 @@ mod tests {
     fn check(target: Target, named: Option<&str>, wanted: Result<(&str, &[i64]), &str>) {
         let fulls = vec![full("a1", "a", 10, 100), full("a2", "a", 30, 300), full("b1", "b", 1000, 500)];
         let files = [chain("a", &[5, 12, 20, 35, 35]), vec![file("a", 40, 50), file("b", 990, 1005)]].concat();
-        let found = plan(fulls, &files, target, named);
+        let found = without(fulls, named, |_| false).and_then(|fulls| plan(fulls, &files, target));
         let found = found.map(|plan| (plan.full.name, plan.segments.iter().map(|s| s.revision).collect::<Vec<_>>()));
         match wanted {
             Ok((full, revisions)) => assert_eq!(found, Ok((full.to_string(), revisions.to_vec())), "{target:?}"),
@@ -343,12 +378,27 @@ mod tests {
         check(Target::Revision(9), Some("a1"), Err("at revision 10"));
         check(Target::Revision(2000), None, Err("end at revision 1005"));
         check(Target::Newest, None, Ok(("b1", &[1005])));
-        check(Target::Newest, Some("a1"), Ok(("a2", &[35, 35])));
+        // Nobody is given less than there is without a word.
+        check(Target::Newest, Some("a1"), Err("from revision 36 to 40 are missing"));
         check(Target::Time(299), Some("a1"), Ok(("a1", &[12, 20, 35])));
         check(Target::Time(150), None, Ok(("a1", &[12, 20])));
         check(Target::Time(99), None, Err("100 ms"));
         check(Target::Newest, Some("x"), Err("no manifest"));
-        assert!(plan(vec![], &[], Target::Newest, None).is_err());
+        assert!(plan(vec![], &[], Target::Newest).is_err());
+    }
+
+    /// Without a full backup that cannot be used the one before it is begun with, and the deltas from there on.
+    #[test]
+    fn unusable_fulls() {
+        let fulls = || vec![full("a1", "a", 10, 100), full("a2", "a", 30, 300), full("b1", "b", 20, 250)];
+        let files = chain("a", &[5, 12, 20, 35]);
+        let found = |named| {
+            let fulls = without(fulls(), named, |name| name == "a2")?;
+            plan(fulls, &files, Target::Revision(33)).map(|plan| (plan.full.name, plan.segments.len()))
+        };
+        assert_eq!(found(Some("a2")), Ok(("a1".into(), 3)));
+        assert!(found(None).is_err_and(|e| e.contains("end at revision 20")), "of another cluster, and newer");
+        assert!(found(Some("x")).is_err());
     }
 
     /// Agents that begin anew on a quiet history write files of the same range; each is there, and they are followed in order. What
@@ -358,18 +408,41 @@ mod tests {
         let fulls = || vec![full("a1", "a", 10, 100)];
         let mut files = vec![linked("a", (10, 20), 0, 7), linked("a", (20, 20), 7, 9), linked("a", (20, 20), 9, 8)];
         let owns = |plan: Plan| plan.segments.iter().map(|file| u64::from_str_radix(&file.own, 16).unwrap()).collect::<Vec<_>>();
-        assert_eq!(plan(fulls(), &files, Target::Newest, None).map(owns), Ok(vec![7, 9, 8]));
+        assert_eq!(plan(fulls(), &files, Target::Newest).map(owns), Ok(vec![7, 9, 8]));
         files.extend([linked("a", (20, 30), 8, 1), linked("a", (20, 25), 9, 2), linked("a", (30, 40), 1, 3)]);
-        assert_eq!(plan(fulls(), &files, Target::Newest, None).map(owns), Ok(vec![7, 9, 8, 1, 3]));
-        assert_eq!(plan(fulls(), &files, Target::Revision(35), None).map(owns), Ok(vec![7, 9, 8, 1, 3]));
-        assert_eq!(plan(fulls(), &files, Target::Revision(20), None).map(owns), Ok(vec![7, 9, 8]));
+        assert_eq!(plan(fulls(), &files, Target::Newest).map(owns), Ok(vec![7, 9, 8, 1, 3]));
+        assert_eq!(plan(fulls(), &files, Target::Revision(35)).map(owns), Ok(vec![7, 9, 8, 1, 3]));
+        assert_eq!(plan(fulls(), &files, Target::Revision(20)).map(owns), Ok(vec![7, 9, 8]));
         // One that was lost is missed, though others cover the same revisions.
         files.retain(|file| file.own != "0000000000000008");
-        assert_eq!(plan(fulls(), &files, Target::Newest, None).map(owns), Ok(vec![7, 9, 2]));
-        assert!(plan(fulls(), &files, Target::Revision(35), None).is_err_and(|e| e.contains("25")));
+        assert!(
+            plan(fulls(), &files, Target::Newest).is_err_and(|e| e.contains("from revision 20 on") && e.contains("at revision 25"))
+        );
+        assert_eq!(plan(fulls(), &files, Target::Revision(25)).map(owns), Ok(vec![7, 9, 2]));
+        assert!(plan(fulls(), &files, Target::Revision(35)).is_err_and(|e| e.contains("25")));
         // Names that lead in a circle end.
         let circle = [linked("a", (10, 10), 5, 6), linked("a", (10, 10), 6, 5)];
-        assert_eq!(plan(fulls(), &circle, Target::Newest, None).map(owns), Ok(vec![]));
+        assert_eq!(plan(fulls(), &circle, Target::Newest).map(owns), Ok(vec![]));
+    }
+
+    /// Of a cluster that was put back and kept its id, the deltas of the history that it left are not taken for what followed.
+    #[test]
+    fn histories_that_were_left() {
+        let at = |(after, revision): (i64, i64), time_ms: i64, previous: u64, own: u64| {
+            let hash = |number: u64| if number == 0 { Vec::new() } else { number.to_be_bytes().to_vec() };
+            let name = segment_name(FOLDER, "a", (after, revision, time_ms), &hash(previous), &hash(own));
+            segment(FOLDER, &name).unwrap()
+        };
+        // Written up to 100, put back to 50, written up to 70 again.
+        let files = [at((40, 55), 550, 0, 1), at((55, 100), 1000, 1, 2), at((50, 60), 1100, 0, 3), at((60, 70), 1200, 3, 4)];
+        let fulls = || vec![full("before", "a", 40, 400), full("after", "a", 52, 1050)];
+        let found = |target| {
+            let plan = plan(fulls(), &files, target).unwrap();
+            (plan.full.name, plan.segments.iter().map(|file| (file.revision, file.time_ms)).collect::<Vec<_>>())
+        };
+        assert_eq!(found(Target::Newest), ("after".into(), vec![(60, 1100), (70, 1200)]));
+        assert_eq!(found(Target::Revision(65)), ("after".into(), vec![(60, 1100), (70, 1200)]));
+        assert_eq!(found(Target::Time(900)), ("before".into(), vec![(55, 550), (100, 1000)]));
     }
 
     /// Names lead back to what they were made from; foreign names to nothing.
@@ -396,6 +469,9 @@ mod tests {
         // Of two that end at the same place the one is gone on from that the other is followed by.
         files.extend([linked("a", (40, 40), 28_041, 3), linked("a", (40, 40), 3, 2), linked("a", (40, 40), 28_041, 9)]);
         assert_eq!(run(&files, "a").unwrap().1.own, "0000000000000002");
+        // Each branch is as long as it is by itself.
+        let of = |own: u64| since(&files, "a", &own.to_be_bytes());
+        assert_eq!((of(2), of(9), of(1 << 40 | 2), of(77)), (Some(25), Some(25), Some(5), None));
         assert_eq!(run(&files, "c"), None);
     }
 

@@ -4,8 +4,9 @@
 //! newest file in the store ends; when the cluster does not have what follows any more, it begins anew at the newest revision, which
 //! the page shows, and the operator then has a full backup made.
 //!
-//! Invariants: a file is written before the member is told that it may forget; what was read is kept until it is written, and while it
-//! is being written nothing more is read, so memory is bounded by one file; a file ends between two revisions.
+//! Invariants: a file is written before the member is told that it may forget; what was read is kept until it is written, also when the
+//! member is gone, and while it is being written nothing more is read, so memory is bounded by one file; a file ends between two
+//! revisions; none follows a file that cannot be read, or that tells of another history than the member does.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,8 +15,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::routing::get;
 use axum::{Json, Router};
+use futures::FutureExt;
+use prost::Message;
 use quorate_client::proto::backup as bp;
 use quorate_client::proto::etcdserverpb as pb;
+use quorate_client::proto::mvccpb::KeyValue;
 use quorate_client::proto::segment;
 use quorate_client::{Client, Code, Streaming};
 use tokio::signal::unix::{SignalKind, signal};
@@ -32,6 +36,12 @@ const SILENCE: Duration = Duration::from_secs(15);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 /// How often a member hears that the agent is there, though nothing new was stored.
 const GREETING: Duration = Duration::from_secs(60);
+/// How often the files in the store are looked at: somebody may have deleted some.
+const INVENTORY: Duration = Duration::from_secs(3600);
+/// The longest that opening a stream may take.
+const OPENING: Duration = Duration::from_secs(15);
+/// What the first file of a run names as the hash of the one before, when it must not be read as going on from any that there is.
+const FOLLOWS_NONE: [u8; 32] = [0xff; 32];
 
 /// Flags of the long-lived agent.
 #[derive(Clone, Debug, clap::Args)]
@@ -106,6 +116,7 @@ pub async fn keep(store: &Store, settings: &Settings, page: &Page, stop: watch::
         page,
         stop,
         last: None,
+        distrusts: false,
     };
     let mut pause = BACKOFF.0;
     for member in members.iter().cycle() {
@@ -115,6 +126,8 @@ pub async fn keep(store: &Store, settings: &Settings, page: &Page, stop: watch::
             return Ok(());
         }
         if let Err(error) = outcome {
+            // What was read before the others found this member to be wrong may be wrong as well.
+            keeper.distrusts |= is_set_aside(&error);
             tracing::warn!(endpoint = member.endpoints().next(), %error, "the deltas pause");
             keeper.tell(|report| report.error = Some(error.to_string()));
         }
@@ -139,6 +152,19 @@ struct Last {
     since: i64,
     revision: i64,
     hash: Vec<u8>,
+    /// The newest change in them, where it is known.
+    newest: Option<bp::Row>,
+}
+
+/// Whether a member has all that follows a revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holds {
+    /// It does, and keeps it for a while.
+    All,
+    /// It is not that far.
+    Behind,
+    /// Not any more, or it keeps nothing for so many.
+    NotAll,
 }
 
 struct Keeper<'a> {
@@ -149,6 +175,8 @@ struct Keeper<'a> {
     page: &'a Page,
     stop: watch::Receiver<bool>,
     last: Option<Last>,
+    /// The files in the store are not gone on from: a new run begins, and follows none of them.
+    distrusts: bool,
 }
 
 /// Deltas that are not in the store yet.
@@ -165,10 +193,12 @@ struct Pending {
 }
 
 impl Pending {
-    fn take(&mut self, delta: bp::Delta) {
-        // A member that catches up tells news late: by their own time. That there are none is true of the moment it is said.
+    /// Takes what a member said. `waited_ms`: since when it was waited for; none when it lay there already.
+    fn take(&mut self, delta: bp::Delta, waited_ms: Option<i64>) {
+        // A member that catches up tells news late: by their own time. That there are none was true when it was said, which is after
+        // the wait for it began; what lay there may be from long ago, with news behind it.
         let news = !delta.rows.is_empty() || !delta.side.is_empty() || delta.side_whole;
-        self.heard_ms = self.heard_ms.max(if news { delta.time_ms } else { now_ms() });
+        self.heard_ms = self.heard_ms.max(if news { delta.time_ms } else { waited_ms.unwrap_or(0) });
         if !news {
             // It tells how far the others reach, and of a compaction; alone it is not worth a file.
             match self.deltas.last_mut() {
@@ -217,28 +247,50 @@ impl Keeper<'_> {
         });
         self.last = Some(last);
         let mut pending = Pending::default();
-        let mut greeted = Instant::now();
+        let (mut greeted, mut looked) = (Instant::now(), Instant::now());
         let mut stop = self.stop.clone();
         loop {
             let stored = self.last.as_ref().map_or(0, |last| last.revision);
             let due = pending.due(self.interval, stored);
-            tokio::select! {
-                message = tokio::time::timeout(SILENCE, stream.message()) => {
-                    let message = message.map_err(|_| Error::Refused("the member fell silent".into()))?;
-                    let delta = message.map_err(quorate_client::Error::from)?;
-                    let delta = delta.ok_or_else(|| Error::Refused("the member ended the stream".into()))?;
-                    pending.take(delta);
-                }
-                () = sleep_until(due) => {}
-                _ = stop.wait_for(|stop| *stop) => {
-                    if pending.is_complete() {
-                        self.write(member, &mut pending).await?;
+            let waiting = now_ms();
+            let mut waited = None;
+            // A member that tells of much must not keep the agent from hearing that it is to stop.
+            let there = if self.stopping() { None } else { stream.message().now_or_never() };
+            let mut message = there.map(|told| told.map_err(quorate_client::Error::from));
+            if message.is_none() {
+                waited = Some(waiting);
+                tokio::select! {
+                    told = tokio::time::timeout(SILENCE, stream.message()) => {
+                        let told = told.map(|told| told.map_err(quorate_client::Error::from));
+                        message = Some(told.unwrap_or(Err(quorate_client::Error::Timeout)));
                     }
-                    return Ok(());
+                    () = sleep_until(due) => {}
+                    _ = stop.wait_for(|stop| *stop) => {
+                        if pending.is_complete() {
+                            self.write(Some(member), &mut pending).await?;
+                        }
+                        return Ok(());
+                    }
+                }
+            }
+            match message {
+                None => {}
+                Some(Ok(Some(delta))) => pending.take(delta, waited),
+                Some(ended) => {
+                    let why = match ended {
+                        Err(quorate_client::Error::Timeout) => Error::Refused("the member fell silent".into()),
+                        Err(error) => error.into(),
+                        Ok(_) => Error::Refused("the member ended the stream".into()),
+                    };
+                    // It may have been the last member, and nobody else has what it said last.
+                    if pending.is_complete() && !is_set_aside(&why) {
+                        self.write(None, &mut pending).await?;
+                    }
+                    return Err(why);
                 }
             }
             if pending.due(self.interval, stored).is_some_and(|due| due <= Instant::now()) {
-                self.write(member, &mut pending).await?;
+                self.write(Some(member), &mut pending).await?;
                 greeted = Instant::now();
             }
             if pending.deltas.is_empty() {
@@ -247,50 +299,155 @@ impl Keeper<'_> {
                     greeted = Instant::now();
                     self.stored(member).await?;
                 }
+                if looked.elapsed() >= INVENTORY {
+                    looked = Instant::now();
+                    self.look().await?;
+                }
             }
         }
     }
 
     /// Opens the stream where the files end, or where a new run of files begins.
-    async fn open(&self, member: &Client, cluster: u64) -> Result<(Streaming<bp::Delta>, Last), Error> {
-        let known = match &self.last {
-            Some(last) if last.cluster == cluster => Some(last.clone()),
-            _ => self.find(cluster).await?,
-        };
-        let ask = |after: i64| bp::DeltasRequest { holder: self.holder.clone(), from_revision: after + 1, cluster };
-        if let Some(last) = known {
-            match first(member, ask(last.revision)).await {
-                Ok(stream) => return Ok((stream, last)),
-                Err(quorate_client::Error::Server { code: Code::OutOfRange, message }) => {
-                    let newest = member.status(pb::StatusRequest {}).await?.header.unwrap_or_default().revision;
-                    if newest < last.revision {
-                        return Err(Error::Refused(format!(
-                            "the member is at revision {newest}, the store at {}: it lags",
-                            last.revision
-                        )));
+    async fn open(&mut self, member: &Client, cluster: u64) -> Result<(Streaming<bp::Delta>, Last), Error> {
+        if !self.distrusts {
+            let known = match &self.last {
+                Some(last) if last.cluster == cluster => Some(last.clone()),
+                _ => self.find(cluster).await?,
+            };
+            if let Some(last) = known {
+                match self.holds(member, last.revision).await? {
+                    Holds::All if self.is_same_history(member, &last).await? => {
+                        return Ok((self.stream(member, cluster, last.revision).await?, last));
                     }
-                    tracing::warn!(message, "what follows the newest deltas is gone: a new run begins, and needs a full backup");
+                    Holds::All => {
+                        tracing::warn!(revision = last.revision, "the store tells of another history than the cluster");
+                        self.distrusts = true;
+                    }
+                    Holds::Behind => {
+                        let revision = last.revision;
+                        // A quorum knows whether it is this member that lags.
+                        let read = pb::RangeRequest { key: vec![0].into(), limit: 1, ..Default::default() };
+                        let newest = member.range(read).await?.header.unwrap_or_default().revision;
+                        if newest >= revision {
+                            return Err(Error::Refused(format!("the member was not yet at revision {revision}, as the store is")));
+                        }
+                        tracing::warn!(
+                            revision,
+                            newest,
+                            "the store is further than the cluster: that was put back to an earlier state"
+                        );
+                        self.distrusts = true;
+                    }
+                    Holds::NotAll => {
+                        let after = last.revision;
+                        tracing::warn!(after, "what follows the newest deltas is gone: a new run begins, and needs a full backup");
+                    }
                 }
-                Err(error) => return Err(error.into()),
             }
         }
-        // A compaction may overtake the question, which is then asked again by the caller.
         let newest = member.status(pb::StatusRequest {}).await?.header.unwrap_or_default().revision;
-        let stream = first(member, ask(newest)).await?;
-        Ok((stream, Last { cluster, since: newest, revision: newest, hash: Vec::new() }))
+        if self.holds(member, newest).await? != Holds::All {
+            // A compaction has overtaken the question, which is then asked again by the caller; or too many others ask.
+            return Err(Error::Refused(format!("the member keeps nothing back from revision {newest} on")));
+        }
+        let hash = if self.distrusts { FOLLOWS_NONE.to_vec() } else { Vec::new() };
+        let stream = self.stream(member, cluster, newest).await?;
+        self.distrusts = false;
+        Ok((stream, Last { cluster, since: newest, revision: newest, hash, newest: None }))
+    }
+
+    /// Whether the member has all that follows this revision. The stream itself would tell only by ending.
+    async fn holds(&self, member: &Client, revision: i64) -> Result<Holds, Error> {
+        let request = bp::StoredRequest { holder: self.holder.clone(), revision };
+        match member.backup_stored(request).await {
+            Ok(answer) => Ok(if answer.held { Holds::All } else { Holds::NotAll }),
+            Err(quorate_client::Error::Server { code: Code::OutOfRange, .. }) => Ok(Holds::Behind),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn stream(&self, member: &Client, cluster: u64, after: i64) -> Result<Streaming<bp::Delta>, Error> {
+        let request = bp::DeltasRequest { holder: self.holder.clone(), from_revision: after + 1, cluster };
+        // A member that went meanwhile would be dialled for ever.
+        let opened = tokio::time::timeout(OPENING, member.backup_deltas(request)).await;
+        Ok(opened.map_err(|_| quorate_client::Error::Timeout)??)
+    }
+
+    /// Whether the newest change in the store is one that the member knows: a cluster that was put back to an earlier state, from copies
+    /// of its disks or by force, keeps its id and gives the same revisions to other changes. True when it cannot be told any more.
+    async fn is_same_history(&self, member: &Client, last: &Last) -> Result<bool, Error> {
+        let Some(row) = &last.newest else { return Ok(true) };
+        let Ok(ours) = pb_kv(row) else { return Ok(true) };
+        let read = pb::RangeRequest { key: ours.key, revision: row.main, serializable: true, ..Default::default() };
+        match member.range(read).await {
+            Ok(found) => Ok(match found.kvs.first() {
+                None => row.deletion,
+                Some(theirs) => {
+                    !row.deletion
+                        && theirs.decode().is_ok_and(|theirs| theirs.mod_revision == row.main && theirs.value == ours.value)
+                }
+            }),
+            Err(quorate_client::Error::Server { message, .. }) if message.contains("compacted") => Ok(true),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Where the files of a cluster end in the store.
-    async fn find(&self, cluster: u64) -> Result<Option<Last>, Error> {
+    async fn find(&mut self, cluster: u64) -> Result<Option<Last>, Error> {
         let name = format!("{cluster:016x}");
         let Some((since, newest)) = chain::run(&self.store.segments(self.folder, &name).await?, &name) else { return Ok(None) };
-        let content = self.store.get(&newest.name).await?;
-        let (_, hash) = segment::decode(&content).map_err(|error| Error::Refused(format!("{} {error}", newest.name)))?;
-        Ok(Some(Last { cluster, since, revision: newest.revision, hash: hash.to_vec() }))
+        let read = self
+            .store
+            .get(&newest.name)
+            .await
+            .and_then(|content| segment::decode(&content).map_err(|error| Error::Refuted(format!("{} {error}", newest.name))));
+        match read {
+            Ok((file, hash)) => {
+                let row = file.deltas.iter().rev().find_map(|delta| delta.rows.last()).cloned();
+                Ok(Some(Last { cluster, since, revision: newest.revision, hash: hash.to_vec(), newest: row }))
+            }
+            // Nobody could go on from it in a restore either.
+            Err(error) if error.refutes() => {
+                tracing::warn!(%error, "the newest deltas cannot be read: a new run begins, and needs a full backup");
+                self.distrusts = true;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Looks whether the files are still there. A hole among them is shown, so that a full backup is made; when the newest is gone, the
+    /// caller goes on from what there is, or begins anew.
+    async fn look(&mut self) -> Result<(), Error> {
+        let Some(last) = self.last.as_mut().filter(|last| !last.hash.is_empty() && last.hash != FOLLOWS_NONE) else {
+            return Ok(());
+        };
+        let name = format!("{:016x}", last.cluster);
+        let files = match self.store.segments(self.folder, &name).await {
+            Ok(files) => files,
+            Err(error) => {
+                tracing::warn!(%error, "cannot look at the files in the store");
+                return Ok(());
+            }
+        };
+        match chain::since(&files, &name, &last.hash) {
+            // A run that began where another had ended may be read as going on from it.
+            Some(since) if since <= last.since => {}
+            Some(since) => {
+                tracing::warn!(since, before = last.since, "files of deltas are gone from the store");
+                last.since = since;
+                self.page.lock().expect("no one panics in there").since = since;
+            }
+            None => {
+                self.last = None;
+                return Err(Error::Refused("the newest file of deltas is gone from the store".into()));
+            }
+        }
+        Ok(())
     }
 
     /// Writes what waits, however long the store takes to accept it.
-    async fn write(&mut self, member: &Client, pending: &mut Pending) -> Result<(), Error> {
+    async fn write(&mut self, member: Option<&Client>, pending: &mut Pending) -> Result<(), Error> {
         let Pending { deltas, bytes: _, heard_ms, .. } = std::mem::take(pending);
         let Some((name, content, last)) = self.last.as_ref().and_then(|last| file(self.folder, last, deltas)) else {
             return Ok(());
@@ -314,7 +471,10 @@ impl Keeper<'_> {
             report.bytes += size;
             report.error = None;
         });
-        self.stored(member).await
+        match member {
+            Some(member) => self.stored(member).await,
+            None => Ok(()),
+        }
     }
 
     /// Lets the member forget what is in the store.
@@ -332,24 +492,22 @@ impl Keeper<'_> {
 /// very content. None without deltas.
 fn file(folder: &str, last: &Last, deltas: Vec<bp::Delta>) -> Option<(String, Vec<u8>, Last)> {
     let (revision, time_ms) = deltas.last().map(|newest| (newest.revision, newest.time_ms))?;
+    let newest = deltas.iter().rev().find_map(|delta| delta.rows.last()).cloned().or_else(|| last.newest.clone());
     let previous = last.hash.clone().into();
     let file = bp::Segment { cluster: last.cluster, after: last.revision, revision, time_ms, previous, deltas };
     let (content, hash) = segment::encode(&file);
     let cluster = format!("{:016x}", last.cluster);
     let name = chain::segment_name(folder, &cluster, (last.revision, revision, time_ms), &last.hash, &hash);
-    Some((name, content, Last { revision, hash: hash.to_vec(), ..last.clone() }))
+    Some((name, content, Last { revision, hash: hash.to_vec(), newest, ..last.clone() }))
 }
 
-/// Opens a stream and waits for its first word, so that a refusal is told here. The word is the whole of the rows beside the key space,
-/// or rows; it must not be lost, so it is not taken.
-async fn first(member: &Client, request: bp::DeltasRequest) -> quorate_client::Result<Streaming<bp::Delta>> {
-    // The member refuses by the stream's headers or by its trailers; a call to Stored asks the same question without a stream.
-    let asked = bp::StoredRequest { holder: request.holder.clone(), revision: request.from_revision - 1 };
-    if !member.backup_stored(asked).await?.held {
-        let message = format!("the history from revision {} on is not whole any more", request.from_revision);
-        return Err(quorate_client::Error::Server { code: Code::OutOfRange, message });
-    }
-    member.backup_deltas(request).await
+/// The member was found to hold other data than the majority, and serves nobody until it is rebuilt.
+fn is_set_aside(error: &Error) -> bool {
+    matches!(error, Error::Member(quorate_client::Error::Server { message, .. }) if message.contains("corrupt cluster"))
+}
+
+fn pb_kv(row: &bp::Row) -> Result<KeyValue, prost::DecodeError> {
+    KeyValue::decode(row.kv.clone())
 }
 
 async fn sleep_until(due: Option<Instant>) {
@@ -379,7 +537,7 @@ mod tests {
         const FOLDER: &str = "lab/ns/kv/u/";
         let store = Store::over(Arc::new(object_store::memory::InMemory::new()), None);
         let (page, (_stop, stopped)) = (Page::default(), watch::channel(false));
-        let keeper = Keeper {
+        let mut keeper = Keeper {
             store: &store,
             folder: FOLDER,
             holder: String::new(),
@@ -387,10 +545,11 @@ mod tests {
             page: &page,
             stop: stopped,
             last: None,
+            distrusts: false,
         };
         let told =
             |revision: i64, rows: &[i64]| bp::Delta { cluster: 5, side_whole: true, time_ms: 1000, ..delta(revision, rows, 0) };
-        let mut last = Last { cluster: 5, since: 3, revision: 3, hash: Vec::new() };
+        let mut last = Last { cluster: 5, since: 3, revision: 3, hash: Vec::new(), newest: None };
         for (deltas, restarts) in [(told(9, &[4, 9]), true), (told(9, &[]), true), (told(9, &[]), true), (told(10, &[10]), false)] {
             let (name, content, next) = file(FOLDER, &last, vec![deltas]).unwrap();
             store.put(&name, content).await.unwrap();
@@ -405,7 +564,7 @@ mod tests {
         assert_eq!(files.len(), 4);
         let manifest = chain::Manifest { revision: 4, cluster_id: "0000000000000005".into(), ..chain::Manifest::default() };
         let full = chain::Full { name: "full".into(), manifest };
-        let plan = chain::plan(vec![full], &files, chain::Target::Newest, None).unwrap();
+        let plan = chain::plan(vec![full], &files, chain::Target::Newest).unwrap();
         assert_eq!(plan.segments.len(), 4);
         let mut before = Vec::new();
         for file in plan.segments {
@@ -413,38 +572,87 @@ mod tests {
             assert_eq!(segment.previous, before);
             before = hash.to_vec();
         }
+
+        // A file that cannot be read is not gone on from, though it ends where the next one begins.
+        let newest = files.iter().max().unwrap();
+        store.put(&newest.name, b"cut".to_vec()).await.unwrap();
+        assert!(keeper.find(5).await.unwrap().is_none() && keeper.distrusts);
+        let anew = Last { since: 10, revision: 10, hash: FOLLOWS_NONE.to_vec(), ..last };
+        let (name, content, _) = file(FOLDER, &anew, vec![told(12, &[12])]).unwrap();
+        store.put(&name, content).await.unwrap();
+        let files = store.segments(FOLDER, "0000000000000005").await.unwrap();
+        let manifest = chain::Manifest { revision: 10, cluster_id: "0000000000000005".into(), ..chain::Manifest::default() };
+        let plan = chain::plan(vec![chain::Full { name: "full".into(), manifest }], &files, chain::Target::Newest).unwrap();
+        assert_eq!(plan.segments.iter().map(|file| file.name.as_str()).collect::<Vec<_>>(), [name.as_str()]);
     }
 
-    /// News cover the time that they are of; that there are none covers the present.
+    /// Files that somebody deletes are missed: a hole is shown, and without the newest file the agent goes on from what is there.
+    #[tokio::test]
+    async fn deleted_files() {
+        let store = Store::over(Arc::new(object_store::memory::InMemory::new()), None);
+        let (page, (_stop, stopped)) = (Page::default(), watch::channel(false));
+        let mut keeper = Keeper {
+            store: &store,
+            folder: "f/",
+            holder: String::new(),
+            interval: Duration::from_secs(5),
+            page: &page,
+            stop: stopped,
+            last: None,
+            distrusts: false,
+        };
+        let mut last = Last { cluster: 5, since: 3, revision: 3, hash: Vec::new(), newest: None };
+        let mut names = Vec::new();
+        for revision in 4..8 {
+            let told = bp::Delta { cluster: 5, time_ms: revision * 10, ..delta(revision, &[revision], 0) };
+            let (name, content, next) = file("f/", &last, vec![told]).unwrap();
+            store.put(&name, content).await.unwrap();
+            names.push(name);
+            last = next;
+        }
+        keeper.last = Some(last);
+        keeper.look().await.unwrap();
+        assert_eq!((keeper.last.as_ref().unwrap().since, page.lock().unwrap().since), (3, 0), "all is there");
+        store.delete(&names[1]).await.unwrap();
+        keeper.look().await.unwrap();
+        assert_eq!((keeper.last.as_ref().unwrap().since, page.lock().unwrap().since), (5, 5));
+        store.delete(&names[3]).await.unwrap();
+        assert!(keeper.look().await.is_err() && keeper.last.is_none());
+        assert_eq!(keeper.find(5).await.unwrap().unwrap().revision, 6);
+        keeper.look().await.unwrap();
+    }
+
+    /// News cover the time that they are of; that there are none covers the time since when that was waited for, and nothing at all
+    /// when it had lain there: news may lie behind it.
     #[test]
     fn what_is_covered() {
         let mut pending = Pending::default();
-        pending.take(bp::Delta { time_ms: 5000, ..delta(9, &[9], 0) });
+        pending.take(bp::Delta { time_ms: 5000, ..delta(9, &[9], 0) }, Some(70_000));
         assert_eq!(pending.heard_ms, 5000);
-        let before = now_ms();
-        pending.take(bp::Delta { time_ms: 5000, ..delta(9, &[], 0) });
-        let heard = pending.heard_ms;
-        assert!(heard >= before);
-        pending.take(bp::Delta { time_ms: 6000, ..delta(10, &[10], 0) });
-        assert_eq!(pending.heard_ms, heard, "what was covered stays so");
+        pending.take(bp::Delta { time_ms: 5000, ..delta(9, &[], 0) }, None);
+        assert_eq!(pending.heard_ms, 5000, "who was held up by the store reads what is old");
+        pending.take(bp::Delta { time_ms: 5000, ..delta(9, &[], 0) }, Some(60_000));
+        assert_eq!(pending.heard_ms, 60_000);
+        pending.take(bp::Delta { time_ms: 6000, ..delta(10, &[10], 0) }, None);
+        assert_eq!(pending.heard_ms, 60_000, "what was covered stays so");
     }
 
     /// A file is due after its interval, at once for a compaction that waits or when it is large, and never in the middle of a revision.
     #[test]
     fn when_a_file_is_due() {
         let (interval, mut pending) = (Duration::from_secs(5), Pending::default());
-        pending.take(delta(9, &[], 0));
+        pending.take(delta(9, &[], 0), None);
         assert_eq!(pending.due(interval, 9), None);
-        pending.take(delta(9, &[10], 0));
+        pending.take(delta(9, &[10], 0), None);
         assert_eq!(pending.due(interval, 9), None);
-        pending.take(delta(10, &[10], 0));
+        pending.take(delta(10, &[10], 0), None);
         assert_eq!(pending.due(interval, 9), pending.since.map(|since| since + interval));
-        pending.take(delta(10, &[], 10));
+        pending.take(delta(10, &[], 10), None);
         assert_eq!(pending.due(interval, 9), pending.since);
         let mut pending = Pending::default();
         let mut large = delta(11, &[11], 0);
         large.rows[0].kv = vec![0; LARGE].into();
-        pending.take(large);
+        pending.take(large, None);
         assert_eq!(pending.due(interval, 9), pending.since);
     }
 }

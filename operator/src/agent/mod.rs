@@ -24,6 +24,7 @@ use std::time::Duration;
 use quorate_client::{Client, Config, Pem, TlsConfig};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tokio::signal::unix::{SignalKind, signal};
 
 pub use chain::Manifest;
 pub use restore::{REVISION_BUMP, Restored};
@@ -173,10 +174,32 @@ pub enum Error {
         /// What the system said.
         error: std::io::Error,
     },
+    /// Authorities that are to vouch for the store.
+    #[error("the authorities of the store (entry ca.crt of its Secret) cannot be read: {0}")]
+    Authorities(String),
     /// The server's program refused, or what is wanted is not there.
     #[error("{0}")]
     Refused(String),
+    /// A backup does not hold what it should, whoever looks at it.
+    #[error("{0}")]
+    Refuted(String),
 }
+
+impl Error {
+    /// True when it says something of the backup itself, and not of the way to it: trying again would find the same.
+    pub fn refutes(&self) -> bool {
+        match self {
+            Self::Sealed { .. } | Self::Damaged(_) | Self::Refuted(_) => true,
+            Self::Store(error) => matches!(error, object_store::Error::NotFound { .. }),
+            _ => false,
+        }
+    }
+}
+
+/// The exit code of a proof whose backup does not hold what it should. Every other failure says nothing of the backup.
+pub const REFUTED: u8 = 10;
+/// Bytes of a pod's last words that Kubernetes keeps.
+const KEPT_WORDS: usize = 4096;
 
 /// The longest that a store's own words may be, letters.
 const LONGEST: usize = 400;
@@ -202,6 +225,17 @@ fn words(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("last words are plain data")
 }
 
+/// The words of a backup. Of deleted objects only so many are named as there is room for: who reads half of it understands nothing, and
+/// what is not named is deleted once more by the next backup.
+fn words_of_taken(mut taken: Taken) -> String {
+    loop {
+        let words = words(&taken);
+        if words.len() <= KEPT_WORDS || taken.deleted.pop().is_none() {
+            return words;
+        }
+    }
+}
+
 /// Does the work; returns its last words.
 ///
 /// # Errors
@@ -209,12 +243,23 @@ fn words(value: &impl Serialize) -> String {
 pub async fn work(work: &Work) -> Result<String, Error> {
     // The library for object stores takes the process' provider; two in one place would each want to be it.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    // One that keeps deltas writes what it has read before it ends, and one that takes a backup leaves no parts of it behind.
+    let stops_itself = matches!(work, Work::Deltas(_) | Work::Backup { .. });
+    tokio::select! {
+        done = carry_out(work) => done,
+        told = told_to_stop(), if !stops_itself => told.and(Err(Error::Refused("told to stop".into()))),
+    }
+}
+
+async fn carry_out(work: &Work) -> Result<String, Error> {
     match work {
         Work::Backup { store, object, endpoint, tls, schedule, prune_deltas, delete } => {
             let store = store::Store::open(store)?;
             let manifest = take::backup(&store, object, endpoint, tls.as_deref(), schedule.clone()).await?;
-            let deleted = take::tidy(&store, object, delete, schedule.as_deref().filter(|_| *prune_deltas)).await;
-            Ok(words(&Taken { manifest, deleted }))
+            let tidy = take::tidy(&store, object, delete, schedule.as_deref().filter(|_| *prune_deltas));
+            // The backup is safe; what is left is for the next one to delete.
+            let deleted = tokio::select! { deleted = tidy => deleted, _ = told_to_stop() => Vec::new() };
+            Ok(words_of_taken(Taken { manifest, deleted }))
         }
         Work::Restore { store, source, data_dir, name, peer_url, token, bump_revision, server } => {
             let member = restore::Member { data_dir, name, peer_url, token, server };
@@ -226,6 +271,17 @@ pub async fn work(work: &Work) -> Result<String, Error> {
         }
         Work::Deltas(settings) => deltas::run(settings).await.map(|()| "stopped".to_string()),
     }
+}
+
+/// Kubernetes wants the pod to end. The first process of a container ends by no signal that it does not handle.
+///
+/// # Errors
+/// When signals cannot be heard.
+pub async fn told_to_stop() -> Result<(), Error> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(io("SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(io("SIGINT"))?;
+    tokio::select! { _ = terminate.recv() => (), _ = interrupt.recv() => () }
+    Ok(())
 }
 
 /// A client of these members, with the certificate in the folder.
@@ -309,6 +365,27 @@ mod tests {
         let upload = io("store")(std::io::Error::other(answer)).to_string();
         assert_eq!(upload, "store: it refuses with SignatureDoesNotMatch: The signature does not match.");
         assert_eq!(sentence(&"x".repeat(1000)).len(), LONGEST);
+    }
+
+    /// Last words are never longer than what Kubernetes keeps of them.
+    #[test]
+    fn words_that_are_kept() {
+        let name = format!("{}.snapshot", "n".repeat(300));
+        let manifest = Manifest { sha256: "0".repeat(64), schedule: Some("s".repeat(40)), ..Manifest::default() };
+        let said = words_of_taken(Taken { manifest: manifest.clone(), deleted: vec![name.clone(); 16] });
+        assert!(said.len() <= KEPT_WORDS);
+        let heard: Taken = serde_json::from_str(&said).unwrap();
+        assert!(heard.manifest == manifest && (8..16).contains(&heard.deleted.len()));
+    }
+
+    /// What is wrong with a backup is told from what is wrong with the way to it.
+    #[test]
+    fn verdicts() {
+        let gone = object_store::Error::NotFound { path: "x".into(), source: "gone".into() };
+        let busy = object_store::Error::Generic { store: "S3", source: "503".into() };
+        assert!(Error::from(gone).refutes() && Error::Damaged("x".into()).refutes() && Error::Refuted("x".into()).refutes());
+        assert!(!Error::from(busy).refutes() && !Error::NoStore.refutes() && !Error::Refused("x".into()).refutes());
+        assert!(!io("scratch")(std::io::ErrorKind::StorageFull.into()).refutes());
     }
 
     /// The digest is checked however the stream is cut, and damage anywhere is found.

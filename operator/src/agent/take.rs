@@ -3,8 +3,11 @@
 //! The manifest records what a restore of it must show: the exact revision, which the snapshot itself tells, HashKV and the number of
 //! keys at it, asked of the same member. A compaction may hide the revision before it could be asked about; then everything is done
 //! again.
+//!
+//! A backup that has its manifest is done: whoever is asked to take it once more, since nobody heard the first, says what it says.
 
 use std::path::Path;
+use std::time::Duration;
 
 use prost::Message;
 use quorate_client::Client;
@@ -14,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::chain::{self, Manifest};
 use super::store::Store;
-use super::{Error, Tail, client};
+use super::{Error, Tail, client, told_to_stop};
 
 /// How often a backup is begun when compactions come in between.
 const TRIES: usize = 5;
@@ -24,8 +27,10 @@ const FRAME_HEAD: usize = 9;
 /// No header is longer.
 const LONGEST_HEADER: usize = 4096;
 
-/// Names of deleted objects that fit into a pod's last words.
+/// How many older backups are deleted at once.
 const TOLD: usize = 16;
+/// The longest that a member may take to hash its history, or to begin a snapshot: it reads everything once.
+pub(super) const READ_ALL: Duration = Duration::from_secs(1800);
 
 /// The last words of a backup that succeeded.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -49,6 +54,15 @@ pub async fn backup(
     tls: Option<&Path>,
     schedule: Option<String>,
 ) -> Result<Manifest, Error> {
+    match store.manifest(object).await {
+        Ok(Some(manifest)) => {
+            tracing::info!(object, "the backup was taken already");
+            return Ok(manifest);
+        }
+        Ok(None) => {}
+        Err(error) if error.refutes() => tracing::warn!(object, %error, "the backup is taken anew"),
+        Err(error) => return Err(error),
+    }
     let client = client(&[endpoint.to_string()], tls)?;
     for _ in 0..TRIES {
         if let Some(mut manifest) = copy(&client, store, object).await? {
@@ -66,7 +80,9 @@ async fn copy(client: &Client, store: &Store, object: &str) -> Result<Option<Man
     // A quorum's word first: what was acknowledged before this moment has been applied by the member that is asked next.
     client.range(pb::RangeRequest { key: vec![0].into(), limit: 1, ..Default::default() }).await?;
     let status = client.status(pb::StatusRequest {}).await?;
-    let mut pieces = client.snapshot(pb::SnapshotRequest {}).await?;
+    // A member that went meanwhile would be dialled for ever.
+    let open = tokio::time::timeout(READ_ALL, client.snapshot(pb::SnapshotRequest {}));
+    let mut pieces = open.await.map_err(|_| Error::Member(quorate_client::Error::Timeout))??;
     let mut upload = store.create(object)?;
     let copied = async {
         let (mut digest, mut size, mut head) = (Tail::default(), 0i64, Vec::new());
@@ -87,6 +103,12 @@ async fn copy(client: &Client, store: &Store, object: &str) -> Result<Option<Man
         }
         let seen = seen.flatten().ok_or_else(|| Error::Damaged("it ended early".into()))?;
         Ok::<_, Error>(Some((digest.verify()?, size, seen)))
+    };
+    let copied = async {
+        tokio::select! {
+            copied = copied => copied,
+            told = told_to_stop() => told.and(Err(Error::Refused("told to stop".into()))),
+        }
     };
     let (sha256, size, seen) = match copied.await {
         Ok(Some(copied)) => copied,
@@ -134,6 +156,7 @@ fn header(head: &[u8]) -> Result<Option<SnapshotHeader>, Error> {
 
 /// What a restore must show; none when the revision is compacted already.
 async fn look(client: &Client, header: &SnapshotHeader) -> Result<Option<Seen>, Error> {
+    let client = &client.timeout(Some(READ_ALL));
     let applied = header.applied.clone().unwrap_or_default();
     let revision = applied.revision;
     // Of a revision that was compacted at itself a member may remember the hash from before; of the newest it never does.
@@ -194,10 +217,8 @@ pub async fn tidy(store: &Store, object: &str, delete: &[String], schedule: Opti
             return deleted;
         }
     };
-    for name in superfluous {
-        if let Err(error) = store.delete(&name).await {
-            tracing::warn!(object = name, %error, "cannot delete old deltas");
-        }
+    for (name, error) in store.delete_all(&superfluous).await {
+        tracing::warn!(object = name, %error, "cannot delete old deltas");
     }
     deleted
 }

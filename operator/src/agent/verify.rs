@@ -1,5 +1,11 @@
 //! The proof of a backup: it is restored into a server of its own, on the loopback and thrown away, which is then asked what the member
 //! was asked when the backup was taken.
+//!
+//! Deltas are proved in two ways: what they lead to from here on can be restored; and what leads here, from the full backup before,
+//! shows the same as this one.
+//!
+//! Invariant: an error that refutes the backup ([`Error::refutes`]) says something of what is in the store, and never of the way to it
+//! or of the room in which it was tried.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -10,12 +16,13 @@ use quorate_client::Client;
 use quorate_client::proto::etcdserverpb as pb;
 use serde::{Deserialize, Serialize};
 
-use super::restore::{Member, fetch_and_make};
+use super::restore::{Member, WRONG_DATA, fetch_and_make, is_reachable};
 use super::store::Store;
-use super::{Error, Source, client, io};
+use super::take::READ_ALL;
+use super::{Error, Restored, Source, client, io};
 
-/// The longest a server may take to serve.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// The longest a server may take to serve and to hash what it holds.
+const PATIENCE: Duration = Duration::from_secs(300 + READ_ALL.as_secs());
 
 /// What was recorded when the backup was taken.
 #[derive(Clone, Debug, clap::Args)]
@@ -45,6 +52,9 @@ pub struct Verified {
     /// The newest revision that deltas lead to, when they were proved too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chain_revision: Option<i64>,
+    /// The full backup before it, from which deltas lead to the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub led_from: Option<String>,
 }
 
 /// Proves one.
@@ -60,19 +70,40 @@ pub async fn verify(
     server: &Path,
 ) -> Result<Verified, Error> {
     let alone = Source { object: object.to_string(), revision: None, time: None };
-    let (_, found) = show(store, &alone, &scratch.join("full"), server, expected.compacted).await?;
+    let (_, found) = show(store, &alone, &[], &scratch.join("full"), server, expected.compacted).await?;
     found.compare(expected)?;
-    let mut verified = Verified { hash: found.hash, keys: found.keys, chain_revision: None };
-    if chain {
-        let newest = Source { object: super::chain::folder(object).to_string(), revision: None, time: None };
-        let (reached, found) = show(store, &newest, &scratch.join("newest"), server, 0).await?;
-        if found.revision != reached {
-            return Err(Error::Refused(format!(
-                "the deltas end at revision {reached}, but restored they are at {}",
-                found.revision
-            )));
-        }
-        verified.chain_revision = Some(reached);
+    // A restore to a revision or time, and every one once Kubernetes' own objects are gone, goes by the manifest.
+    let manifest = store.manifest(object).await?.ok_or_else(|| Error::Refuted(format!("{object} has no manifest beside it")))?;
+    if (manifest.revision, manifest.hash, manifest.keys) != (expected.revision, expected.hash, expected.keys) {
+        return Err(Error::Refuted(format!(
+            "the manifest of {object} tells of revision {}, or of other content",
+            manifest.revision
+        )));
+    }
+    let mut verified = Verified { hash: found.hash, keys: found.keys, ..Verified::default() };
+    if !chain {
+        return Ok(verified);
+    }
+    let folder = super::chain::folder(object);
+    let newest = Source { object: folder.to_string(), revision: None, time: None };
+    let (restored, found) = show(store, &newest, &[], &scratch.join("newest"), server, 0).await?;
+    if found.revision != restored.revision {
+        return Err(Error::Refuted(format!(
+            "the deltas end at revision {}, but restored they are at {}",
+            restored.revision, found.revision
+        )));
+    }
+    verified.chain_revision = Some(restored.revision);
+    let (fulls, _) = store.list(folder).await?;
+    let later: Vec<String> =
+        fulls.into_iter().filter(|full| full.manifest.revision >= expected.revision).map(|full| full.name).collect();
+    let here = Source { object: object.to_string(), revision: Some(expected.revision), time: None };
+    // The first of a run of deltas has none before it, and the newest may not be in the store yet.
+    if is_reachable(store, &here, &later).await? {
+        let (restored, found) = show(store, &here, &later, &scratch.join("before"), server, expected.compacted).await?;
+        let differs = |error: Error| Error::Refuted(format!("by {} and the deltas after it: {error}", restored.full));
+        found.compare_content(expected).map_err(differs)?;
+        verified.led_from = Some(restored.full);
     }
     Ok(verified)
 }
@@ -86,9 +117,17 @@ struct Found {
 }
 
 impl Found {
+    /// The same as was recorded. By deltas a later compaction mark may have come along; then there is no hash to compare with.
+    fn compare_content(&self, expected: &Expected) -> Result<(), Error> {
+        match self.compacted > expected.compacted {
+            true => Self { hash: expected.hash, compacted: expected.compacted, ..*self }.compare(expected),
+            false => self.compare(expected),
+        }
+    }
+
     fn compare(&self, expected: &Expected) -> Result<(), Error> {
         let told = |what: &str, recorded: &dyn std::fmt::Display, found: &dyn std::fmt::Display| {
-            Err(Error::Refused(format!("the restored {what} is {found}, recorded was {recorded}")))
+            Err(Error::Refuted(format!("the restored {what} is {found}, recorded was {recorded}")))
         };
         if self.revision != expected.revision {
             return told("revision", &expected.revision, &self.revision);
@@ -106,13 +145,21 @@ impl Found {
     }
 }
 
-/// Restores into an empty folder, starts a server on it and asks. Returns the revision that the restore said, and what was seen.
-async fn show(store: &Store, source: &Source, folder: &Path, server: &Path, compacted: i64) -> Result<(i64, Found), Error> {
+/// Restores into an empty folder, without these full backups, starts a server on it and asks. Returns what the restore said, and what
+/// was seen.
+async fn show(
+    store: &Store,
+    source: &Source,
+    without: &[String],
+    folder: &Path,
+    server: &Path,
+    compacted: i64,
+) -> Result<(Restored, Found), Error> {
     tokio::fs::create_dir_all(folder).await.map_err(io(folder.display().to_string()))?;
     let data_dir = folder.join("data");
     let (client_url, peer_url) = (loopback()?, loopback()?);
     let member = Member { data_dir: &data_dir, name: "verify", peer_url: &peer_url, token: "verify", server };
-    let restored = fetch_and_make(store, source, &member, &[]).await?;
+    let restored = fetch_and_make(store, source, without, &member, &[]).await?;
     let log = std::fs::File::create(folder.join("log")).map_err(io("the server's log"))?;
     let mut child = tokio::process::Command::new(server)
         .arg(format!("--data-dir={}", data_dir.display()))
@@ -133,13 +180,15 @@ async fn show(store: &Store, source: &Source, folder: &Path, server: &Path, comp
         }
         ended = child.wait() => {
             let log = std::fs::read_to_string(folder.join("log")).unwrap_or_default();
-            let last = log.lines().next_back().unwrap_or_default().to_string();
-            Err(Error::Refused(format!("the restored server ended ({}): {last}", ended.map_or_else(|e| e.to_string(), |e| e.to_string()))))
+            let last = log.lines().next_back().unwrap_or_default();
+            let data = ended.as_ref().is_ok_and(|ended| ended.code() == Some(WRONG_DATA));
+            let said = format!("the restored server ended ({}): {last}", ended.map_or_else(|e| e.to_string(), |e| e.to_string()));
+            Err(if data { Error::Refuted(said) } else { Error::Refused(said) })
         }
     };
     let _ = child.kill().await;
     let _ = tokio::fs::remove_dir_all(folder).await;
-    Ok((restored.revision, asked?))
+    Ok((restored, asked?))
 }
 
 async fn ask(client: &Client, compacted: i64) -> Result<Found, Error> {
@@ -154,6 +203,7 @@ async fn ask(client: &Client, compacted: i64) -> Result<Found, Error> {
         }
     };
     let revision = range.header.unwrap_or_default().revision;
+    let client = &client.timeout(Some(READ_ALL));
     let mut hash = client.hash_kv(pb::HashKvRequest { revision }).await?;
     // The member may have been compacted between its snapshot and its hash.
     if compacted > hash.compact_revision {

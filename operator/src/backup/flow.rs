@@ -39,6 +39,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const PAGE: u64 = 64 << 10;
 /// The status tells how far deltas reach in steps of so many seconds.
 const STEP: i64 = 30;
+/// A node that is gone is given up after so many seconds; Kubernetes' own habit is five minutes.
+const LEAVES_AFTER: u32 = 30;
 /// Deltas may lag behind by so many intervals, and at least so many seconds, before that is called trouble.
 const LAG: (u64, u64) = (3, 60);
 
@@ -125,7 +127,10 @@ async fn prepare(
     let Some(store_object) = stores.get_opt(store).await? else {
         return Ok(Err(("Waiting", format!("there is no QuorateBackupStore {store}"))));
     };
-    let cluster = validate(&object, context.default_image.as_deref())?;
+    let cluster = match validate(&object, context.default_image.as_deref()) {
+        Ok(cluster) => cluster,
+        Err(why) => return Ok(Err(("Waiting", format!("QuorateCluster {cluster}: {why}")))),
+    };
     let (_, _, operator_secret) = cluster.secrets();
     let tls = cluster.tls().then_some(operator_secret.as_str());
     let inputs = inputs::read(&context.client, namespace, &store_object.spec, tls).await?;
@@ -258,6 +263,9 @@ fn deployment(
     let container = &mut spec["containers"][0];
     container["ports"] = json!([{"name": "status", "containerPort": PORT, "protocol": "TCP"}]);
     container["readinessProbe"] = json!({"httpGet": {"path": "/healthz", "port": "status"}, "periodSeconds": 10});
+    // With its node nothing is covered until it runs elsewhere; two for a while are two branches, both good.
+    let leave = |key: &str| json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": LEAVES_AFTER});
+    spec["tolerations"] = json!([leave("node.kubernetes.io/not-ready"), leave("node.kubernetes.io/unreachable")]);
     let wanted = i32::from(!schedule.spec.suspend && cluster.replicas() > 0);
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment",
@@ -338,8 +346,14 @@ mod tests {
         assert_eq!(object["spec"]["replicas"], 1);
         assert_eq!(object["spec"]["template"]["metadata"]["annotations"]["quorate.io/inputs"], "h1");
         let text = object.to_string();
-        for word in ["--in=lab/ns/kv/6f0c/", "--interval=60", "https://kv-2.kv-peer.ns.svc:2379", "kv-operator-tls", "runAsNonRoot"]
-        {
+        for word in [
+            "--in=lab/ns/kv/6f0c/",
+            "--interval=60",
+            "https://kv-2.kv-peer.ns.svc:2379",
+            "kv-operator-tls",
+            "runAsNonRoot",
+            "tolerationSeconds",
+        ] {
             assert!(text.contains(word), "{word}: {text}");
         }
         schedule.spec.suspend = true;

@@ -1,13 +1,16 @@
 //! The pod that runs the agent, and the Job around it: pure, a store and flags in, an object out; and the Job's last words, read back.
 //!
-//! Invariant: credentials and keys come from Secrets, never as arguments.
+//! Invariants: credentials and keys come from Secrets, never as arguments; of a Job's pods one at a time works, since two would write one
+//! object or fill one volume.
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::ListParams;
-use kube::{Api, Client};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{DeleteParams, ListParams, Preconditions};
+use kube::{Api, Client, ResourceExt};
 use serde_json::{Map, Value, json};
 
+use crate::agent::REFUTED;
 use crate::crd::backup::QuorateBackupStoreSpec;
 use crate::crd::cluster::NameReference;
 
@@ -53,15 +56,20 @@ pub const GCS_KEYS: [&str; 1] = ["GOOGLE_SERVICE_ACCOUNT_KEY"];
 /// For Azure Blob Storage, of which one is enough.
 pub const AZURE_KEYS: [&str; 2] = ["AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN"];
 
-fn environment(secret: Option<&NameReference>, keys: &[&str], optional: bool) -> Vec<Value> {
-    let entry = |name: &str, key: &&str| {
-        let mut reference = json!({"name": name, "key": key});
-        if optional {
-            reference["optional"] = json!(true);
-        }
-        json!({"name": key, "valueFrom": {"secretKeyRef": reference}})
-    };
-    secret.iter().flat_map(|secret| keys.iter().map(|key| entry(&secret.name, key))).collect()
+/// A session's token, which goes with the keys where there is one.
+const S3_SESSION: &str = "AWS_SESSION_TOKEN";
+/// The entry with authorities that vouch for the service, and the variable that the agent looks for them in.
+const AUTHORITIES: (&str, &str) = ("ca.crt", "QUORATE_STORE_CA");
+
+/// Entries of a Secret as environment: those that must be there, and those that may.
+fn environment(secret: Option<&NameReference>, keys: &[&str], optional: &[&str]) -> Vec<Value> {
+    let Some(secret) = secret else { return Vec::new() };
+    let must = keys.iter().map(|key| json!({"name": key, "valueFrom": {"secretKeyRef": {"name": secret.name, "key": key}}}));
+    let may = optional.iter().map(|key| (*key, *key)).chain([AUTHORITIES]);
+    let may = may.map(|(key, variable)| {
+        json!({"name": variable, "valueFrom": {"secretKeyRef": {"name": secret.name, "key": key, "optional": true}}})
+    });
+    must.chain(may).collect()
 }
 
 /// The pod's spec; a Job's pod is not started again.
@@ -80,18 +88,18 @@ pub fn pod(worker: &Worker<'_>, restart: &str) -> Value {
         arguments.push(format!("--bucket={}", s3.bucket));
         arguments.extend(s3.region.iter().map(|region| format!("--region={region}")));
         arguments.extend(s3.endpoint.iter().map(|endpoint| format!("--s3-endpoint={endpoint}")));
-        credentials = environment(s3.credentials_secret_ref.as_ref(), &S3_KEYS, false);
+        credentials = environment(s3.credentials_secret_ref.as_ref(), &S3_KEYS, &[S3_SESSION]);
     }
     if let Some(gcs) = &worker.store.gcs {
         arguments.push(format!("--gcs-bucket={}", gcs.bucket));
         arguments.extend(gcs.endpoint.iter().map(|endpoint| format!("--gcs-endpoint={endpoint}")));
-        credentials = environment(gcs.credentials_secret_ref.as_ref(), &GCS_KEYS, false);
+        credentials = environment(gcs.credentials_secret_ref.as_ref(), &GCS_KEYS, &[]);
     }
     if let Some(azure) = &worker.store.azure {
         arguments.push(format!("--azure-container={}", azure.container));
         arguments.push(format!("--azure-account={}", azure.account));
         arguments.extend(azure.endpoint.iter().map(|endpoint| format!("--azure-endpoint={endpoint}")));
-        credentials = environment(azure.credentials_secret_ref.as_ref(), &AZURE_KEYS, true);
+        credentials = environment(azure.credentials_secret_ref.as_ref(), &[], &AZURE_KEYS);
     }
     if let Some(encryption) = &worker.store.encryption {
         volumes.push(json!({"name": "keys", "secret": {"secretName": encryption.secret_ref.name, "defaultMode": 0o440}}));
@@ -141,6 +149,12 @@ pub fn job_of(worker: &Worker<'_>, tries: u32) -> Value {
         "metadata": {"name": worker.name, "namespace": worker.namespace, "labels": worker.labels, "ownerReferences": [worker.owner]},
         "spec": {
             "backoffLimit": tries, "activeDeadlineSeconds": DEADLINE,
+            // A pod that is told to end, or whose node is out of reach, may still be at it.
+            "podReplacementPolicy": "Failed",
+            // What is wrong with the backup itself is so at every try.
+            "podFailurePolicy": {"rules": [
+                {"action": "FailJob", "onExitCodes": {"containerName": "agent", "operator": "In", "values": [REFUTED]}},
+            ]},
             "template": {"metadata": {"labels": worker.labels}, "spec": pod(worker, "Never")},
         },
     })
@@ -165,8 +179,12 @@ pub enum Progress {
     Running(Option<String>),
     /// It is done; its last words.
     Done(String),
+    /// It is done, and its pod went before anybody heard its last words.
+    Unheard,
     /// It gave up; why.
     Failed(String),
+    /// It gave up, since the backup does not hold what it should; why.
+    Refuted(String),
 }
 
 /// How far a Job is, with its pods' last words.
@@ -187,19 +205,39 @@ pub async fn progress(client: &Client, job: &Job) -> kube::Result<Progress> {
         let container = pod.status.as_ref()?.container_statuses.as_ref()?.first()?;
         container.state.as_ref()?.terminated.as_ref()
     });
-    let words = |success: bool| {
+    let last = |success: bool| {
         let mut ends: Vec<_> = ends.clone().filter(|end| (end.exit_code == 0) == success).collect();
         ends.sort_by_key(|end| end.finished_at.clone());
-        ends.last().and_then(|end| end.message.clone())
+        ends.pop()
     };
+    let words = |success: bool| last(success).and_then(|end| end.message.clone()).filter(|words| !words.trim().is_empty());
     if again {
         return Ok(Progress::Running(words(false).map(|words| words.trim().to_string())));
     }
     if done {
-        return Ok(Progress::Done(words(true).unwrap_or_default()));
+        return Ok(words(true).map_or(Progress::Unheard, Progress::Done));
     }
     let reason = failed.and_then(|failed| failed.message.clone()).unwrap_or_default();
-    Ok(Progress::Failed(words(false).map_or(reason, |words| words.trim().to_string())))
+    let why = words(false).map_or(reason, |words| words.trim().to_string());
+    let refuted = last(false).is_some_and(|end| end.exit_code == i32::from(REFUTED));
+    Ok(if refuted { Progress::Refuted(why) } else { Progress::Failed(why) })
+}
+
+/// When it gave up.
+pub fn failed_at(job: &Job) -> Option<Timestamp> {
+    let conditions = job.status.as_ref()?.conditions.as_ref()?;
+    let failed = conditions.iter().find(|condition| condition.type_ == "Failed" && condition.status == "True")?;
+    failed.last_transition_time.as_ref().map(|time| time.0)
+}
+
+/// Deletes a Job that has come to its end, so that it can be made anew. What the agent did is found done by the next.
+pub async fn forget(client: &Client, job: &Job) -> kube::Result<()> {
+    let jobs: Api<Job> = Api::namespaced(client.clone(), &job.namespace().unwrap_or_default());
+    let preconditions = Some(Preconditions { uid: job.uid(), resource_version: None });
+    match jobs.delete(&job.name_any(), &DeleteParams { preconditions, ..DeleteParams::background() }).await {
+        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
+        other => other.map(drop),
+    }
 }
 
 /// What is done, and why it is done once more.
@@ -256,7 +294,14 @@ mod tests {
                     }),
                     ..Default::default()
                 },
-                &["--bucket=b", "--s3-endpoint=http://s3:9000", "secretKeyRef", "AWS_SECRET_ACCESS_KEY"],
+                &[
+                    "--bucket=b",
+                    "--s3-endpoint=http://s3:9000",
+                    "secretKeyRef",
+                    "AWS_SECRET_ACCESS_KEY",
+                    "AWS_SESSION_TOKEN",
+                    "ca.crt",
+                ],
             ),
             (
                 QuorateBackupStoreSpec {
@@ -283,6 +328,8 @@ mod tests {
             let job = worker(store);
             is_known::<Job>(&job);
             let text = job.to_string();
+            // Without this a pod that is told to end and the one in its place work at the same time.
+            assert_eq!(job["spec"]["podReplacementPolicy"], "Failed");
             for word in *expected {
                 assert!(text.contains(word), "{word}: {text}");
             }

@@ -7,6 +7,10 @@ use crate::crd::QuorateBackup;
 
 /// After a backup that failed, the deltas wait so long for the next one, seconds.
 const AGAIN: i64 = 300;
+/// The same after one that was refuted: whatever made it so may be found in the next as well, and each is as large as the store.
+const AGAIN_REFUTED: i64 = 3600;
+/// How many backups that failed are kept, so that somebody can see why.
+const FAILURES: usize = 5;
 
 fn phase(backup: &QuorateBackup) -> &str {
     backup.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
@@ -17,10 +21,24 @@ pub fn succeeded(backup: &QuorateBackup) -> bool {
     phase(backup) == "Succeeded"
 }
 
-/// What its verification said, if it has come to its end.
+/// What its verification said last. A proof that could not be made takes nothing from an earlier one.
 pub fn verdict(backup: &QuorateBackup) -> Option<bool> {
-    let conditions = &backup.status.as_ref()?.conditions;
-    conditions.iter().find(|condition| condition.type_ == "Verified").map(|condition| condition.status == "True")
+    let status = backup.status.as_ref()?;
+    match status.conditions.iter().find(|condition| condition.type_ == "Verified")?.status.as_str() {
+        "True" => Some(true),
+        "False" => Some(false),
+        _ => status.verified_at.is_some().then_some(true),
+    }
+}
+
+/// One that is waited for: it will be taken, or fail, without anybody's doing.
+pub fn under_way(backups: &[QuorateBackup]) -> Option<&QuorateBackup> {
+    backups.iter().find(|backup| !crate::phase::is_final(Some(phase(backup))) && backup.metadata.deletion_timestamp.is_none())
+}
+
+/// Backups that failed, but the newest few: nothing of them is in the store, and their Jobs and pods stay as long as they do.
+pub fn failures(backups: &[QuorateBackup]) -> Vec<&QuorateBackup> {
+    newest_first(backups.iter().filter(|backup| phase(backup) == "Failed")).into_iter().skip(FAILURES).collect()
 }
 
 fn newest_first<'a>(backups: impl Iterator<Item = &'a QuorateBackup>) -> Vec<&'a QuorateBackup> {
@@ -53,14 +71,19 @@ pub fn proves_next(backups: &[QuorateBackup], every: i32) -> bool {
     since + 1 >= usize::try_from(every).unwrap_or(1) || backups.iter().all(|backup| !backup.spec.verify)
 }
 
-/// Whether deltas that are whole from a revision on have no full backup to lead on from, and none is under way.
-pub fn lacks_full(backups: &[QuorateBackup], cluster_id: &str, since: i64, now: Timestamp) -> bool {
+/// Whether deltas in this store that are whole from a revision on have no full backup to lead on from, and none is under way.
+pub fn lacks_full(backups: &[QuorateBackup], store: &str, cluster_id: &str, since: i64, now: Timestamp) -> bool {
+    let younger = |backup: &QuorateBackup, seconds: i64| {
+        backup.creation_timestamp().is_some_and(|made| now.as_second() - made.0.as_second() < seconds)
+    };
     let serves = |backup: &&QuorateBackup| match phase(backup) {
         "Succeeded" => {
             let status = backup.status.clone().unwrap_or_default();
-            status.cluster_id.as_deref() == Some(cluster_id) && status.revision.is_some_and(|revision| revision >= since)
+            let sound = verdict(backup) != Some(false) || younger(backup, AGAIN_REFUTED);
+            let here = backup.spec.store_ref.name == store && status.cluster_id.as_deref() == Some(cluster_id);
+            here && sound && status.revision.is_some_and(|revision| revision >= since)
         }
-        "Failed" => backup.creation_timestamp().is_some_and(|made| now.as_second() - made.0.as_second() < AGAIN),
+        "Failed" => younger(backup, AGAIN),
         _ => true,
     };
     !backups.iter().any(|backup| serves(&backup))
@@ -134,11 +157,38 @@ mod tests {
     /// Deltas without a full backup at or after their begin want one, unless one is under way or has just failed.
     #[test]
     fn missing_fulls() {
-        let at = |seconds| Timestamp::from_second(seconds).unwrap();
-        assert!(lacks_full(&backups(""), "c", 5, at(0)));
-        assert!(lacks_full(&backups("SSS"), "c", 3, at(9000)) && !lacks_full(&backups("SSS"), "c", 2, at(9000)));
-        assert!(lacks_full(&backups("SSS"), "other", 0, at(9000)));
-        assert!(!lacks_full(&backups("SP"), "c", 9, at(9000)));
-        assert!(!lacks_full(&backups("SF"), "c", 9, at(1100)) && lacks_full(&backups("SF"), "c", 9, at(1300)));
+        let lacks = |kinds: &str, cluster: &str, since: i64, now: i64| {
+            lacks_full(&backups(kinds), "here", cluster, since, Timestamp::from_second(now).unwrap())
+        };
+        assert!(lacks("", "c", 5, 0));
+        assert!(lacks("SSS", "c", 3, 9000) && !lacks("SSS", "c", 2, 9000));
+        assert!(lacks("SSS", "other", 0, 9000));
+        assert!(!lacks("SP", "c", 9, 9000));
+        assert!(!lacks("SF", "c", 9, 1100) && lacks("SF", "c", 9, 1300));
+        // One in another store, or that cannot be restored, is none to lead on from.
+        assert!(lacks("sss", "c", 0, 9000));
+        assert!(lacks("SR", "c", 1, 9000) && !lacks("SR", "c", 0, 9000) && !lacks("SR", "c", 1, 4000));
+    }
+
+    /// A proof that could not be made leaves the verdict as it was.
+    #[test]
+    fn undecided_proofs() {
+        let mut all = backups("V");
+        let status = all[0].status.as_mut().unwrap();
+        let now = Time(Timestamp::UNIX_EPOCH);
+        crate::phase::set_condition_to(&mut status.conditions, "Verified", "Unknown", "x", "", None, now.clone());
+        assert_eq!(verdict(&all[0]), None);
+        all[0].status.as_mut().unwrap().verified_at = Some(now);
+        assert_eq!(verdict(&all[0]), Some(true));
+    }
+
+    /// One is taken at a time, and of those that failed a few are kept.
+    #[test]
+    fn what_piles_up() {
+        let names = |found: Vec<&QuorateBackup>| found.iter().map(|backup| backup.name_any()).collect::<String>();
+        assert_eq!(names(failures(&backups("FFSFFPFF"))), "0");
+        assert_eq!(names(failures(&backups("FSFFF"))), "");
+        assert_eq!(under_way(&backups("SFPS")).map(|backup| backup.name_any()).as_deref(), Some("2"));
+        assert!(under_way(&backups("SFVR")).is_none());
     }
 }

@@ -2,7 +2,8 @@
 //! the agent of the deltas run, and forgets what was superseded.
 //!
 //! The name of a backup is that of its schedule and the minute it was due, so that a restart makes none twice. Only the last due
-//! time counts: what was missed is not made up for.
+//! time counts: what was missed is not made up for. While one is under way or waits, no other is made: it will hold what that would,
+//! and many that wait would all be taken at once.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,12 +15,12 @@ use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use super::cron::Cron;
-use super::retain::{lacks_full, proves_next, succeeded, superseded, verdict};
-use super::{flow, verify};
+use super::retain::{failures, lacks_full, proves_next, succeeded, superseded, under_way};
+use super::{flow, record, verify};
 use crate::cluster::{Context, Error};
 use crate::crd::backup::{QuorateBackupSpec, ScheduleStatus, Verify};
 use crate::crd::{QuorateBackup, QuorateBackupSchedule};
-use crate::phase::{self, set_condition};
+use crate::phase::{self, set_condition, set_condition_to};
 
 /// The label of backups that names their schedule.
 pub const SCHEDULE_LABEL: &str = "quorate.io/schedule";
@@ -52,7 +53,13 @@ pub async fn reconcile(context: &Context, name: &str, namespace: &str) -> Result
             let from = status.last_scheduled_at.as_ref().map_or(made, |last| last.0);
             let due = (!schedule.spec.suspend).then(|| last_due(&cron, from, now)).flatten();
             if let Some(due) = due {
-                make(&backups, &schedule, due, &all).await?;
+                match under_way(&all) {
+                    Some(other) => {
+                        let note = format!("none was made at {due}: QuorateBackup {} is not done", other.name_any());
+                        record(context, &schedule, true, "BackupSkipped", &note).await;
+                    }
+                    None => make(&backups, &schedule, due, &all).await?,
+                }
                 status.last_scheduled_at = Some(Time(due));
             }
             status.next_at = cron.next(now).filter(|_| !schedule.spec.suspend).map(Time);
@@ -71,7 +78,7 @@ pub async fn reconcile(context: &Context, name: &str, namespace: &str) -> Result
     let report = flow::advance(context, &schedule, &mut status).await?;
     if let Some(report) = report.filter(|report| !report.cluster_id.is_empty()) {
         // Deltas lead on from a full backup that is not older than they are.
-        if lacks_full(&all, &report.cluster_id, report.since, now) {
+        if lacks_full(&all, &schedule.spec.store_ref.name, &report.cluster_id, report.since, now) {
             make(&backups, &schedule, now, &all).await?;
         }
     }
@@ -80,21 +87,28 @@ pub async fn reconcile(context: &Context, name: &str, namespace: &str) -> Result
         // A backup whose object could not be deleted is still one.
         let gone =
             |backup: &&QuorateBackup| backup.status.as_ref().and_then(|s| s.location.as_ref()).is_some_and(|l| gone.contains(l));
-        for old in
-            superseded(&all, usize::try_from(keep).unwrap_or(usize::MAX), &schedule.spec.store_ref.name).into_iter().filter(gone)
-        {
-            // One that was made anew under the name is another.
-            let preconditions = Some(Preconditions { uid: old.uid(), resource_version: None });
-            match backups.delete(&old.name_any(), &DeleteParams { preconditions, ..DeleteParams::background() }).await {
-                Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => (),
-                other => drop(other?),
-            }
+        let keep = usize::try_from(keep).unwrap_or(usize::MAX);
+        for old in superseded(&all, keep, &schedule.spec.store_ref.name).into_iter().filter(gone) {
+            forget(&backups, old).await?;
         }
+    }
+    for old in failures(&all) {
+        forget(&backups, old).await?;
     }
     let next = status.next_at.as_ref().map(|next| next.0.as_second() - now.as_second());
     phase::write(&api, &schedule, status).await?;
     let wait = next.and_then(|seconds| u64::try_from(seconds).ok()).map_or(PACE, |seconds| Duration::from_secs(seconds + 1));
     Ok(wait.min(if schedule.spec.deltas.is_some() { FLOW_PACE } else { PACE }))
+}
+
+/// Deletes a backup's resource, and with it its Jobs.
+async fn forget(backups: &Api<QuorateBackup>, old: &QuorateBackup) -> kube::Result<()> {
+    // One that was made anew under the name is another.
+    let preconditions = Some(Preconditions { uid: old.uid(), resource_version: None });
+    match backups.delete(&old.name_any(), &DeleteParams { preconditions, ..DeleteParams::background() }).await {
+        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
+        other => other.map(drop),
+    }
 }
 
 /// Has the newest backup proved, when that is due by the proofs' own schedule. With no backup in the store it stays due.
@@ -139,13 +153,21 @@ fn proof_due<'a>(
 /// What came of the newest backup that was to be proved.
 fn tell_proofs(schedule: &QuorateBackupSchedule, all: &[QuorateBackup], status: &mut ScheduleStatus) {
     status.last_verified_at = all.iter().filter_map(|backup| backup.status.as_ref()?.verified_at.clone()).max_by_key(|time| time.0);
-    let newest = all.iter().filter(|backup| verdict(backup).is_some()).max_by_key(|backup| backup.creation_timestamp());
+    let said = |backup: &QuorateBackup| {
+        let conditions = &backup.status.as_ref()?.conditions;
+        conditions.iter().find(|condition| condition.type_ == "Verified").map(|condition| condition.status.clone())
+    };
+    let newest = all.iter().filter(|backup| said(backup).is_some()).max_by_key(|backup| backup.creation_timestamp());
     match newest {
         Some(newest) if schedule.spec.verify.is_some() => {
-            let well = verdict(newest) == Some(true);
-            let reason = if well { "Verified" } else { "VerificationFailed" };
-            let message = format!("of QuorateBackup {}", newest.name_any());
-            set_condition(&mut status.conditions, "Verified", well, reason, &message, schedule.metadata.generation, crate::now());
+            let value = said(newest).unwrap_or_default();
+            let reason = match value.as_str() {
+                "True" => "Verified",
+                "False" => "VerificationFailed",
+                _ => "NotProved",
+            };
+            let (message, generation) = (format!("of QuorateBackup {}", newest.name_any()), schedule.metadata.generation);
+            set_condition_to(&mut status.conditions, "Verified", &value, reason, &message, generation, crate::now());
         }
         _ => status.conditions.retain(|condition| condition.type_ != "Verified"),
     }
@@ -232,6 +254,29 @@ mod tests {
             (verify(json!({"schedule": "0 3 * * *"})), verify(json!({"every": 2, "schedule": "0 3 * * *"}))),
             (None, Some(2))
         );
+    }
+
+    /// The schedule tells what became of the newest proof, also that it could not be made.
+    #[test]
+    fn told_proofs() {
+        let spec = json!({"clusterRef": {"name": "kv"}, "storeRef": {"name": "s"}, "schedule": "0 3 * * *", "verify": {}});
+        let schedule = QuorateBackupSchedule::new("nightly", serde_json::from_value(spec).unwrap());
+        let backup = |made: i64, value: &str| {
+            let mut backup = QuorateBackup::new("b", QuorateBackupSpec::default());
+            backup.metadata.creation_timestamp = Some(Time(Timestamp::from_second(made).unwrap()));
+            let status = backup.status.get_or_insert_default();
+            set_condition_to(&mut status.conditions, "Verified", value, "x", "", None, crate::now());
+            backup
+        };
+        let told = |all: &[QuorateBackup]| {
+            let mut status = ScheduleStatus::default();
+            tell_proofs(&schedule, all, &mut status);
+            status.conditions.first().map(|condition| (condition.status.clone(), condition.reason.clone()))
+        };
+        let words = |status: &str, reason: &str| Some((status.to_string(), reason.to_string()));
+        assert_eq!(told(&[backup(1, "True"), backup(2, "Unknown")]), words("Unknown", "NotProved"));
+        assert_eq!(told(&[backup(3, "False"), backup(2, "Unknown")]), words("False", "VerificationFailed"));
+        assert_eq!(told(&[]), None);
     }
 
     /// Of many missed times only the last counts, and none comes twice.

@@ -10,19 +10,23 @@ use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
-use super::job::{Progress, Worker, job, progress, trying};
+use super::job::{Progress, Worker, forget, job, progress, trying};
 use super::schedule::SCHEDULE_LABEL;
 use super::{folder, inputs, labels, retain, verify};
 use crate::agent::Taken;
 use crate::cluster::validate::validate;
 use crate::cluster::{Context, Error};
 use crate::crd::backup::BackupStatus;
-use crate::crd::{QuorateBackup, QuorateBackupSchedule, QuorateBackupStore, QuorateCluster};
+use crate::crd::{QuorateBackup, QuorateBackupSchedule, QuorateBackupStore, QuorateCluster, QuorateRestore};
 use crate::now;
 use crate::phase::{self, Found, Stamp, is_final};
 
 /// Until the next look at a backup that waits or runs.
 const PACE: Duration = Duration::from_secs(3);
+/// The same, while a proof waits to be made again.
+const SLOW: Duration = Duration::from_secs(30);
+/// A restore that waits for something keeps old backups from being deleted for so long, seconds.
+const NEEDED: i64 = 3600;
 /// A finished backup needs no more looks.
 const DONE: Duration = Duration::from_secs(3600);
 
@@ -39,8 +43,9 @@ pub async fn reconcile(context: &Context, name: &str, namespace: &str) -> Result
     if ended {
         verify::advance(context, &backup, &mut status).await?;
         let settled = verify::is_settled(&backup, &status);
+        let pace = if verify::is_open(&status) { SLOW } else { PACE };
         phase::write(&api, &backup, status).await?;
-        return Ok(if settled { DONE } else { PACE });
+        return Ok(if settled { DONE } else { pace });
     }
     let outcome = step(context, &backup, &mut status).await?;
     let (phase, reason, message) = match outcome {
@@ -79,7 +84,12 @@ async fn step(context: &Context, backup: &QuorateBackup, status: &mut BackupStat
         }
         return Ok(match progress(client, &found).await? {
             Progress::Running(failed) => Outcome::Runs(failed),
-            Progress::Failed(why) => Outcome::Failed(why),
+            // The agent finds the backup in the store, and says once more what it is.
+            Progress::Unheard => {
+                forget(client, &found).await?;
+                Outcome::Runs(Some("its pod went before it was heard".into()))
+            }
+            Progress::Failed(why) | Progress::Refuted(why) => Outcome::Failed(why),
             Progress::Done(words) => match serde_json::from_str::<Taken>(&words) {
                 Ok(Taken { manifest, deleted }) => {
                     status.revision = Some(manifest.revision);
@@ -107,7 +117,10 @@ async fn step(context: &Context, backup: &QuorateBackup, status: &mut BackupStat
     let Some(store) = stores.get_opt(&backup.spec.store_ref.name).await? else {
         return Ok(Outcome::Waits(format!("there is no QuorateBackupStore {}", backup.spec.store_ref.name)));
     };
-    let cluster = validate(&object, context.default_image.as_deref())?;
+    let cluster = match validate(&object, context.default_image.as_deref()) {
+        Ok(cluster) => cluster,
+        Err(why) => return Ok(Outcome::Waits(format!("QuorateCluster {}: {why}", object.name_any()))),
+    };
     let seen = object.status.clone().unwrap_or_default();
     let available = seen.conditions.iter().any(|condition| condition.type_ == "Available" && condition.status == "True");
     // A follower, so that the leader's disk is left to writes; a learner knows less.
@@ -133,12 +146,15 @@ async fn step(context: &Context, backup: &QuorateBackup, status: &mut BackupStat
     }
     arguments.extend(backup.labels().get(SCHEDULE_LABEL).map(|schedule| format!("--schedule={schedule}")));
     let schedule = schedule(context, backup, &namespace).await?;
-    // Deltas belong to the schedule that keeps them: another one of the same cluster must not judge them.
-    if schedule.as_ref().is_some_and(|schedule| schedule.spec.deltas.is_some()) {
-        arguments.push("--prune-deltas".into());
+    // What a restore is about to read stays; the next backup deletes it.
+    if !is_restored_from(context, &namespace).await? {
+        // Deltas belong to the schedule that keeps them: another one of the same cluster must not judge them.
+        if schedule.as_ref().is_some_and(|schedule| schedule.spec.deltas.is_some()) {
+            arguments.push("--prune-deltas".into());
+        }
+        let outdated = outdated(context, backup, schedule.as_ref(), &namespace).await?;
+        arguments.extend(outdated.iter().map(|location| format!("--delete={location}")));
     }
-    let outdated = outdated(context, backup, schedule.as_ref(), &namespace).await?;
-    arguments.extend(outdated.iter().map(|location| format!("--delete={location}")));
     let worker = Worker {
         name: &job_name,
         namespace: &namespace,
@@ -177,6 +193,37 @@ async fn schedule(context: &Context, backup: &QuorateBackup, namespace: &str) ->
     Ok(schedules.get_opt(schedule).await?)
 }
 
+/// Whether a restore, or a cluster that begins with a backup, of this namespace may still read from a store. Which objects it will read
+/// is known only to the agent that does, since a revision or time leads to others than the one that is named.
+async fn is_restored_from(context: &Context, namespace: &str) -> Result<bool, Error> {
+    let clusters: Api<QuorateCluster> = Api::namespaced(context.client.clone(), namespace);
+    let restores: Api<QuorateRestore> = Api::namespaced(context.client.clone(), namespace);
+    if clusters.list(&ListParams::default()).await?.items.iter().any(begins) {
+        return Ok(true);
+    }
+    let now = now().0;
+    match restores.list(&ListParams::default()).await {
+        // Definitions older than this operator.
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(false),
+        restores => Ok(restores?.items.iter().any(|restore| reads(restore, now))),
+    }
+}
+
+/// The cluster begins with a backup, and has not begun.
+fn begins(cluster: &QuorateCluster) -> bool {
+    let formed = cluster.status.as_ref().is_some_and(|status| status.cluster_id.is_some());
+    cluster.spec.bootstrap.is_some() && !formed && cluster.metadata.deletion_timestamp.is_none()
+}
+
+/// The restore is under way, or may soon be.
+fn reads(restore: &QuorateRestore, now: Timestamp) -> bool {
+    match restore.status.as_ref().and_then(|status| status.phase.as_deref()) {
+        None | Some("Pending") => restore.creation_timestamp().is_some_and(|made| now.as_second() - made.0.as_second() < NEEDED),
+        Some("Rejoining") => false,
+        phase => !is_final(phase),
+    }
+}
+
 /// Objects of the same schedule that this backup makes superfluous, once it succeeds.
 async fn outdated(
     context: &Context,
@@ -193,4 +240,33 @@ async fn outdated(
     // This one will be among those that are kept.
     let old = retain::superseded(&all.items, keep.saturating_sub(1), &backup.spec.store_ref.name);
     Ok(old.into_iter().filter_map(|old| old.status.as_ref()?.location.clone()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crd::restore::RestoreStatus;
+
+    /// Nothing is deleted under a restore that is under way, or under a cluster that is about to begin with a backup; one that waits for
+    /// ever keeps nothing for ever.
+    #[test]
+    fn what_is_still_read() {
+        let at = |second: i64| Timestamp::from_second(second).unwrap();
+        let restore = |phase: Option<&str>, made: i64| {
+            let spec = json!({"clusterRef": {"name": "kv"}, "confirm": "1", "source": {"backupRef": {"name": "b"}}});
+            let mut restore = QuorateRestore::new("r", serde_json::from_value(spec).unwrap());
+            restore.metadata.creation_timestamp = Some(Time(at(made)));
+            restore.status = phase.map(|phase| RestoreStatus { phase: Some(phase.into()), ..RestoreStatus::default() });
+            reads(&restore, at(10_000))
+        };
+        assert!(restore(None, 9_999) && restore(Some("Pending"), 6_401) && !restore(Some("Pending"), 6_400));
+        assert!(["BackingUp", "Admitted", "Running"].into_iter().all(|phase| restore(Some(phase), 0)));
+        assert!(["Rejoining", "Succeeded", "Failed"].into_iter().all(|phase| !restore(Some(phase), 9_999)));
+        let mut cluster = crate::cluster::validate::tests::sample();
+        assert!(!begins(&cluster));
+        cluster.spec.bootstrap = Some(serde_json::from_value(json!({"restore": {"backupRef": {"name": "b"}}})).unwrap());
+        assert!(begins(&cluster));
+        cluster.status.get_or_insert_default().cluster_id = Some("1".into());
+        assert!(!begins(&cluster));
+    }
 }

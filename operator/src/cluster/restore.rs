@@ -103,8 +103,8 @@ pub async fn advance(context: &Context, cluster: &Valid, filling: &Filling<'_>) 
             Progress::Running(failed) => {
                 Stage::Busy(trying("wait for the first member's volume to be filled from the backup", failed.as_deref()))
             }
-            Progress::Done(_) => Stage::Filled,
-            Progress::Failed(why) => {
+            Progress::Done(_) | Progress::Unheard => Stage::Filled,
+            Progress::Failed(why) | Progress::Refuted(why) => {
                 Stage::Failed(format!("the backup could not be restored: {why}; mend that and delete job {job_name}, to try again"))
             }
         });

@@ -71,7 +71,8 @@ pub struct GcsStore {
     /// URL of a service other than Google's. An http URL is accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
-    /// A Secret with the key GOOGLE_SERVICE_ACCOUNT_KEY, a service account's JSON. Default: the identity of the pod's workload.
+    /// A Secret with the key GOOGLE_SERVICE_ACCOUNT_KEY, a service account's JSON; and, if wished, ca.crt, authorities as PEM that vouch
+    /// for the endpoint. Default: the identity of the pod's workload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<NameReference>,
 }
@@ -90,7 +91,8 @@ pub struct AzureStore {
     /// URL of a service other than Azure's. An http URL is accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
-    /// A Secret with the key AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN. Default: the identity of the pod's workload.
+    /// A Secret with the key AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN; and, if wished, ca.crt, authorities as PEM that vouch
+    /// for the endpoint. Default: the identity of the pod's workload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<NameReference>,
 }
@@ -110,7 +112,8 @@ pub struct S3Store {
     /// URL of a service other than Amazon's. An http URL is accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
-    /// A Secret with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Default: what the pod's environment offers.
+    /// A Secret with the keys AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; and, if wished, AWS_SESSION_TOKEN, and ca.crt, authorities as
+    /// PEM that vouch for the endpoint. Default: what the pod's environment offers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<NameReference>,
 }
@@ -157,8 +160,8 @@ pub struct QuorateBackupSpec {
     /// The QuorateBackupStore, of this namespace.
     pub store_ref: NameReference,
     /// Prove it: restore it into a server that is thrown away, and compare revision, number of keys and HashKV with what was recorded
-    /// when it was taken. With a schedule that keeps deltas, also restore the newest state that they lead to. Another value of the
-    /// annotation quorate.io/prove asks for another proof.
+    /// when it was taken. With a schedule that keeps deltas, also restore the newest state that they lead to, and compare what they lead
+    /// to from the full backup before. Another value of the annotation quorate.io/prove asks for another proof.
     #[serde(default)]
     pub verify: bool,
 }
@@ -219,7 +222,7 @@ pub struct BackupStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Time>,
     /// Complete: True once the backup is in the store, False while it is not. Verified, when that was asked for: True once a restore
-    /// showed what was recorded, False when it did not or could not.
+    /// showed what was recorded, False when what is in the store does not, Unknown while a proof could not be made; that is tried again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
 }
@@ -253,7 +256,8 @@ pub struct QuorateBackupScheduleSpec {
     pub cluster_ref: NameReference,
     /// The QuorateBackupStore, of this namespace.
     pub store_ref: NameReference,
-    /// Five fields as in crontab: minute, hour, day of month, month, day of week; in UTC.
+    /// Five fields as in crontab: minute, hour, day of month, month, day of week; in UTC. While a backup of this schedule waits or is
+    /// taken, no other is made.
     #[schemars(length(min = 9, max = 128))]
     pub schedule: String,
     /// True: no further backups are begun.
@@ -261,7 +265,7 @@ pub struct QuorateBackupScheduleSpec {
     pub suspend: bool,
     /// How many successful backups of this schedule are kept, in the store and as resources. Older ones are deleted after a newer
     /// one succeeded, and the deltas before the oldest with them. The newest that was verified is always kept, and one whose
-    /// verification failed does not count. Default: all.
+    /// verification failed does not count. Of those that failed five are kept as resources. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10000))]
     pub keep_last: Option<i32>,

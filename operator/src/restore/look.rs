@@ -7,7 +7,7 @@ use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use crate::agent::Restored;
-use crate::backup::job::{Progress, Worker, job_of, progress, trying};
+use crate::backup::job::{Progress, Worker, forget, job_of, progress, trying};
 use crate::backup::{inputs, labels};
 use crate::cluster::restore::Located;
 use crate::cluster::validate::validate;
@@ -45,7 +45,11 @@ pub async fn look(context: &Context, restore: &QuorateRestore, cluster: &Quorate
         }
         return Ok(match progress(client, &found).await? {
             Progress::Running(failed) => Look::Waits(trying(&reads, failed.as_deref())),
-            Progress::Failed(why) => Look::Bad(why),
+            Progress::Unheard => {
+                forget(client, &found).await?;
+                Look::Waits(reads)
+            }
+            Progress::Failed(why) | Progress::Refuted(why) => Look::Bad(why),
             Progress::Done(words) => match serde_json::from_str(&words) {
                 Ok(restored) => Look::Good(restored),
                 Err(_) => Look::Bad(format!("the agent's last words were not understood: {words:?}")),
@@ -55,7 +59,10 @@ pub async fn look(context: &Context, restore: &QuorateRestore, cluster: &Quorate
     if let Some(missing) = inputs::read(client, &namespace, &source.store, None).await?.missing {
         return Ok(Look::Waits(missing));
     }
-    let cluster = validate(cluster, context.default_image.as_deref())?;
+    let cluster = match validate(cluster, context.default_image.as_deref()) {
+        Ok(cluster) => cluster,
+        Err(why) => return Ok(Look::Waits(format!("QuorateCluster {}: {why}", cluster.name_any()))),
+    };
     let worker = Worker {
         name: &job_name,
         namespace: &namespace,

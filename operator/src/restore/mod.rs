@@ -131,7 +131,11 @@ async fn prepare(
     let (good, reason, told) = match look(context, restore, cluster, &source).await? {
         Look::Waits(why) => return Ok(("Pending", why)),
         Look::Good(found) => {
-            (true, "Readable", format!("all of {} was read and is well, with {} files of deltas", found.full, found.deltas))
+            let mut said = format!("all of {} was read and is well, with {} files of deltas", found.full, found.deltas);
+            if !found.passed_over.is_empty() {
+                said += &format!("; passed over, since they cannot be used: {}", found.passed_over.join(", "));
+            }
+            (true, "Readable", said)
         }
         Look::Bad(why) => (false, "Unusable", why),
     };
@@ -229,13 +233,23 @@ pub fn keeps(restore: &QuorateRestore, now: Timestamp) -> bool {
     restore.spec.old_volumes == OldVolumes::Keep || !safe
 }
 
-/// The name of a restore's safety backup: the first, or the one after this one.
+/// The name of a restore's safety backup: the first, or the one after this one. A long name of a restore is cut for it.
 fn safety_name(restore: &str, before: Option<&str>) -> String {
     let first = format!("{restore}-safety");
     let Some(before) = before else { return first };
-    let number = before.strip_prefix(&first).and_then(|rest| rest.strip_prefix('-')?.parse::<u32>().ok()).unwrap_or(1);
-    format!("{first}-{}", number + 1)
+    let number = before.rsplit_once("-safety-").and_then(|(_, number)| number.parse::<u32>().ok()).unwrap_or(1);
+    let next = format!("{first}-{}", number.saturating_add(1));
+    match next.len() > LONGEST_NAME {
+        false => next,
+        true => {
+            let hash = &crate::short_hash(restore.as_bytes())[..8];
+            format!("{}-{hash}-safety-{}", restore[..20].trim_end_matches(['-', '.']), number.saturating_add(1))
+        }
+    }
 }
+
+/// Letters of the longest name of a QuorateBackup.
+const LONGEST_NAME: usize = 52;
 
 /// The annotation of a safety backup that names the UID of its restore.
 const RESTORE: &str = "quorate.io/safety-of";
@@ -289,5 +303,12 @@ mod tests {
         assert_eq!(safety_name("r", None), "r-safety");
         assert_eq!(safety_name("r", Some("r-safety")), "r-safety-2");
         assert_eq!(safety_name("r", Some("r-safety-9")), "r-safety-10");
+        // The longest name of a restore, again and again.
+        let restore = "r".repeat(45);
+        let mut name = safety_name(&restore, None);
+        for number in 2..200 {
+            name = safety_name(&restore, Some(&name));
+            assert!(name.len() <= LONGEST_NAME && name.ends_with(&format!("-safety-{number}")), "{name}");
+        }
     }
 }

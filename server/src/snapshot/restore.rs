@@ -7,6 +7,7 @@ use crate::base::kind::sys;
 use crate::base::{Base, Batch, Family, RocksBase, RocksOptions};
 use bytes::Bytes;
 use prost::Message;
+use quorate_proto::entry::AlarmKind;
 use quorate_proto::state::Applied;
 use std::path::Path;
 use std::sync::Arc;
@@ -95,9 +96,24 @@ pub(crate) fn write_rows(
         batch.put(Family::Sys, sys::single(sys::COMPACT), Bytes::copy_from_slice(&applied.revision.to_be_bytes()));
     }
     batch.put(Family::Sys, sys::single(sys::APPLIED), applied.encode_to_vec());
+    refuse_nothing(base.as_ref(), &mut batch)?;
     base.write(batch)?;
     base.flush()?;
     Ok(reached)
+}
+
+/// Lets go of the alarms of differing members: all members of the new cluster begin with these rows, and with such an alarm they would
+/// serve nobody. One for want of space stays true.
+fn refuse_nothing(base: &dyn Base, batch: &mut Batch) -> Result<(), SnapshotError> {
+    let (lower, upper) = sys::tag_range(sys::ALARM);
+    let mut cursor = base.cursor(Family::Sys, &lower, Some(&upper))?;
+    while let Some((key, _)) = cursor.row() {
+        if sys::alarm_of(key).is_some_and(|(kind, _)| kind == AlarmKind::Corrupt as i32) {
+            batch.delete(Family::Sys, Bytes::copy_from_slice(key));
+        }
+        cursor.advance()?;
+    }
+    Ok(())
 }
 
 fn is_kept(key: &[u8]) -> bool {

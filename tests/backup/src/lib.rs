@@ -101,6 +101,13 @@ impl Server {
         self.client.put(request).await.expect("a write").header.expect("a header").revision
     }
 
+    /// Messages that this server has sent on streams of deltas.
+    pub async fn deltas_sent(&self) -> u64 {
+        let page = http(self.endpoint.trim_start_matches("http://"), "/metrics").await.unwrap_or_default();
+        let line = page.lines().find(|line| line.starts_with("grpc_server_msg_sent_total") && line.contains("\"Deltas\""));
+        line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
+    }
+
     /// All keys and values at a revision; 0: the newest.
     pub async fn all(&self, revision: i64) -> Vec<(Vec<u8>, Vec<u8>)> {
         let request = pb::RangeRequest { key: vec![0].into(), range_end: vec![0].into(), revision, ..Default::default() };
@@ -153,12 +160,20 @@ impl Place {
     /// # Errors
     /// The agent's own.
     pub fn run(&self, work: &str, arguments: &[String]) -> Result<Value, String> {
+        self.try_run(work, arguments).map_err(|(_, words)| words)
+    }
+
+    /// The same; with why it failed comes the exit code.
+    ///
+    /// # Errors
+    /// The agent's own.
+    pub fn try_run(&self, work: &str, arguments: &[String]) -> Result<Value, (Option<i32>, String)> {
         let output = self.agent(work).args(arguments).output().expect("the agent runs");
         let said = String::from_utf8_lossy(&output.stdout);
         let last = said.lines().next_back().unwrap_or_default();
         match output.status.success() {
             true => Ok(serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {said}"))),
-            false => Err(last.to_string()),
+            false => Err((output.status.code(), last.to_string())),
         }
     }
 
@@ -223,6 +238,16 @@ impl S3 {
     }
 }
 
+/// The body that a page of this address has.
+async fn http(address: &str, path: &str) -> Option<String> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes()).await.ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.ok()?;
+    Some(answer.split_once("\r\n\r\n")?.1.to_string())
+}
+
 /// The long-lived agent.
 pub struct Follower {
     process: Process,
@@ -233,9 +258,20 @@ impl Follower {
     /// Starts it.
     #[must_use]
     pub fn start(place: &Place, folder: &str, endpoints: &[&str], log: &Path) -> Self {
+        Self::start_every(place, folder, endpoints, log, 1)
+    }
+
+    /// Starts one that writes a file each so many seconds.
+    #[must_use]
+    pub fn start_every(place: &Place, folder: &str, endpoints: &[&str], log: &Path, seconds: u32) -> Self {
         let address = loopback().trim_start_matches("http://").to_string();
         let mut command = place.agent("deltas");
-        command.args([format!("--in={folder}"), "--holder=test".into(), "--interval=1".into(), format!("--listen={address}")]);
+        command.args([
+            format!("--in={folder}"),
+            "--holder=test".into(),
+            format!("--interval={seconds}"),
+            format!("--listen={address}"),
+        ]);
         command.args(endpoints.iter().map(|endpoint| format!("--endpoint={endpoint}")));
         Self { process: Process::start(command, log), address }
     }
@@ -260,12 +296,7 @@ impl Follower {
     }
 
     async fn page(&self) -> Option<Value> {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let mut stream = tokio::net::TcpStream::connect(&self.address).await.ok()?;
-        stream.write_all(b"GET /status HTTP/1.0\r\n\r\n").await.ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.ok()?;
-        serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
+        serde_json::from_str(&http(&self.address, "/status").await?).ok()
     }
 
     /// Tells it to stop and waits until it has written what it read.

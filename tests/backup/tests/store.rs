@@ -51,6 +51,17 @@ fn verify(
     scratch: &Path,
     further: &[&str],
 ) -> Result<serde_json::Value, String> {
+    proof(place, words, name, scratch, further).map_err(|(_, words)| words)
+}
+
+/// The same; with why it failed comes the exit code.
+fn proof(
+    place: &Place,
+    words: &serde_json::Value,
+    name: &str,
+    scratch: &Path,
+    further: &[&str],
+) -> Result<serde_json::Value, (Option<i32>, String)> {
     let mut arguments = vec![
         format!("--object={}", named(name)),
         format!("--scratch={}", scratch.display()),
@@ -60,7 +71,7 @@ fn verify(
         arguments.push(format!("--expect-{flag}={}", words[field]));
     }
     arguments.extend(further.iter().map(ToString::to_string));
-    place.run("verify", &arguments)
+    place.try_run("verify", &arguments)
 }
 
 /// Everything that was backed up comes back: a full backup, every revision that deltas lead to, and a time between; a proof holds, a
@@ -182,6 +193,175 @@ async fn whole_life(place: &Place, dir: &Path) {
     std::fs::remove_file(&path).unwrap();
     let words = restore(place, &named("second"), &dir.join("gone"), &[&target]).unwrap_err();
     assert!(words.contains("the deltas end at") || words.contains("are missing"), "{words}");
+}
+
+/// The exit code of a proof that finds the backup to be wrong.
+const REFUTED: Option<i32> = Some(10);
+
+/// A proof tells a backup that is wrong from a store that is out of reach, and finds a hole in the deltas; a restore names the hole and
+/// gives nobody less than there is without a word, and begins with an older full backup where the newest cannot be used.
+#[tokio::test]
+async fn what_proofs_and_restores_find() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let place = Place::folder(&dir.join("store"));
+    let source = Server::start(&dir.join("source")).await;
+    source.put("a", "1").await;
+    let first = backup(&place, &source, "first", &[]);
+    let follower = Follower::start(&place, FOLDER, &[&source.endpoint], &dir.join("agent.log"));
+    follower.until(|page| page["coveredMs"].as_i64() > Some(0)).await;
+    let write = async |key: &str| {
+        let revision = source.put(key, "x").await;
+        follower.until(|page| page["revision"].as_i64() >= Some(revision)).await;
+        revision
+    };
+    write("b").await;
+    write("c").await;
+    let second = backup(&place, &source, "second", &[]);
+    let before: Vec<String> = place.objects().into_iter().filter(|name| name.ends_with(".segment")).collect();
+    write("d").await;
+    let reached = write("e").await;
+    let last = write("f").await;
+    // Whoever asks for a backup that was taken is told what it is; nothing is written over it.
+    assert_eq!(backup(&place, &source, "second", &[]), second);
+
+    let words = proof(&place, &second, "second", &dir.join("scratch"), &["--chain"]).unwrap();
+    assert_eq!((words["chainRevision"].as_i64(), words["ledFrom"].as_str()), (Some(last), Some(named("first").as_str())));
+    let words = proof(&place, &first, "first", &dir.join("scratch"), &["--chain"]).unwrap();
+    assert_eq!((words["chainRevision"].as_i64(), words["ledFrom"].as_str()), (Some(last), None), "none is before it");
+    let nowhere = Place {
+        flags: vec!["--bucket=b".into(), format!("--s3-endpoint={}", loopback())],
+        environment: vec![("AWS_ACCESS_KEY_ID", "a".into()), ("AWS_SECRET_ACCESS_KEY", "b".into())],
+        ..Place::default()
+    };
+    let (code, words) = proof(&nowhere, &second, "second", &dir.join("scratch"), &[]).unwrap_err();
+    assert!(code != REFUTED && words.starts_with("store: "), "{code:?} {words}");
+
+    let manifest = place.files.join(named("second") + ".json");
+    let hidden = dir.join("hidden");
+    std::fs::rename(&manifest, &hidden).unwrap();
+    let (code, words) = proof(&place, &second, "second", &dir.join("scratch"), &[]).unwrap_err();
+    assert!(code == REFUTED && words.contains("no manifest"), "{code:?} {words}");
+    std::fs::rename(&hidden, &manifest).unwrap();
+
+    // The newest full backup is damaged: the one before it and all the deltas lead to the same.
+    let full = place.files.join(named("second"));
+    let good = std::fs::read(&full).unwrap();
+    std::fs::write(&full, &good[..good.len() / 2]).unwrap();
+    assert_eq!(proof(&place, &second, "second", &dir.join("scratch"), &[]).unwrap_err().0, REFUTED);
+    let words = look(&place, FOLDER, &[]).unwrap();
+    assert_eq!(words["passedOver"][0].as_str(), Some(named("second").as_str()));
+    let target = dir.join("older");
+    // What an earlier try has left behind is neither used nor left.
+    std::fs::create_dir_all(target.with_extension("deltas")).unwrap();
+    std::fs::write(target.with_extension("deltas").join("00000099.segment"), "of another time").unwrap();
+    let words = restore(&place, FOLDER, &target, &[]).unwrap();
+    assert_eq!((words["revision"].as_i64(), words["full"].as_str()), (Some(last), Some(named("first").as_str())));
+    assert!(!target.with_extension("deltas").exists() && !target.with_extension("snapshot").exists());
+    std::fs::write(target.with_extension("snapshot"), "of a try that was not heard").unwrap();
+    restore(&place, FOLDER, &target, &[]).unwrap();
+    assert!(!target.with_extension("snapshot").exists());
+    assert!(Server::start(&target).await.all(0).await == source.all(0).await);
+    assert!(restore(&place, &named("second"), &dir.join("named"), &[]).is_err(), "the one that was asked for is damaged");
+    std::fs::write(&full, good).unwrap();
+
+    // A file in the middle is gone.
+    let after: Vec<String> =
+        place.objects().into_iter().filter(|name| name.ends_with(".segment") && !before.contains(name)).collect();
+    assert_eq!(after.len(), 3, "{after:?}");
+    std::fs::remove_file(place.files.join(&after[1])).unwrap();
+    for words in [restore(&place, FOLDER, &dir.join("holed"), &[]).unwrap_err(), look(&place, FOLDER, &[]).unwrap_err()] {
+        assert!(words.contains(&format!("from revision {reached} to {reached} are missing")), "{words}");
+        assert!(words.contains(&format!("revision {} can be asked for", reached - 1)), "{words}");
+    }
+    let (code, words) = proof(&place, &second, "second", &dir.join("scratch"), &["--chain"]).unwrap_err();
+    assert!(code == REFUTED && words.contains("are missing"), "{code:?} {words}");
+    let asked = format!("--revision={}", reached - 1);
+    assert_eq!(restore(&place, FOLDER, &dir.join("asked"), &[&asked]).unwrap()["revision"].as_i64(), Some(reached - 1));
+    follower.stop();
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &to),
+            false => drop(std::fs::copy(entry.path(), to).unwrap()),
+        }
+    }
+}
+
+/// A cluster whose disks were put back to an earlier state keeps its id, and gives the same revisions to other changes. Its deltas do not
+/// go on from those of the history that it left, whether it is behind them yet or has passed them, and a restore mixes nothing.
+#[tokio::test]
+async fn a_cluster_that_was_put_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let place = Place::folder(&dir.join("store"));
+    let source = Server::start(&dir.join("source")).await;
+    source.put("a", "1").await;
+    drop(source);
+    for earlier in ["behind", "beyond"] {
+        copy(&dir.join("source"), &dir.join(earlier));
+    }
+
+    let source = Server::start(&dir.join("source")).await;
+    backup(&place, &source, "left", &[]);
+    let follower = Follower::start(&place, FOLDER, &[&source.endpoint], &dir.join("left.log"));
+    follower.until(|page| page["coveredMs"].as_i64() > Some(0)).await;
+    let mut left = 0;
+    for n in 0..6 {
+        left = source.put(&format!("left-{n}"), "x").await;
+    }
+    follower.until(|page| page["revision"].as_i64() == Some(left)).await;
+    follower.stop();
+    drop(source);
+
+    for (earlier, writes) in [("behind", 2), ("beyond", 20)] {
+        let source = Server::start(&dir.join(earlier)).await;
+        let mut newest = 0;
+        for n in 0..writes {
+            newest = source.put(&format!("{earlier}-{n}"), "y").await;
+        }
+        assert_eq!(newest < left, earlier == "behind");
+        let follower = Follower::start(&place, FOLDER, &[&source.endpoint], &dir.join(format!("{earlier}.log")));
+        let page = follower.until(|page| page["coveredMs"].as_i64() > Some(0)).await;
+        assert_eq!(page["since"].as_i64(), Some(newest), "{earlier}: a new run begins");
+        backup(&place, &source, earlier, &[]);
+        let mut last = 0;
+        for n in 0..8 {
+            last = source.put(&format!("{earlier}-after-{n}"), "z").await;
+        }
+        follower.until(|page| page["revision"].as_i64() == Some(last)).await;
+        let restored = dir.join(format!("{earlier}-restored"));
+        assert_eq!(restore(&place, FOLDER, &restored, &[]).unwrap()["revision"].as_i64(), Some(last), "{earlier}");
+        assert!(Server::start(&restored).await.all(0).await == source.all(0).await, "{earlier}");
+        follower.stop();
+    }
+}
+
+/// What the last member said before it went is written, though its time has not come: nobody else has it.
+#[tokio::test]
+async fn the_last_words_of_a_member() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = Place::folder(&dir.path().join("store"));
+    let source = Server::start(&dir.path().join("source")).await;
+    source.put("a", "1").await;
+    let log = dir.path().join("agent.log");
+    let follower = Follower::start_every(&place, FOLDER, &[&source.endpoint], &log, 3600);
+    follower.until(|page| page["since"].as_i64() > Some(0)).await;
+    let revision = source.put("a", "2").await;
+    let sent = source.deltas_sent().await;
+    // A message more than that of the write, and it is on its way.
+    let began = std::time::Instant::now();
+    while source.deltas_sent().await < sent + 2 {
+        assert!(began.elapsed().as_secs() < 60, "the server sends nothing");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    drop(source);
+    follower.until(|page| page["revision"].as_i64() == Some(revision)).await;
 }
 
 #[tokio::test]

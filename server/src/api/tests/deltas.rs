@@ -236,6 +236,39 @@ async fn a_chain_restores_every_revision() {
     }
 }
 
+/// A restored cluster does not begin with the alarm that members of the former one differ, neither from the full backup nor from deltas;
+/// that its space is short is as true as before.
+#[tokio::test]
+async fn alarms_of_a_former_cluster() {
+    let world = World::alone().await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut client = BackupClient::new(world.channel.clone());
+    let mut maintenance = MaintenanceClient::new(world.channel.clone());
+    world.kv().put(put("k", "v")).await.unwrap();
+    let before = dir.path().join("before");
+    save(&world, &before).await;
+    let mut stream = client.deltas(ask(2)).await.unwrap().into_inner();
+    for alarm in [pb::AlarmType::Nospace, pb::AlarmType::Corrupt] {
+        let request =
+            pb::AlarmRequest { action: pb::alarm_request::AlarmAction::Activate.into(), member_id: 7, alarm: alarm.into() };
+        maintenance.alarm(request).await.unwrap();
+    }
+    let mut deltas = Vec::new();
+    while deltas.iter().flat_map(|delta: &bp::Delta| &delta.side).count() < 2 {
+        deltas.push(stream.message().await.unwrap().unwrap());
+    }
+    let after = dir.path().join("after");
+    save(&world, &after).await;
+    let files = files(&deltas, 1, dir.path(), &mut StdRng::seed_from_u64(1));
+    for (at, (full, files)) in [(&before, files.as_slice()), (&after, &[])].into_iter().enumerate() {
+        let (_, found) = restored(full, &dir.path().join(at.to_string()), files, Until::Newest).unwrap();
+        let has = |kind: pb::AlarmType| found.sys_get(&crate::base::kind::sys::alarm(kind.into(), 7)).unwrap().is_some();
+        assert_eq!((has(pb::AlarmType::Nospace), has(pb::AlarmType::Corrupt)), (true, false), "{}", full.display());
+    }
+    drop(stream);
+    world.stop().await;
+}
+
 /// A sweep waits for what the agent has not stored; what was swept is never passed over in silence.
 #[tokio::test]
 async fn a_sweep_waits_for_the_agent() {
