@@ -55,11 +55,13 @@ pub enum Plant {
     LearnerAckCounts = 25,
     /// A removed voter stays in raft's configuration.
     RemovedStillCounts = 26,
+    /// A member answers for leases as long as it takes itself for the leader, however long it was paused.
+    UnprovenLeader = 27,
 }
 
 impl Plant {
     /// Every mistake there is.
-    pub const ALL: [Plant; 25] = [
+    pub const ALL: [Plant; 26] = [
         Plant::AckBeforeSync,
         Plant::ApplyTwice,
         Plant::StaleReadIndex,
@@ -85,6 +87,7 @@ impl Plant {
         Plant::MemberIdTwice,
         Plant::LearnerAckCounts,
         Plant::RemovedStillCounts,
+        Plant::UnprovenLeader,
     ];
 
     /// The name by which it is asked for, as `ack-before-sync`.

@@ -70,11 +70,21 @@ impl Loop {
             let mine = self.round.as_ref().is_some_and(|r| r.context.to_be_bytes().as_slice() == context);
             if mine {
                 let round = self.round.take().expect("checked");
+                self.led(round.asked);
                 self.answered.push((index, round.readers.into_iter().map(|(_, sequence)| sequence).collect()));
             }
         }
         self.release_reads(self.inner.shared.applied_index());
         self.start_round();
+    }
+
+    /// A quorum confirmed this member as the leader after `asked`. It votes for nobody else within an election timeout of that, unless
+    /// leadership is handed over: half of it is surely ours, whatever the ticks.
+    fn led(&mut self, asked: Duration) {
+        if self.driver.is_leader() && !self.driver.transferring() {
+            let until = asked + self.inner.limits.election / 2;
+            self.inner.gauges.sure_until.store(u64::try_from(until.as_nanos()).unwrap_or(0), Ordering::Release);
+        }
     }
 
     pub(super) fn release_reads(&mut self, applied: u64) {
