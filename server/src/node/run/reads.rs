@@ -79,10 +79,11 @@ impl Loop {
     }
 
     /// A quorum confirmed this member as the leader after `asked`. It votes for nobody else within an election timeout of that, unless
-    /// leadership is handed over: half of it is surely ours, whatever the ticks.
+    /// leadership is handed over. Voters count that time in ticks, whose first may come at once, and another at once after one that was
+    /// late; and a timeout that is no whole number of ticks is cut. So three are left out.
     fn led(&mut self, asked: Duration) {
         if self.driver.is_leader() && !self.driver.transferring() {
-            let until = asked + self.inner.limits.election / 2;
+            let until = asked + self.inner.limits.election.saturating_sub(self.tick * 3);
             self.inner.gauges.sure_until.store(u64::try_from(until.as_nanos()).unwrap_or(0), Ordering::Release);
         }
     }
