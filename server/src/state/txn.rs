@@ -288,8 +288,7 @@ mod tests {
     use super::*;
     use crate::base::MemBase;
     use crate::mvcc::DeltaPolicy;
-    use std::sync::Arc;
-    use std::sync::atomic::AtomicBool;
+    use std::sync::{Arc, Barrier};
 
     /// A transaction that reads what is newest is never told that it is compacted, however often the newest revision is; one that asks
     /// for a revision that is gone is.
@@ -305,26 +304,36 @@ mod tests {
         put(&store);
         put(&store);
         store.compact(3).unwrap();
-        let done = Arc::new(AtomicBool::new(false));
-        let compacts = std::thread::spawn({
-            let (store, done) = (store.clone(), done.clone());
-            move || {
-                while !done.load(std::sync::atomic::Ordering::Acquire) {
-                    put(&store);
-                    store.compact(store.revision()).unwrap();
-                }
-            }
-        });
         let read = |revision| {
             let range = entry::Range { key: "a".into(), range_end: "b".into(), revision, ..Default::default() };
             let compare = entry::Compare { key: "a".into(), range_end: "b".into(), ..Default::default() };
             let success = vec![entry::Op { op: Some(Op::Range(range)) }];
             entry::Txn { compare: vec![compare], failure: success.clone(), success }
         };
-        let failed: Vec<_> = (0..20_000).filter_map(|_| read_txn(&store, &read(0)).err()).collect();
-        assert_eq!(read_txn(&store, &read(2)), Err(ReadError::Compacted));
-        done.store(true, std::sync::atomic::Ordering::Release);
+        // Fewer compactions in a round than a read begins anew at most, however the two threads meet.
+        let rounds = 400;
+        let round = Arc::new(Barrier::new(2));
+        let compacts = std::thread::spawn({
+            let (store, round) = (store.clone(), round.clone());
+            move || {
+                for _ in 0..rounds {
+                    round.wait();
+                    for _ in 0..MAX_READS / 2 {
+                        put(&store);
+                        store.compact(store.revision()).unwrap();
+                    }
+                    round.wait();
+                }
+            }
+        });
+        let mut failed = Vec::new();
+        for _ in 0..rounds {
+            round.wait();
+            failed.extend((0..20).filter_map(|_| read_txn(&store, &read(0)).err()));
+            round.wait();
+        }
         compacts.join().unwrap();
         assert!(failed.is_empty(), "{failed:?}");
+        assert_eq!(read_txn(&store, &read(2)), Err(ReadError::Compacted));
     }
 }
