@@ -56,7 +56,7 @@ pub enum Plant {
     /// A removed voter stays in raft's configuration.
     RemovedStillCounts = 26,
     /// A member answers for leases as long as it takes itself for the leader, however long it was paused.
-    UnprovenLeader = 27,
+    UnprovenLeader = 29,
 }
 
 impl Plant {
