@@ -30,8 +30,9 @@ use crate::{
 /// than a refused request.
 const LEADERLESS_TIMEOUTS: u32 = 3;
 
-/// Ranges that may bring more keys than this are read on the blocking pool, so that they hold up no other connection of the thread.
-const INLINE_KEYS: i64 = 256;
+/// Ranges that may bring or walk over more keys than this are read on the blocking pool, so that they hold up no other connection of
+/// the thread.
+const INLINE_KEYS: u64 = 256;
 
 /// The rooms behind, and the limits: what each service holds.
 pub struct Door {
@@ -244,7 +245,8 @@ impl Door {
         if !query.serializable {
             self.barrier().await?;
         }
-        let small = query.range_end.is_empty() || (query.limit > 0 && query.limit <= INLINE_KEYS);
+        // However few keys a range brings, to count, to sort and to filter it may have to walk over all there are.
+        let small = query.range_end.is_empty() || self.context.store.live_keys() <= INLINE_KEYS;
         let began = Instant::now();
         let result = self.read(small, move |store| store.range(&query)).await;
         self.context.metrics.range_times(result.is_ok()).observe_seconds(began.elapsed());

@@ -104,10 +104,7 @@ pub async fn txn(door: &Door, request: pb::TxnRequest) -> Result<pb::TxnResponse
         if !decode::is_serializable(&txn) {
             door.barrier().await?;
         }
-        let small = txn.success.iter().chain(&txn.failure).all(|op| match &op.op {
-            Some(entry::op::Op::Range(range)) => range.range_end.is_empty(),
-            _ => true,
-        });
+        let small = reads_single_keys(&txn);
         let read = door.read(small, move |store| {
             let before = store.revision();
             let outcome = state::read_txn(store, &txn)?;
@@ -125,6 +122,15 @@ pub async fn txn(door: &Door, request: pb::TxnRequest) -> Result<pb::TxnResponse
         (Outcome::Txn(outcome), header) => Ok(txn_response(outcome, header)),
         _ => Err(mismatched(Method::Txn)),
     }
+}
+
+/// Whether a transaction that only reads looks at single keys alone, comparisons included.
+fn reads_single_keys(txn: &entry::Txn) -> bool {
+    let reads_one = |op: &entry::Op| match &op.op {
+        Some(entry::op::Op::Range(range)) => range.range_end.is_empty(),
+        _ => true,
+    };
+    txn.compare.iter().all(|compare| compare.range_end.is_empty()) && txn.success.iter().chain(&txn.failure).all(reads_one)
 }
 
 /// Inner headers carry a revision and nothing else.
@@ -261,6 +267,23 @@ fn next_chunk_keys(keys: i64, bytes: usize, target: usize) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A comparison over a range counts as much as a range that is read.
+    #[test]
+    fn ranges_of_a_transaction() {
+        let range = |end: &'static str| entry::Op {
+            op: Some(entry::op::Op::Range(entry::Range { key: "a".into(), range_end: end.into(), ..Default::default() })),
+        };
+        let compare = |end: &'static str| entry::Compare { key: "a".into(), range_end: end.into(), ..Default::default() };
+        let txn = |compared: &'static str, read: &'static str| entry::Txn {
+            compare: vec![compare(""), compare(compared)],
+            success: vec![range("")],
+            failure: vec![range(read)],
+        };
+        assert!(reads_single_keys(&txn("", "")));
+        assert!(!reads_single_keys(&txn("b", "")));
+        assert!(!reads_single_keys(&txn("", "b")));
+    }
 
     /// Chunks grow while they are small, shrink while they are large, rest between, and never reach zero keys.
     #[test]

@@ -44,7 +44,7 @@ use quorate_proto::{
     v3lockpb::lock_server::LockServer,
 };
 use tokio::sync::watch as signal;
-use tonic::service::Routes;
+use tonic::{codec::CompressionEncoding, service::Routes};
 
 pub use self::{
     cluster::{MemberError, Membership},
@@ -101,6 +101,10 @@ pub struct Limits {
 /// How far a gRPC message may exceed [`Limits::max_request_bytes`]; the same allowance as etcd's.
 pub const MESSAGE_OVERHEAD_BYTES: usize = 512 * 1024;
 
+/// What requests may be compressed with, as etcd takes them. Answers are never compressed: clients that offer it, as the API server does,
+/// are near, and the time would be lost.
+pub(crate) const COMPRESSION: CompressionEncoding = CompressionEncoding::Gzip;
+
 /// What the paths of its calls begin with.
 pub const KV_PREFIX: &str = "/etcdserverpb.KV/";
 
@@ -114,7 +118,10 @@ pub fn routes(context: Context, limits: Limits) -> (Routes, KvService) {
     macro_rules! service {
         ($server:ident, $room:path) => {
             oversize::Oversize::new(
-                $server::new($room(door.clone())).max_decoding_message_size(limit).max_encoding_message_size(usize::MAX),
+                $server::new($room(door.clone()))
+                    .max_decoding_message_size(limit)
+                    .max_encoding_message_size(usize::MAX)
+                    .accept_compressed(COMPRESSION),
             )
         };
     }

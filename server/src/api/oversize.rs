@@ -1,7 +1,8 @@
 //! The refusal of messages larger than the limit, in the words of etcd's gRPC library.
 //!
 //! tonic refuses such a message before a handler sees it, with code `OutOfRange`; Go's gRPC says `ResourceExhausted`, and clients look for that.
-//! In: a service. Out: the same service with that one answer mended. An answer that carries messages is not looked into: only a refusal has its
+//! One that is too large only when unpacked has the right code and other words.
+//! In: a service. Out: the same service with those answers mended. An answer that carries messages is not looked into: only a refusal has its
 //! status among the headers.
 
 use std::{
@@ -17,6 +18,9 @@ use tower::Service;
 
 /// How tonic 0.14 begins the text of that refusal; a test holds this against the library.
 const TONIC_TEXT: &str = "Error, decoded message length too large: found ";
+
+/// How it begins the text of the refusal of what is too large when unpacked.
+const TONIC_UNPACKED: &str = "Error decompressing: size limit, of ";
 
 /// A service whose oversize refusals look like Go's.
 #[derive(Clone)]
@@ -72,11 +76,19 @@ impl<F: Future<Output = Result<Response<Body>, Infallible>> + Unpin> Future for 
 
 fn mend(headers: &mut HeaderMap) {
     const OUT_OF_RANGE: &str = "11";
-    if headers.get("grpc-status").is_none_or(|status| status != OUT_OF_RANGE) {
-        return;
-    }
-    let Some(sizes) = headers.get("grpc-message").and_then(|text| text.to_str().ok()).and_then(sizes) else { return };
-    let text = format!("grpc:%20received%20message%20larger%20than%20max%20({}%20vs.%20{})", sizes.0, sizes.1);
+    const EXHAUSTED: &str = "8";
+    let Some(status) = headers.get("grpc-status").and_then(|status| status.to_str().ok()) else { return };
+    let text = || headers.get("grpc-message")?.to_str().ok();
+    let mended = match status {
+        OUT_OF_RANGE => text()
+            .and_then(sizes)
+            .map(|(found, limit)| format!("grpc:%20received%20message%20larger%20than%20max%20({found}%20vs.%20{limit})")),
+        EXHAUSTED => text()
+            .and_then(unpacked_limit)
+            .map(|limit| format!("grpc:%20received%20message%20after%20decompression%20larger%20than%20max%20{limit}")),
+        _ => None,
+    };
+    let Some(text) = mended else { return };
     if let Ok(text) = HeaderValue::try_from(text) {
         headers.insert("grpc-status", HeaderValue::from(Code::ResourceExhausted as i32));
         headers.insert("grpc-message", text);
@@ -88,6 +100,12 @@ fn sizes(text: &str) -> Option<(u64, u64)> {
     let text = text.replace("%20", " ");
     let (found, rest) = text.strip_prefix(TONIC_TEXT)?.split_once(" bytes, the limit is: ")?;
     Some((found.parse().ok()?, rest.strip_suffix(" bytes")?.parse().ok()?))
+}
+
+/// The limit, from tonic's percent-encoded text about an unpacked message.
+fn unpacked_limit(text: &str) -> Option<u64> {
+    let text = text.replace("%20", " ");
+    text.strip_prefix(TONIC_UNPACKED)?.split_once(" bytes, exceeded")?.0.parse().ok()
 }
 
 #[cfg(test)]
@@ -102,13 +120,19 @@ mod tests {
         Status::from_header_map(response.headers()).unwrap()
     }
 
-    /// Only the oversize refusal changes; another `OutOfRange`, which etcd uses for compacted revisions, stays.
+    /// Only the oversize refusals change; another `OutOfRange`, which etcd uses for compacted revisions, stays.
     #[test]
     fn mends_only_the_oversize_refusal() {
         let text = "Error, decoded message length too large: found 37748736 bytes, the limit is: 2097152 bytes";
         let status = mended(Status::out_of_range(text));
         assert_eq!(status.code(), Code::ResourceExhausted);
         assert_eq!(status.message(), "grpc: received message larger than max (37748736 vs. 2097152)");
+        let text = "Error decompressing: size limit, of 2097152 bytes, exceeded while decompressing message";
+        let status = mended(Status::resource_exhausted(text));
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert_eq!(status.message(), "grpc: received message after decompression larger than max 2097152");
+        let status = mended(Status::resource_exhausted("etcdserver: mvcc: database space exceeded"));
+        assert_eq!(status.message(), "etcdserver: mvcc: database space exceeded");
         let status = mended(Status::out_of_range("etcdserver: mvcc: required revision has been compacted"));
         assert_eq!(status.code(), Code::OutOfRange);
     }

@@ -413,6 +413,45 @@ async fn watches() {
     world.stop().await;
 }
 
+/// Answers to creates come in the order of the creates, those that are refused too: clients tell them apart by nothing else.
+#[tokio::test]
+async fn answers_to_creates_keep_their_order() {
+    let world = World::alone().await;
+    let starts: Vec<i64> = (0..40).map(|n| if n % 3 == 1 { -1 } else { 0 }).collect();
+    let create = |start_revision: i64| {
+        let create = pb::WatchCreateRequest { key: "k".into(), start_revision, ..Default::default() };
+        pb::WatchRequest { request_union: Some(pb::watch_request::RequestUnion::CreateRequest(create)) }
+    };
+    let requests: Vec<_> = starts.iter().map(|start| create(*start)).collect();
+    let asked = tokio_stream::iter(requests).chain(tokio_stream::pending());
+    let mut answers = WatchClient::new(world.channel.clone()).watch(asked).await.unwrap().into_inner();
+    for start in starts {
+        let answer = answers.next().await.unwrap().unwrap();
+        assert_eq!((answer.created, answer.canceled), (true, start < 0));
+    }
+    world.stop().await;
+}
+
+/// Requests may be compressed, as etcd takes them; what is too large when unpacked is refused as if it came so.
+#[tokio::test]
+async fn compressed_requests() {
+    let world = World::alone().await;
+    let mut kv = world.kv().send_compressed(CompressionEncoding::Gzip);
+    kv.put(put("k", "value")).await.unwrap();
+    assert_eq!(value(&kv.range(get("k")).await.unwrap().into_inner().kvs[0]), "value");
+    let create = pb::WatchCreateRequest { key: "k".into(), start_revision: 2, ..Default::default() };
+    let create = pb::WatchRequest { request_union: Some(pb::watch_request::RequestUnion::CreateRequest(create)) };
+    let mut watch = WatchClient::new(world.channel.clone()).send_compressed(CompressionEncoding::Gzip);
+    let asked = tokio_stream::iter([create]).chain(tokio_stream::pending());
+    let mut answers = watch.watch(asked).await.unwrap().into_inner();
+    assert!(answers.next().await.unwrap().unwrap().created);
+    assert_eq!(answers.next().await.unwrap().unwrap().events.len(), 1);
+    let large = kv.put(put("k", &"0".repeat(8 << 20))).await.unwrap_err();
+    let text = "grpc: received message after decompression larger than max 2097152";
+    refused::<()>(Err(large), Code::ResourceExhausted, text);
+    world.stop().await;
+}
+
 /// Leases: ids of the server's choice, times, and the answers for leases that are not there.
 #[tokio::test]
 async fn leases() {

@@ -45,9 +45,7 @@ async fn serve(door: Arc<Door>, mut requests: Streaming<pb::WatchRequest>, mut o
             request = next_request(&handle, &mut requests), if open => match request {
                 Some(Ok(request)) => {
                     out.received();
-                    if let Some(refused) = take(&door, &handle, request) {
-                        out.send(refused).await;
-                    }
+                    take(&handle, request);
                 }
                 Some(Err(error)) => return Err(error),
                 // A client may stop asking and go on listening.
@@ -70,20 +68,16 @@ async fn next_request(
     requests.next().await
 }
 
-/// Hands a request to the room. Some is an answer for a request that the room never sees.
-fn take(door: &Door, handle: &StreamHandle, request: pb::WatchRequest) -> Option<Frame> {
+/// Hands a request to the room. Every answer comes from there: clients tell answers to creates apart by their order alone.
+fn take(handle: &StreamHandle, request: pb::WatchRequest) {
     use pb::watch_request::RequestUnion;
     match request.request_union {
-        Some(RequestUnion::CreateRequest(request)) if request.start_revision < 0 => {
-            return Some(refused(door, door.context.store.revision(), Refusal::Compacted.text()));
-        }
         Some(RequestUnion::CreateRequest(request)) => handle.create(&create(request)),
         Some(RequestUnion::CancelRequest(request)) => handle.cancel(request.watch_id),
         Some(RequestUnion::ProgressRequest(_)) => handle.progress(),
         // An unknown kind of request does not cost the client its other watches.
         None => {}
     }
-    None
 }
 
 /// An empty key stands for the smallest one.

@@ -22,13 +22,13 @@ use quorate_proto::{RawKv, etcdserverpb as pb};
 use tonic::{
     Code, Status,
     body::Body,
-    codec::{BufferSettings, Codec, EncodeBuf, Encoder},
+    codec::{BufferSettings, Codec, EnabledCompressionEncodings, EncodeBuf, Encoder},
     server::{Grpc, NamedService, StreamingService},
 };
 use tonic_prost::{ProstCodec, ProstDecoder};
 use tower::Service;
 
-use super::{stream::AnswerStream, watch::Watch};
+use super::{COMPRESSION, stream::AnswerStream, watch::Watch};
 use crate::watch::EventBlock;
 
 /// One answer: everything but the events, and the events.
@@ -163,8 +163,11 @@ impl Service<Request<Body>> for WatchServer {
             if request.uri().path() != "/etcdserverpb.Watch/Watch" {
                 return Ok(Status::new(Code::Unimplemented, "").into_http());
             }
-            let mut grpc =
-                Grpc::new(FrameCodec).apply_max_message_size_config(Some(server.max_decoding_message_size), Some(usize::MAX));
+            let mut accepted = EnabledCompressionEncodings::default();
+            accepted.enable(COMPRESSION);
+            let mut grpc = Grpc::new(FrameCodec)
+                .apply_compression_config(accepted, EnabledCompressionEncodings::default())
+                .apply_max_message_size_config(Some(server.max_decoding_message_size), Some(usize::MAX));
             Ok(grpc.streaming(Streams(server.watch), request).await)
         })
     }

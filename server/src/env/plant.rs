@@ -59,11 +59,13 @@ pub enum Plant {
     StalePair = 27,
     /// A leader takes the word of the member that asks to read for a quorum's, however many voters there are.
     LoneVouch = 28,
+    /// A member answers for leases as long as it takes itself for the leader, however long it was paused.
+    UnprovenLeader = 29,
 }
 
 impl Plant {
     /// Every mistake there is.
-    pub const ALL: [Plant; 27] = [
+    pub const ALL: [Plant; 28] = [
         Plant::AckBeforeSync,
         Plant::ApplyTwice,
         Plant::StaleReadIndex,
@@ -91,6 +93,7 @@ impl Plant {
         Plant::RemovedStillCounts,
         Plant::StalePair,
         Plant::LoneVouch,
+        Plant::UnprovenLeader,
     ];
 
     /// The name by which it is asked for, as `ack-before-sync`.

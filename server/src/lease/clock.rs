@@ -75,6 +75,11 @@ impl LeaseClock {
         Some(ttl)
     }
 
+    /// True for a lease that is not revoked, whether or not it has run out.
+    pub fn knows(&self, id: LeaseId) -> bool {
+        self.deadlines.contains_key(&id)
+    }
+
     /// Seconds left, rounded down; `None` when there is no such lease.
     pub fn remaining(&self, id: LeaseId, now: Duration) -> Option<i64> {
         let (deadline, _) = self.deadlines.get(&id)?;
@@ -118,9 +123,10 @@ mod tests {
         assert_eq!(clock.expired(at(119), 10), Vec::<i64>::new());
         assert_eq!(clock.remaining(1, at(115)), Some(5));
         assert_eq!(clock.expired(at(121), 10), vec![1, 2]);
-        assert_eq!(clock.renew(1, at(121)), None);
+        assert_eq!((clock.renew(1, at(121)), clock.knows(1)), (None, true));
         assert_eq!(clock.expired(at(122), 10), Vec::<i64>::new());
         clock.revoked(1);
+        assert!(!clock.knows(1));
         assert_eq!(clock.expired(at(125), 10), vec![2], "an unanswered revoke is asked again");
     }
 }

@@ -5,6 +5,7 @@ use super::port::{Ports, Ticket};
 use super::run::{Input, PROPOSAL, READ, class_of};
 use super::standing::OwnStanding;
 use crate::env::clock::Clock;
+use crate::env::plant::{self, Plant};
 use crate::lease::LeaseClock;
 use crate::mvcc::Store;
 use crate::queue::Sender;
@@ -74,6 +75,19 @@ pub struct LeaseView {
     pub remaining: i64,
 }
 
+/// What became of a wish to renew a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renewal {
+    /// It has its full time again, in seconds.
+    Full(i64),
+    /// There is no such lease.
+    Gone,
+    /// It ran out, and is gone as soon as the log says so; until then a leader that follows may let it live.
+    Ending,
+    /// Another member may lead by now: nothing was done. A read round brings certainty.
+    Unsure,
+}
+
 /// Answers that travel through the ports.
 #[derive(Clone, Debug)]
 pub(super) enum Reply {
@@ -98,6 +112,8 @@ pub(super) struct Gauges {
     pub confirming: AtomicBool,
     pub is_leader: AtomicBool,
     pub is_learner: AtomicBool,
+    /// Before this time, in nanoseconds of the member's clock, no other member can lead; 0: that is not known.
+    pub sure_until: AtomicU64,
     /// A lone voter that leads and has committed in its term: what is published is linearizable as it is.
     pub reads_are_fresh: AtomicBool,
     /// The feature level that entries made here carry, where it is above the cluster's.
@@ -167,6 +183,9 @@ pub struct NodeHandle(pub(super) Arc<Inner>);
 const MAX_APPLY_GAP: u64 = 5000;
 /// Bytes of proposals that may wait; beyond it new ones are refused at once.
 const MAX_PENDING_BYTES: i64 = 256 << 20;
+/// Pause before a lease that ran out is looked at again: its end is proposed with the next tick.
+const ENDING_PAUSE: Duration = Duration::from_millis(5);
+
 impl NodeHandle {
     /// Lets the entries this member makes as leader carry a feature level above the cluster's, which raises that; 0 takes it back.
     /// Only who knows that every member's program knows the level may call this.
@@ -446,21 +465,77 @@ impl NodeHandle {
         tokio::time::timeout(self.0.limits.timeout, applied).await.map_err(|_| self.timed_out())
     }
 
-    /// Gives a lease its full time again: its seconds to live, `Ok(None)` when there is no such lease.
-    pub fn renew_here(&self, id: LeaseId) -> Result<Option<i64>, ProposeError> {
+    /// Gives a lease its full time again: its seconds to live, `Ok(None)` when there is no such lease. Neither is said by a member that
+    /// cannot know whether it still leads, such as one that was paused: another may have granted the lease, or let it live.
+    ///
+    /// # Errors
+    /// `NotLeader` when another member is to be asked.
+    pub async fn renew(&self, id: LeaseId) -> Result<Option<i64>, ProposeError> {
+        let begun = self.0.time.now();
+        loop {
+            self.caught_up().await?;
+            match self.renew_here(id)? {
+                Renewal::Full(ttl) => return Ok(Some(ttl)),
+                Renewal::Gone => return Ok(None),
+                Renewal::Ending => tokio::time::sleep(ENDING_PAUSE).await,
+                Renewal::Unsure => self.read_barrier().await?,
+            }
+            self.still_time(begun)?;
+        }
+    }
+
+    /// A lease's times; `Ok(None)` when there is no such lease. As careful as [`NodeHandle::renew`].
+    ///
+    /// # Errors
+    /// `NotLeader` when another member is to be asked.
+    pub async fn lease(&self, id: LeaseId) -> Result<Option<LeaseView>, ProposeError> {
+        let begun = self.0.time.now();
+        loop {
+            self.caught_up().await?;
+            let view = self.lease_here(id)?;
+            if self.surely_leads() {
+                return Ok(view);
+            }
+            self.read_barrier().await?;
+            self.still_time(begun)?;
+        }
+    }
+
+    fn still_time(&self, begun: Duration) -> Result<(), ProposeError> {
+        if self.0.time.now().saturating_sub(begun) < self.0.limits.timeout { Ok(()) } else { Err(self.timed_out()) }
+    }
+
+    /// True while no other member can lead.
+    fn surely_leads(&self) -> bool {
+        let gauges = &self.0.gauges;
+        let until = Duration::from_nanos(gauges.sure_until.load(Ordering::Acquire));
+        gauges.reads_are_fresh.load(Ordering::Acquire) || self.0.time.now() < until || plant::is(Plant::UnprovenLeader)
+    }
+
+    /// Gives a lease its full time again, if this is known to be the leader.
+    ///
+    /// # Errors
+    /// `NotLeader`.
+    pub fn renew_here(&self, id: LeaseId) -> Result<Renewal, ProposeError> {
         let mut clock = self.0.clock.lock();
         if !clock.leading() {
             return Err(ProposeError::NotLeader);
         }
-        let renewed = clock.renew(id, self.0.time.now());
-        if renewed.is_some() {
-            self.0.meter.lease_renewed();
+        if !self.surely_leads() {
+            return Ok(Renewal::Unsure);
         }
-        Ok(renewed)
+        Ok(match clock.renew(id, self.0.time.now()) {
+            Some(ttl) => {
+                self.0.meter.lease_renewed();
+                Renewal::Full(ttl)
+            }
+            None if clock.knows(id) => Renewal::Ending,
+            None => Renewal::Gone,
+        })
     }
 
-    /// Seconds a lease has left.
-    pub fn lease_here(&self, id: LeaseId) -> Result<Option<LeaseView>, ProposeError> {
+    /// Seconds a lease has left, as far as this member knows.
+    fn lease_here(&self, id: LeaseId) -> Result<Option<LeaseView>, ProposeError> {
         let clock = self.0.clock.lock();
         if !clock.leading() {
             return Err(ProposeError::NotLeader);

@@ -33,7 +33,7 @@ pub mod stepped;
 pub use alone::stand_alone;
 pub use apply::EventSink;
 pub use founding::Founding;
-pub use handle::{LeaseView, NodeHandle, ProposeError, Status};
+pub use handle::{LeaseView, NodeHandle, ProposeError, Renewal, Status};
 pub use identity::{Stamp, read_identity, read_stamped};
 pub use integrity::Checks;
 pub use keeper::SweepPace;

@@ -483,6 +483,9 @@ impl Loop {
         let fresh = self.fresh.at(serves, self.driver.term(), self.driver.committed(), self.inner.shared.applied_index());
         g.reads_are_fresh.store(fresh, Ordering::Release);
         g.is_leader.store(leading, Ordering::Release);
+        if !leading {
+            g.sure_until.store(0, Ordering::Release);
+        }
         // Entries of the leader before may still end leases: none is kept alive before they are applied.
         let serves = self.driver.may_serve_reads();
         let keeps_time = self.caught_up.at(serves, self.driver.term(), self.driver.committed(), self.inner.shared.applied_index())
@@ -532,6 +535,10 @@ impl Loop {
         // Known here before a follower can know it.
         self.inner.gauges.committed.store(self.driver.committed(), Ordering::Release);
         self.inner.gauges.confirming.store(self.driver.confirms_reads(), Ordering::Release);
+        if self.driver.transferring() {
+            // Before the word that hands leadership over is on its way.
+            self.inner.gauges.sure_until.store(0, Ordering::Release);
+        }
         if let Some(snapshot) = effects.snapshot {
             let index = snapshot.get_metadata().index;
             let number = effects.log.iter().filter(|w| w.group.snapshot.is_some()).map(|w| w.group.number).max().unwrap_or(0);

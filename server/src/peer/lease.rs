@@ -113,11 +113,10 @@ impl LeaseForwarder {
 }
 
 async fn here(node: &NodeHandle, id: LeaseId, question: Question) -> Result<Answer, ProposeError> {
-    node.caught_up().await?;
     match question {
-        Question::Renew => Ok(node.renew_here(id)?.map(|ttl| (LeaseView { granted: ttl, remaining: ttl }, Vec::new()))),
+        Question::Renew => Ok(node.renew(id).await?.map(|ttl| (LeaseView { granted: ttl, remaining: ttl }, Vec::new()))),
         Question::TimeToLive { keys } => {
-            let Some(view) = node.lease_here(id)? else { return Ok(None) };
+            let Some(view) = node.lease(id).await? else { return Ok(None) };
             let keys = if keys { keys_of(node, id).await? } else { Vec::new() };
             Ok(Some((view, keys)))
         }

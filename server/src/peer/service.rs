@@ -265,9 +265,10 @@ impl Peer for Service {
             return Err(Status::invalid_argument(format!("more than {MAX_LEASE_IDS} leases in one question")));
         }
         let node = self.node()?;
-        node.caught_up().await.map_err(Self::lease_refusal)?;
-        let renew = |id: &i64| node.renew_here(*id).map(Option::unwrap_or_default).map_err(Self::lease_refusal);
-        let ttls = request.ids.iter().map(renew).collect::<Result<Vec<_>, _>>()?;
+        let mut ttls = Vec::with_capacity(request.ids.len());
+        for id in request.ids {
+            ttls.push(node.renew(id).await.map_err(Self::lease_refusal)?.unwrap_or_default());
+        }
         Ok(Response::new(LeaseRenewResponse { ttls, error: String::new() }))
     }
 
@@ -278,8 +279,7 @@ impl Peer for Service {
         let request = request.into_inner();
         self.check_caller(request.cluster, request.from)?;
         let node = self.node()?;
-        node.caught_up().await.map_err(Self::lease_refusal)?;
-        let Some(view) = node.lease_here(request.id).map_err(Self::lease_refusal)? else {
+        let Some(view) = node.lease(request.id).await.map_err(Self::lease_refusal)? else {
             return Ok(Response::new(LeaseTimeToLiveResponse::default()));
         };
         let keys = match request.keys {

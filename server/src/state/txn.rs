@@ -101,10 +101,25 @@ pub(super) fn has_put(txn: &entry::Txn) -> bool {
     })
 }
 
+/// How often reading at the newest revision begins anew when a compaction overtakes it; each time the compaction is a newer one.
+const MAX_READS: u32 = 100;
+
 /// Executes a transaction that only reads, all of it at the newest published revision. Writing operations are refused as corrupt
 /// input: the door sends them through the log.
 pub fn read_txn(store: &Store, txn: &entry::Txn) -> Result<TxnOutcome, ReadError> {
-    let at = store.revision();
+    let mut left = MAX_READS;
+    loop {
+        left -= 1;
+        let at = store.revision();
+        match read_at(store, txn, at) {
+            // Nobody asked for this revision, which was the newest: it is another by now.
+            Err(ReadError::Compacted) if at < store.compact_revision() && left > 0 => {}
+            result => return result,
+        }
+    }
+}
+
+fn read_at(store: &Store, txn: &entry::Txn, at: i64) -> Result<TxnOutcome, ReadError> {
     let path = choose(store, txn, at)?;
     let outcome = read_branch(store, txn, &path, at)?;
     let (compares, steps) = walked(txn, &outcome);
@@ -266,4 +281,59 @@ fn run_branch(store: &Store, write: &mut WriteTxn, txn: &entry::Txn, path: &Path
         });
     }
     Ok(TxnOutcome { succeeded: path.succeeded, ops })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::MemBase;
+    use crate::mvcc::DeltaPolicy;
+    use std::sync::{Arc, Barrier};
+
+    /// A transaction that reads what is newest is never told that it is compacted, however often the newest revision is; one that asks
+    /// for a revision that is gone is.
+    #[test]
+    fn what_is_newest_is_never_compacted_away() {
+        let policy = DeltaPolicy { freeze_bytes: 1 << 20, inline: false };
+        let store = Arc::new(Store::open(Arc::new(MemBase::new()), policy).unwrap());
+        let put = |store: &Store| {
+            let mut write = store.write();
+            write.put(b"a", b"value", 0).unwrap();
+            write.finish();
+        };
+        put(&store);
+        put(&store);
+        store.compact(3).unwrap();
+        let read = |revision| {
+            let range = entry::Range { key: "a".into(), range_end: "b".into(), revision, ..Default::default() };
+            let compare = entry::Compare { key: "a".into(), range_end: "b".into(), ..Default::default() };
+            let success = vec![entry::Op { op: Some(Op::Range(range)) }];
+            entry::Txn { compare: vec![compare], failure: success.clone(), success }
+        };
+        // Fewer compactions in a round than a read begins anew at most, however the two threads meet.
+        let rounds = 400;
+        let round = Arc::new(Barrier::new(2));
+        let compacts = std::thread::spawn({
+            let (store, round) = (store.clone(), round.clone());
+            move || {
+                for _ in 0..rounds {
+                    round.wait();
+                    for _ in 0..MAX_READS / 2 {
+                        put(&store);
+                        store.compact(store.revision()).unwrap();
+                    }
+                    round.wait();
+                }
+            }
+        });
+        let mut failed = Vec::new();
+        for _ in 0..rounds {
+            round.wait();
+            failed.extend((0..20).filter_map(|_| read_txn(&store, &read(0)).err()));
+            round.wait();
+        }
+        compacts.join().unwrap();
+        assert!(failed.is_empty(), "{failed:?}");
+        assert_eq!(read_txn(&store, &read(2)), Err(ReadError::Compacted));
+    }
 }

@@ -129,15 +129,22 @@ impl SharedEvent {
         &self.event
     }
 
+    /// About the bytes it keeps in memory while it waits. A pair before that apply knew is kept whether or not it is shown.
     pub(super) fn size(&self, prev_kv: bool) -> usize {
         let kv = self.event.kv.0.len();
-        let prev = match (prev_kv, self.prev.get()) {
-            (false, _) | (true, Some(None)) => 0,
-            (true, Some(Some(prev))) => prev.0.len(),
+        let prev = match self.prev.get() {
+            Some(prev) => prev.as_ref().map_or(0, |prev| prev.0.len()),
             // Not read yet: the pair before is taken to be as large as the one after.
-            (true, None) => kv,
+            None if prev_kv => kv,
+            None => 0,
         };
         OVERHEAD + kv + prev
+    }
+
+    /// About the bytes a client is sent, as far as the pair before was read.
+    fn told(&self, prev_kv: bool) -> usize {
+        let prev = self.prev.get().filter(|_| prev_kv).and_then(Option::as_ref);
+        OVERHEAD + self.event.kv.0.len() + prev.map_or(0, |prev| prev.0.len())
     }
 
     fn view(&self, prev_kv: bool) -> EventView<'_> {
@@ -165,7 +172,7 @@ impl EventBlock {
         self.events.is_empty()
     }
 
-    /// About the bytes of the encoded events; what the stream's budget is charged.
+    /// About the bytes the events keep in memory; what the stream's budget is charged.
     pub fn size(&self) -> usize {
         self.size
     }
@@ -185,12 +192,19 @@ impl EventBlock {
         self.events.last().map_or(0, |event| event.event.revision.main)
     }
 
-    /// Reads the pairs before, for a block that shows them. A pair that cannot be read is left out, as a compacted one is.
-    pub(super) fn fill_previous(&self, history: &dyn History) {
+    /// Reads the pairs before, for a block that shows them, until the events make about `max_bytes` and a revision ends: how many
+    /// events that are, when others follow. A pair that cannot be read is left out, as a compacted one is.
+    ///
+    /// How large a pair is that is gone is known only here: a thousand deletions are little by themselves.
+    pub(super) fn fill_previous(&self, history: &dyn History, max_bytes: usize) -> Option<usize> {
         if !self.prev_kv {
-            return;
+            return None;
         }
-        for shared in &self.events {
+        let (mut told, mut main) = (0, self.first_revision());
+        for (at, shared) in self.events.iter().enumerate() {
+            if std::mem::replace(&mut main, shared.event.revision.main) != shared.event.revision.main && told >= max_bytes {
+                return Some(at);
+            }
             shared.prev.get_or_init(|| {
                 let event = &shared.event;
                 history.previous(&event.key, event.revision.main).unwrap_or_else(|error| {
@@ -198,18 +212,28 @@ impl EventBlock {
                     None
                 })
             });
+            told += shared.told(true);
         }
+        None
     }
 
-    /// Cuts the block into pieces of about `max_bytes`, at least one event each; none when it fits as it is.
+    /// The first `count` events, and the others.
+    pub(super) fn split(&self, count: usize) -> (Arc<EventBlock>, Arc<EventBlock>) {
+        let (first, rest) = self.events.split_at(count);
+        (Self::new(first.to_vec(), self.prev_kv), Self::new(rest.to_vec(), self.prev_kv))
+    }
+
+    /// Cuts the block, whose pairs before were read, into pieces of about `max_bytes`, at least one event each; none when it fits as
+    /// it is.
     pub(super) fn fragments(&self, max_bytes: usize) -> Option<Vec<Arc<EventBlock>>> {
-        if self.size <= max_bytes || self.events.len() < 2 {
+        let told: usize = self.events.iter().map(|event| event.told(self.prev_kv)).sum();
+        if told <= max_bytes || self.events.len() < 2 {
             return None;
         }
         let mut pieces = Vec::new();
         let (mut piece, mut size) = (Vec::new(), 0);
         for event in &self.events {
-            let more = event.size(self.prev_kv);
+            let more = event.told(self.prev_kv);
             if !piece.is_empty() && size + more > max_bytes {
                 pieces.push(Self::new(std::mem::take(&mut piece), self.prev_kv));
                 size = 0;

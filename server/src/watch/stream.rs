@@ -1,6 +1,9 @@
 //! The two ends of a stream that the door holds: [`StreamHandle`] takes the client's requests, [`StreamReceiver`] gives the
 //! messages to send.
 //!
+//! What a message takes beyond what the room holds of it, the pairs before its events, is read here and in parts, so that one message
+//! is never much larger than [`MESSAGE_BYTES`] unless one revision is.
+//!
 //! Invariants: messages come out in the order of the outbox; what the receiver holds still counts against the stream's budget
 //! until it comes for more; dropping the receiver frees all that the stream had.
 
@@ -14,6 +17,9 @@ use tokio_stream::Stream;
 use super::core::StreamKey;
 use super::hub::Shared;
 use super::message::{CreateWatch, WatchMessage};
+
+/// Bytes from which a message ends with the revision at hand, once the pairs before its events were read.
+const MESSAGE_BYTES: usize = 1024 * 1024;
 
 /// The request side of a stream. Calls are short and never wait; answers come through the receiver, in the order of the calls.
 #[derive(Clone)]
@@ -29,6 +35,8 @@ pub struct StreamReceiver {
     taken: VecDeque<WatchMessage>,
     /// What is left of a message that was cut, before all of `taken`.
     pieces: VecDeque<WatchMessage>,
+    /// What is left of a message of many revisions, after `pieces`.
+    rest: Option<WatchMessage>,
     fragment_bytes: usize,
 }
 
@@ -83,7 +91,7 @@ impl StreamHandle {
 
 impl StreamReceiver {
     pub(super) fn new(handle: StreamHandle, fragment_bytes: usize) -> Self {
-        Self { handle, taken: VecDeque::new(), pieces: VecDeque::new(), fragment_bytes }
+        Self { handle, taken: VecDeque::new(), pieces: VecDeque::new(), rest: None, fragment_bytes }
     }
 
     /// The next message; none when the stream is over.
@@ -107,6 +115,9 @@ impl StreamReceiver {
         if let Some(piece) = self.pieces.pop_front() {
             return Poll::Ready(Some(piece));
         }
+        if let Some(rest) = self.rest.take() {
+            return Poll::Ready(Some(self.finish(rest)));
+        }
         if self.taken.is_empty() {
             let StreamHandle { shared, shard, key } = &self.handle;
             if !shared.take(*shard, *key, &mut self.taken, waker) {
@@ -121,8 +132,13 @@ impl StreamReceiver {
 
     /// Does for a message what was kept off the publish path: reads the pairs before, cuts fragments.
     fn finish(&mut self, message: WatchMessage) -> WatchMessage {
-        let WatchMessage::Events { id, events, revision, fragment } = message else { return message };
-        events.fill_previous(&*self.handle.shared.history);
+        let WatchMessage::Events { id, mut events, mut revision, fragment } = message else { return message };
+        if let Some(count) = events.fill_previous(&*self.handle.shared.history, MESSAGE_BYTES) {
+            let (first, rest) = events.split(count);
+            self.rest = Some(WatchMessage::Events { id, events: rest, revision, fragment });
+            revision = first.last_revision();
+            events = first;
+        }
         let pieces = if fragment { events.fragments(self.fragment_bytes) } else { None };
         let Some(pieces) = pieces else { return WatchMessage::Events { id, events, revision, fragment: false } };
         let last = pieces.len() - 1;

@@ -15,6 +15,7 @@ use quorate_proto::etcdserverpb::{
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tonic::Status;
+use tonic::codec::CompressionEncoding;
 use tonic::transport::Channel;
 
 /// Longest time one operation may take; a server that needs longer has lost it.
@@ -28,7 +29,12 @@ pub struct Side {
     pub everything: Stream,
     member: u64,
     restarts: usize,
+    /// Operations answered, so that both sides pack the requests of the same ones.
+    asked: usize,
 }
+
+/// Of so many operations one sends its requests of keys and transactions packed.
+const PACKED_EVERY: usize = 5;
 
 /// An answer, and the store's revision if it tells one.
 pub struct Answer {
@@ -49,7 +55,7 @@ impl Side {
         }
         let channel = servers[0].ready().await?;
         let everything = Stream::open(channel.clone(), true);
-        let mut side = Self { servers, channel, streams: Vec::new(), everything, member: 0, restarts: 0 };
+        let mut side = Self { servers, channel, streams: Vec::new(), everything, member: 0, restarts: 0, asked: 0 };
         side.settle_leader().await?;
         side.open_streams(streams).await?;
         Ok(side)
@@ -179,7 +185,13 @@ impl Side {
     async fn answer(&mut self, op: &Op, at: Known) -> Answer {
         let mut f = Fields::default();
         let mut seconds = None;
-        let kv = || KvClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX);
+        self.asked += 1;
+        let packed = self.asked.is_multiple_of(PACKED_EVERY);
+        let kv = || {
+            let kv = KvClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX);
+            // etcd answers packed requests packed.
+            if packed { kv.send_compressed(CompressionEncoding::Gzip).accept_compressed(CompressionEncoding::Gzip) } else { kv }
+        };
         let lease = || LeaseClient::new(self.channel.clone());
         let maintenance = || MaintenanceClient::new(self.channel.clone());
         let header = match op {

@@ -2,6 +2,7 @@
 
 use crate::Time;
 use crate::world::{Event, MS, SECOND, World};
+use quorate::node::Renewal;
 use std::collections::BTreeMap;
 
 /// One lease.
@@ -9,8 +10,10 @@ use std::collections::BTreeMap;
 pub struct Lease {
     /// Seconds; 0 until the grant was answered.
     pub ttl: i64,
-    /// When it surely had its full time: the newest renewal that a rightful leader made, or before the first the asking for it.
+    /// When it surely had its full time: the newest renewal, or before the first the asking for it.
     pub full_at: Time,
+    /// Some member said that there is no such lease.
+    pub gone: bool,
     pub revoke_asked: bool,
     pub renewals: u32,
 }
@@ -43,6 +46,8 @@ impl Leases {
 
 /// Renewals a client makes before it lets a lease run out.
 const RENEWALS: u32 = 25;
+/// Attempts at one renewal, at the leaders that members believe in.
+const HOPS: u32 = 8;
 
 impl World {
     /// A keep-alive reaches a member, which asks the leader it knows.
@@ -69,17 +74,32 @@ impl World {
             return;
         }
         if status.is_leader {
-            let renewed = running.node.handle().renew_here(id);
-            let rightful = self.leaders.keys().next_back().is_none_or(|newest| *newest <= status.term);
-            // A leader that does not know yet that it was replaced promises what it cannot keep, as etcd's does.
-            if matches!(renewed, Ok(Some(_)))
-                && rightful
-                && let Some(lease) = self.leases.all.get_mut(&id)
-            {
-                lease.full_at = now;
-                self.leases.renewed += 1;
+            // As the door does it: first everything committed is applied, and where it is not certain who leads a round asks.
+            let renewed = match status.applied_index < status.raft_index {
+                true => Ok(Renewal::Unsure),
+                false => running.node.handle().renew_here(id),
+            };
+            if renewed == Ok(Renewal::Unsure) {
+                let _ = running.node.read();
             }
-        } else if hops < 2
+            let Some(lease) = self.leases.all.get_mut(&id) else { return };
+            match renewed {
+                Ok(Renewal::Full(_)) => {
+                    lease.full_at = now;
+                    self.leases.renewed += 1;
+                    if lease.gone {
+                        self.violation(format!("lease {id} was said to be gone, and then renewed by member {at}"));
+                    }
+                }
+                Ok(Renewal::Gone) => lease.gone = true,
+                Ok(Renewal::Ending | Renewal::Unsure) | Err(_) if hops < HOPS => {
+                    let delay = self.chance.between(5 * MS, 20 * MS);
+                    self.after(delay, Event::KeepAlive { client, lease: id, at, hops: hops + 1 });
+                }
+                _ => {}
+            }
+            self.settle(at);
+        } else if hops < HOPS
             && let Some(leader) = self.index_of(status.leader)
             && !self.net.is_cut(at, leader)
         {

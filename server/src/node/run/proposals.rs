@@ -12,34 +12,48 @@ const MAX_CHANGES: usize = 64;
 const READY_PART: f64 = 0.9;
 /// Leases revoked in one entry.
 const MAX_EXPIRED: usize = 256;
-/// Proposals that wait for a leader, or for the log to catch up; beyond it new ones are dropped and time out.
+/// Proposals that wait for a leader, or for the log to catch up, and their bytes; beyond either new ones are dropped and time out. The
+/// door refuses at fewer bytes, but counts only those whose clients still wait.
 const MAX_WAITING: usize = 65_536;
+const MAX_WAITING_BYTES: usize = 256 << 20;
 
 /// Encoded proposals that wait to be put into an entry or sent to the leader, each with the time it came, the oldest first.
 #[derive(Default)]
-pub(super) struct Proposals(VecDeque<(Duration, Bytes)>);
+pub(super) struct Proposals {
+    queue: VecDeque<(Duration, Bytes)>,
+    bytes: usize,
+}
 
 impl Proposals {
     pub(super) fn push(&mut self, now: Duration, proposal: Bytes) {
-        if self.0.len() < MAX_WAITING {
-            self.0.push_back((now, proposal));
+        if self.queue.len() < MAX_WAITING && self.bytes + proposal.len() <= MAX_WAITING_BYTES {
+            self.bytes += proposal.len();
+            self.queue.push_back((now, proposal));
         }
     }
 
     /// Drops those whose clients have been told by now that they timed out.
     pub(super) fn forget(&mut self, now: Duration, timeout: Duration) {
-        while self.0.front().is_some_and(|(came, _)| now.saturating_sub(*came) >= timeout) {
-            self.0.pop_front();
-        }
+        let late = self.queue.iter().take_while(|(came, _)| now.saturating_sub(*came) >= timeout).count();
+        drop(self.take(late));
+    }
+
+    fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.queue.is_empty()
     }
 
     fn iter(&self) -> impl Iterator<Item = &Bytes> {
-        self.0.iter().map(|(_, proposal)| proposal)
+        self.queue.iter().map(|(_, proposal)| proposal)
     }
 
     /// The oldest `count`, which leave.
     fn take(&mut self, count: usize) -> impl Iterator<Item = Bytes> {
-        self.0.drain(..count).map(|(_, proposal)| proposal)
+        self.bytes -= self.iter().take(count).map(Bytes::len).sum::<usize>();
+        self.queue.drain(..count).map(|(_, proposal)| proposal)
     }
 }
 
@@ -58,13 +72,14 @@ impl Loop {
                 own.into_iter().for_each(|p| self.waiting.push(self.driver.time(), p));
             }
         }
-        while !self.own.is_empty() || !self.waiting.0.is_empty() {
+        while !self.own.is_empty() || !self.waiting.is_empty() {
             if self.driver.leader() == 0 {
                 return;
             }
             if !self.driver.is_leader() {
                 let leader = self.driver.leader();
-                self.peers.forward(leader, self.waiting.take(self.waiting.0.len()).collect());
+                let all = self.waiting.len();
+                self.peers.forward(leader, self.waiting.take(all).collect());
                 return;
             }
             let bytes: usize = self.waiting.iter().map(Bytes::len).take(MAX_INPUTS).sum();
@@ -158,7 +173,8 @@ impl Loop {
     }
 
     pub(super) fn expire_leases(&mut self, now: Duration) {
-        if !self.driver.is_leader() || self.inner.is_fenced() {
+        // While the log takes nothing, what it is asked again and again would pile up here.
+        if !self.driver.is_leader() || self.inner.is_fenced() || !self.own.is_empty() {
             return;
         }
         let ids = self.inner.clock.lock().expired(now, MAX_EXPIRED);
@@ -191,6 +207,24 @@ mod tests {
         assert_eq!(waiting.iter().map(|p| p[0]).collect::<Vec<_>>(), [5, 6, 7, 8, 9]);
         assert_eq!(waiting.take(2).count(), 2);
         waiting.forget(Duration::from_secs(60), timeout);
-        assert!(waiting.0.is_empty());
+        assert!(waiting.is_empty());
+    }
+
+    /// Proposals whose clients went away early take a bounded part of the memory.
+    #[test]
+    fn proposals_that_wait_are_bounded_in_bytes() {
+        let mut waiting = Proposals::default();
+        let proposal = Bytes::from(vec![0; 1 << 20]);
+        for _ in 0..300 {
+            waiting.push(Duration::ZERO, proposal.clone());
+        }
+        assert_eq!(waiting.len(), 256);
+        assert_eq!(waiting.take(6).count(), 6);
+        for _ in 0..10 {
+            waiting.push(Duration::from_secs(1), proposal.clone());
+        }
+        assert_eq!(waiting.len(), 256);
+        waiting.forget(Duration::from_secs(7), Duration::from_secs(7));
+        assert_eq!((waiting.len(), waiting.bytes), (6, 6 << 20));
     }
 }

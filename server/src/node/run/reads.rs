@@ -70,11 +70,22 @@ impl Loop {
             let mine = self.round.as_ref().is_some_and(|r| r.context.to_be_bytes().as_slice() == context);
             if mine {
                 let round = self.round.take().expect("checked");
+                self.led(round.asked);
                 self.answered.push((index, round.readers.into_iter().map(|(_, sequence)| sequence).collect()));
             }
         }
         self.release_reads(self.inner.shared.applied_index());
         self.start_round();
+    }
+
+    /// A quorum confirmed this member as the leader after `asked`. It votes for nobody else within an election timeout of that, unless
+    /// leadership is handed over. Voters count that time in ticks, whose first may come at once, and another at once after one that was
+    /// late; and a timeout that is no whole number of ticks is cut. So three are left out.
+    fn led(&mut self, asked: Duration) {
+        if self.driver.is_leader() && !self.driver.transferring() {
+            let until = asked + self.inner.limits.election.saturating_sub(self.tick * 3);
+            self.inner.gauges.sure_until.store(u64::try_from(until.as_nanos()).unwrap_or(0), Ordering::Release);
+        }
     }
 
     pub(super) fn release_reads(&mut self, applied: u64) {

@@ -106,6 +106,8 @@ struct Stream {
     parked: bool,
     /// A progress request waits for this revision to be published and for all watchers to be live.
     asked: Option<i64>,
+    /// The revision that the newest request waits for.
+    asked_last: i64,
 }
 
 struct Watcher {
@@ -209,10 +211,10 @@ impl Core {
     pub fn create(&mut self, key: StreamKey, wish: &CreateWatch, head: i64, compacted: i64, now: u64) {
         let Some(stream) = self.stream(key) else { return };
         let chosen = wish.id.filter(|id| *id != 0);
-        let refusal = if wish.range.is_empty() {
-            Some(EMPTY_RANGE)
-        } else if wish.start_revision < 0 {
+        let refusal = if wish.start_revision < 0 {
             Some(NEGATIVE_START)
+        } else if wish.range.is_empty() {
+            Some(EMPTY_RANGE)
         } else {
             chosen.filter(|id| stream.watches.contains_key(id)).map(|_| DUPLICATE_ID)
         };
@@ -459,7 +461,16 @@ impl Core {
 
 impl Stream {
     fn free() -> Self {
-        Self { generation: 0, outbox: None, watches: BTreeMap::new(), next_id: 0, lagging: 0, parked: false, asked: None }
+        Self {
+            generation: 0,
+            outbox: None,
+            watches: BTreeMap::new(),
+            next_id: 0,
+            lagging: 0,
+            parked: false,
+            asked: None,
+            asked_last: 0,
+        }
     }
 
     /// The next id that no watch of this stream has.

@@ -1,7 +1,8 @@
 //! Telling clients how far they are: once for a whole stream when asked, and every so often for each watch that wants it.
 //!
 //! Both are written only when every event at or below the revision told is in the outbox already. A request that comes too
-//! early is kept (one for the stream) and answered as soon as that holds.
+//! early is kept and answered as soon as that holds: the oldest and the newest of a stream, which answer for those between them. So
+//! a stream that is a little behind all the time, and asked all the time, is answered all the time.
 
 use std::cmp::Reverse;
 
@@ -18,8 +19,10 @@ impl Core {
     /// A stream without watches gets no answer.
     pub fn progress(&mut self, key: StreamKey, head: i64) {
         let Some(stream) = self.stream(key).filter(|stream| !stream.watches.is_empty()) else { return };
-        let asked = stream.asked.replace(stream.asked.unwrap_or(0).max(head));
-        if !self.try_progress(key) && asked.is_none() {
+        let waits = stream.asked.is_some();
+        stream.asked.get_or_insert(head);
+        stream.asked_last = stream.asked_last.max(head);
+        if !self.try_progress(key) && !waits {
             self.asking.push(key);
         }
     }
@@ -90,8 +93,9 @@ impl Core {
         if stream.watches.values().any(waits) {
             return false;
         }
-        stream.asked = None;
+        stream.asked = Some(stream.asked_last).filter(|last| *last > published);
+        let over = stream.asked.is_none();
         push(stream, key.slot, WatchMessage::Progress { id: ALL, revision: published }, &mut self.effects);
-        true
+        over
     }
 }

@@ -319,6 +319,29 @@ fn manual_progress() {
     assert_eq!(drain(&mut receiver), want);
 }
 
+/// Proves that a stream that is always a little behind, and is asked for progress meanwhile, is told how far it is each time: a request
+/// is not put off by those after it.
+#[test]
+fn progress_under_steady_writes() {
+    let log = log_of(0);
+    let hub = hub(&log);
+    let (handle, mut receiver) = open(&hub);
+    handle.create(&wish("x", 0));
+    let mut behind = log.append(&["k1"]);
+    handle.progress();
+    assert_eq!(drain(&mut receiver), ["created 0 at 1"]);
+    for revision in 2..10 {
+        let next = log.append(&["k1"]);
+        handle.progress();
+        hub.publish(vec![std::mem::replace(&mut behind, next)]);
+        hub.drive();
+        assert_eq!(drain(&mut receiver), [format!("progress -1 at {revision}")]);
+    }
+    hub.publish(vec![behind]);
+    hub.drive();
+    assert_eq!(drain(&mut receiver), ["progress -1 at 10"]);
+}
+
 /// Proves that a progress request that waits for one watch is answered when that watch is canceled.
 #[test]
 fn cancel_lets_progress_go() {
@@ -396,6 +419,71 @@ fn previous_pairs() {
         assert_eq!((count("k1@2.0 k1@3.0<k1@2.0"), count("k1@2.0 k1@3.0")), (2, 1), "{lines:?}");
     }
     assert_eq!(log.state.lock().previous_reads, 1);
+}
+
+/// A store in which four large keys were written and then deleted: at once, or one after the other.
+fn large_keys_deleted(at_once: bool) -> Arc<Log> {
+    let log = log_of(0);
+    let keys = ["k1", "k2", "k3", "k4"];
+    log.append_with(&keys, |e| e.kv = RawKv(Bytes::from(vec![b'v'; 700 * 1024])));
+    let parts = if at_once { vec![&keys[..]] } else { keys.chunks(1).collect() };
+    for part in parts {
+        log.append_with(part, |e| (e.delete, e.has_prev) = (true, true));
+    }
+    log
+}
+
+fn sizes(receiver: &mut StreamReceiver) -> Vec<(usize, i64, bool)> {
+    let of = |message| match message {
+        WatchMessage::Events { events, revision, fragment, .. } => Some((events.len(), revision, fragment)),
+        _ => None,
+    };
+    std::iter::from_fn(|| receiver.try_recv()).filter_map(of).collect()
+}
+
+/// Proves that what deletions show of the pairs before them counts for the size of messages: they are cut between revisions, and
+/// within one for whoever takes fragments.
+#[test]
+fn previous_pairs_count() {
+    let log = large_keys_deleted(false);
+    let (hub, prev_kv) = (hub(&log), true);
+    let (handle, mut receiver) = open(&hub);
+    handle.create(&CreateWatch { prev_kv, ..wish("k", 3) });
+    hub.drive();
+    assert_eq!(sizes(&mut receiver), [(2, 4, false), (2, 6, false)]);
+
+    let log = large_keys_deleted(true);
+    let hub = super::hub(&log);
+    let (handle, mut receiver) = hub.open(Limits { fragment_bytes: 1500 * 1024, ..Limits::default() });
+    handle.create(&CreateWatch { prev_kv, fragment: true, ..wish("k", 3) });
+    handle.create(&CreateWatch { prev_kv, ..wish("k", 3) });
+    hub.drive();
+    assert_eq!(sizes(&mut receiver), [(2, 3, true), (2, 3, false), (4, 3, false)]);
+}
+
+/// Proves that pairs before that are only kept, and shown to nobody, count against the budget of a client that does not read.
+#[test]
+fn hidden_previous_pairs_count() {
+    let log = log_of(0);
+    let hub = hub(&log);
+    let (handle, mut receiver) = hub.open(limits(10_000));
+    handle.create(&wish("k", 0));
+    for _ in 0..20 {
+        let prev = RawKv(Bytes::from(vec![b'v'; 3000]));
+        hub.publish(vec![log.append_with(&["k1"], |e| (e.delete, e.has_prev, e.prev) = (true, true, Some(prev.clone())))]);
+        hub.drive();
+    }
+    assert_eq!(hub.counters().lagging(), 1, "three such events fill the budget");
+    let mut all = 0;
+    loop {
+        let events: usize = sizes(&mut receiver).iter().map(|(events, ..)| events).sum();
+        if events == 0 {
+            break;
+        }
+        all += events;
+        hub.drive();
+    }
+    assert_eq!((all, hub.counters().lagging()), (20, 0));
 }
 
 /// Proves that after a snapshot install each watch goes on from its own next revision.
