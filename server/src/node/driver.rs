@@ -737,12 +737,9 @@ mod tests {
         let mut driver = lone();
         driver.campaign();
         settle(&mut driver);
-        let added = raft::eraftpb::ConfChangeSingle {
-            change_type: raft::eraftpb::ConfChangeType::AddLearnerNode.into(),
-            node_id: 2,
-            ..Default::default()
-        };
-        assert!(driver.propose_change(&ConfChangeV2 { changes: vec![added].into(), ..Default::default() }));
+        let added =
+            raft::eraftpb::ConfChangeSingle { change_type: raft::eraftpb::ConfChangeType::AddLearnerNode.into(), node_id: 2 };
+        assert!(driver.propose_change(&ConfChangeV2 { changes: vec![added], ..Default::default() }));
         let (groups, committed) = settle(&mut driver);
         let index = committed.iter().find(|e| e.get_entry_type() == EntryType::EntryConfChangeV2).expect("it is committed").index;
         let last = groups.last().expect("a group");

@@ -212,7 +212,10 @@ impl Cluster {
     /// A member that could not write its rows ends itself once there is space again, and is started anew.
     async fn full_disk(&mut self, chance: &mut Rng) -> Result<(), String> {
         let at = chance.below(MEMBERS as u64) as usize;
-        self.ground.fill(at, chance.below(200_000))?;
+        if let Err(e) = self.ground.fill(at, chance.below(200_000)) {
+            let _ = self.ground.free(at);
+            return Err(e);
+        }
         sleep(seconds(chance, 3, 8)).await;
         self.ground.free(at)?;
         let until = Instant::now() + Duration::from_secs(5);

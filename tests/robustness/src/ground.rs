@@ -5,6 +5,7 @@
 //!
 //! Invariant: nothing of this is seen by other programs of the machine, and nothing is left behind.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -75,6 +76,11 @@ fn run_inside(at: usize, line: &str) -> Result<(), String> {
     run("nsenter", &all)
 }
 
+/// Bytes of a disk that are filled write by write.
+const MARGIN: u64 = 8 << 20;
+/// Bytes of such a write.
+const PIECE: usize = 64 << 10;
+
 impl Ground {
     /// Lays everything out; `folder` becomes the mount point of what lies in memory.
     pub fn lay(folder: &Path) -> Result<Self, String> {
@@ -121,19 +127,24 @@ impl Ground {
         run("mount", &["-o", "loop", &image, &folder])
     }
 
-    /// Takes all that is left of a member's file system but `left` bytes. A log that grows meanwhile may take some of it: then what
-    /// was taken so far is given back, and it is tried again.
+    /// Takes all that is left of a member's file system but about `left` bytes: most of it at once, the rest write by write, since
+    /// where free space lies in pieces not all of it can be had at once.
     pub fn fill(&self, at: usize, left: u64) -> Result<(), String> {
-        let mut tries = 10;
-        loop {
-            let free = self.space(at)?;
-            let ballast = self.disk(at).join("ballast").display().to_string();
-            match run("fallocate", &["-l", &free.saturating_sub(left).max(1).to_string(), &ballast]) {
-                Err(_) if tries > 0 => self.free(at)?,
-                result => return result,
-            }
-            tries -= 1;
+        let path = self.disk(at).join("ballast");
+        let ballast = path.display().to_string();
+        let failed = |e: std::io::Error| format!("{ballast}: {e}");
+        let most = self.space(at)?.saturating_sub(left.max(MARGIN));
+        if most > 0 {
+            run("fallocate", &["-l", &most.to_string(), &ballast]).inspect_err(|_| drop(self.free(at)))?;
         }
+        let mut file = std::fs::OpenOptions::new().append(true).create(true).open(&path).map_err(failed)?;
+        while self.space(at)? > left + PIECE as u64 {
+            match file.write_all(&[0; PIECE]).and_then(|()| file.sync_data()) {
+                Err(e) if e.kind() == std::io::ErrorKind::StorageFull => break,
+                result => result.map_err(failed)?,
+            }
+        }
+        Ok(())
     }
 
     /// Free bytes of a member's file system.
