@@ -79,10 +79,11 @@ pub enum StartError {
     #[error("the data directory {} holds {name}, which is not this program's; it is left untouched: name an empty directory", path.display())]
     Foreign { path: PathBuf, name: String },
     #[error(
-        "this member has lost data it had acknowledged: its rows stand at entry {applied}, its log ends at {last}. It would break the \
+        "this member has lost data it had acknowledged: its rows stand at entry {applied}, it knew of {committed} as \
+         committed, its log ends at {last}{torn}. It would break the \
          cluster's promises and does not start: remove it from the cluster and add it again, with an empty data directory"
     )]
-    LostData { applied: u64, last: u64 },
+    LostData { applied: u64, committed: u64, last: u64, torn: String },
     #[error(
         "the recovery {id} of {} was cut short: carry it out again (quorate recover --data-dir {} --yes), it goes on where it ended",
         path.display(), path.display()
@@ -266,11 +267,14 @@ pub(super) fn refuse_lost(machine: &Machine, replay: &Replay) -> Result<(), Star
     let mark = replay.snapshot.as_ref().map_or(0, |s| s.index);
     let applied = machine.position().index;
     let last = replay.entries.last().map_or(mark, |e| e.index);
-    if applied > last || replay.hard_state.commit > last {
-        return Err(StartError::LostData { applied: applied.max(replay.hard_state.commit), last });
+    let committed = replay.hard_state.commit;
+    let torn =
+        replay.torn.as_ref().map(|t| format!(", torn at {} of {}: {}", t.offset, t.file.display(), t.reason)).unwrap_or_default();
+    if applied > last || committed > last {
+        return Err(StartError::LostData { applied, committed, last, torn });
     }
     if applied < mark {
-        return Err(StartError::LostData { applied: mark, last: applied });
+        return Err(StartError::LostData { applied: mark, committed, last: applied, torn });
     }
     Ok(())
 }
