@@ -1,7 +1,7 @@
 //! The client's half of TLS.
 //!
-//! In: [`TlsConfig`]. Out: a rustls configuration that offers h2 only, unless its user changes that. It is built anew for each connection, because the files
-//! behind it may have been renewed since the last one; connections are rare.
+//! In: [`TlsConfig`]. Out: a rustls configuration that offers h2 only, unless its user changes that. It is built anew for each
+//! connection, because the files behind it may have been renewed since the last one; connections are rare.
 
 use std::sync::Arc;
 

@@ -530,6 +530,12 @@ mod tests {
         bp::Delta { revision, rows, compacted, ..bp::Delta::default() }
     }
 
+    /// A keeper that knows of no file yet.
+    fn keeper<'a>(store: &'a Store, folder: &'a str, page: &'a Page, stop: watch::Receiver<bool>) -> Keeper<'a> {
+        let interval = Duration::from_secs(5);
+        Keeper { store, folder, holder: String::new(), interval, page, stop, last: None, distrusts: false }
+    }
+
     /// Agents that begin anew on a quiet history each write a file of the same range. All of them stay, each names the one before it as
     /// the replay wants it, and the plan leads through all of them.
     #[tokio::test]
@@ -537,16 +543,7 @@ mod tests {
         const FOLDER: &str = "lab/ns/kv/u/";
         let store = Store::over(Arc::new(object_store::memory::InMemory::new()), None);
         let (page, (_stop, stopped)) = (Page::default(), watch::channel(false));
-        let mut keeper = Keeper {
-            store: &store,
-            folder: FOLDER,
-            holder: String::new(),
-            interval: Duration::from_secs(5),
-            page: &page,
-            stop: stopped,
-            last: None,
-            distrusts: false,
-        };
+        let mut keeper = keeper(&store, FOLDER, &page, stopped);
         let told =
             |revision: i64, rows: &[i64]| bp::Delta { cluster: 5, side_whole: true, time_ms: 1000, ..delta(revision, rows, 0) };
         let mut last = Last { cluster: 5, since: 3, revision: 3, hash: Vec::new(), newest: None };
@@ -591,16 +588,7 @@ mod tests {
     async fn deleted_files() {
         let store = Store::over(Arc::new(object_store::memory::InMemory::new()), None);
         let (page, (_stop, stopped)) = (Page::default(), watch::channel(false));
-        let mut keeper = Keeper {
-            store: &store,
-            folder: "f/",
-            holder: String::new(),
-            interval: Duration::from_secs(5),
-            page: &page,
-            stop: stopped,
-            last: None,
-            distrusts: false,
-        };
+        let mut keeper = keeper(&store, "f/", &page, stopped);
         let mut last = Last { cluster: 5, since: 3, revision: 3, hash: Vec::new(), newest: None };
         let mut names = Vec::new();
         for revision in 4..8 {

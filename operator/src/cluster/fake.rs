@@ -1,5 +1,6 @@
 //! A small API server for tests: objects by their path, a new version with each write, preconditions as the real one has them.
 
+use super::build::merge;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -87,17 +88,4 @@ impl Fake {
 fn refuse(code: StatusCode, reason: &str) -> Response {
     let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "message": reason, "code": code.as_u16()});
     (code, Json(status)).into_response()
-}
-
-fn merge(target: &mut Value, patch: &Value) {
-    let (Some(object), Some(changes)) = (target.as_object_mut(), patch.as_object()) else {
-        *target = patch.clone();
-        return;
-    };
-    for (key, change) in changes {
-        match change {
-            Value::Null => drop(object.remove(key)),
-            _ => merge(object.entry(key.clone()).or_insert(Value::Null), change),
-        }
-    }
 }

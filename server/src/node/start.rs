@@ -79,11 +79,11 @@ pub enum StartError {
     #[error("the data directory {} holds {name}, which is not this program's; it is left untouched: name an empty directory", path.display())]
     Foreign { path: PathBuf, name: String },
     #[error(
-        "this member has lost data it had acknowledged: its rows stand at entry {applied}, it knew of {committed} as \
-         committed, its log ends at {last}{torn}. It would break the \
-         cluster's promises and does not start: remove it from the cluster and add it again, with an empty data directory"
+        "this member has lost data it had acknowledged: its rows stand at entry {applied}, its log follows entry {mark} and ends at \
+         {last}{torn}, and it knew of {committed} as committed. It would break the cluster's promises and does not start: remove it \
+         from the cluster and add it again, with an empty data directory"
     )]
-    LostData { applied: u64, committed: u64, last: u64, torn: String },
+    LostData { applied: u64, mark: u64, last: u64, torn: String, committed: u64 },
     #[error(
         "the recovery {id} of {} was cut short: carry it out again (quorate recover --data-dir {} --yes), it goes on where it ended",
         path.display(), path.display()
@@ -270,11 +270,9 @@ pub(super) fn refuse_lost(machine: &Machine, replay: &Replay) -> Result<(), Star
     let committed = replay.hard_state.commit;
     let torn =
         replay.torn.as_ref().map(|t| format!(", torn at {} of {}: {}", t.offset, t.file.display(), t.reason)).unwrap_or_default();
-    if applied > last || committed > last {
-        return Err(StartError::LostData { applied, committed, last, torn });
-    }
-    if applied < mark {
-        return Err(StartError::LostData { applied: mark, committed, last: applied, torn });
+    // Rows that stand before the mark lack entries that the log no longer has to give.
+    if applied > last || committed > last || applied < mark {
+        return Err(StartError::LostData { applied, mark, last, torn, committed });
     }
     Ok(())
 }

@@ -18,6 +18,8 @@ use super::validate::Valid;
 
 pub use boot::{Recovery, Ticket, ticket};
 pub use certificates::certificates;
+#[cfg(test)]
+pub use pod::merge;
 pub use pod::whereabouts;
 pub use stateful_set::{claim, stateful_set};
 

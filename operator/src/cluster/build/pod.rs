@@ -204,7 +204,7 @@ pub fn whereabouts(cluster: &Valid) -> Map<String, Value> {
 }
 
 /// JSON merge patch: objects merge, null removes, all else replaces.
-fn merge(target: &mut Value, patch: &Value) {
+pub fn merge(target: &mut Value, patch: &Value) {
     let (Some(object), Some(changes)) = (target.as_object_mut(), patch.as_object()) else {
         *target = patch.clone();
         return;
