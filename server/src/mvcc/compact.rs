@@ -89,6 +89,8 @@ impl Rows {
     /// compaction, and must find what was there then.
     pub(crate) fn sweep(&self, sweep: &mut Sweep, max: usize) -> Result<bool, BaseError> {
         let target = sweep.target;
+        // Before the first row goes: whoever walks looks here afterwards.
+        self.sweeping.fetch_max(target, Ordering::SeqCst);
         // A sweep that goes on where an earlier one was cut short would hash what that one left.
         if sweep.from.is_empty() && !self.part_swept.swap(true, Ordering::AcqRel) {
             self.keep_hash(target, self.swept_revision())?;

@@ -50,7 +50,7 @@ impl Plan {
     }
 }
 
-/// How often a walk at the newest revision begins anew when a compaction overtakes it; each time the compaction is a newer one.
+/// How often a walk at the newest revision begins anew when a sweep overtakes it; each time the sweep is a newer one.
 const MAX_WALKS: u32 = 100;
 
 impl Rows {
@@ -73,9 +73,15 @@ impl Rows {
         let at = self.check_revision(q.revision, current)?;
         let range = KeyRange::from_request(&q.key, &q.range_end);
         let result = self.collect(q, &range, at, current);
-        // A compaction that overtook the walk may have taken rows from under it.
-        self.check_revision(q.revision, current)?;
+        self.check_overtaken(q.revision, at)?;
         result
+    }
+
+    /// Refuses what was read at revision `at` if a compaction overtook the walk and may have taken rows from under it. Who asked for
+    /// the newest revision (`wanted` 0 or below) is not kept to the mark: what it read is whole until a sweep begins.
+    fn check_overtaken(&self, wanted: i64, at: i64) -> Result<(), ReadError> {
+        let gone = if wanted <= 0 { self.sweeping.load(Ordering::SeqCst) } else { self.compact_revision() };
+        if at < gone && !plant::is(Plant::CompactedRead) { Err(ReadError::Compacted) } else { Ok(()) }
     }
 
     fn check_revision(&self, wanted: i64, current: i64) -> Result<i64, ReadError> {
@@ -83,9 +89,7 @@ impl Rows {
             return Err(ReadError::FutureRevision);
         }
         let at = if wanted <= 0 { current } else { wanted };
-        if at < self.compact_revision() && !plant::is(Plant::CompactedRead) {
-            return Err(ReadError::Compacted);
-        }
+        self.check_overtaken(wanted, at)?;
         Ok(at)
     }
 
