@@ -71,6 +71,7 @@ impl Metrics {
             Step::Remove { .. } => "Remove",
             Step::MoveLeader { .. } => "MoveLeader",
             Step::DeletePod { .. } => "DeletePod",
+            Step::ForcePod { .. } => "ForcePod",
             Step::DeleteVolume { .. } => "DeleteVolume",
             Step::RetireVolume { .. } => "RetireVolume",
             Step::ReleaseVolume { .. } => "ReleaseVolume",

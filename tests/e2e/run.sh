@@ -103,6 +103,7 @@ if [ "$tier" = full ]; then
   step "damage a volume" 15 volume_damaged
   step "cut a member's node" 20 node_lost cut heal
   step "switch a member's node off and on" 20 node_lost kill start
+  step "a member's node stays off" 20 node_off
   step "kill the operator while it scales" 8 operator_killed
   step "lose the quorum" 300 quorum_lost
   step "sleep and wake" 300 sleeps_and_wakes

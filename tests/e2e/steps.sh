@@ -140,6 +140,18 @@ node_lost() {
   lab node "${node#node}" "$back"
   [ $result = 0 ] && within 90 node_ready "$node" && within 240 settled 3 && writes_go_on
 }
+# A member's node loses its power and stays off: the member is replaced on another node, unattended. When the node comes back, the
+# member of before finds that it was removed, and nothing of it is left.
+node_off() {
+  local pod node id result
+  pod=$(pods -o json | jq -r '[.items[] | select(.spec.nodeName != "node1")][0].metadata.name') && node=$(node_of "$pod") && id=$(member_id "$pod") && echo "$pod on $node" || return 1
+  change '{"repair":{"afterSeconds":20}}' && lab node "${node#node}" kill
+  within 180 another_member "$pod" "$id" && within 240 settled 3 && [ "$(node_of "$pod")" != "$node" ] && writes_go_on 60
+  result=$?
+  lab node "${node#node}" start
+  change '{"repair":{"afterSeconds":300}}'
+  [ $result = 0 ] && within 90 node_ready "$node" && within 240 settled 3 && within 120 volumes_are 3 && writes_go_on
+}
 ready_members_below() { [ "$(resource '.status.readyReplicas // 0')" -lt "$1" ]; }
 node_ready() { is True lab exec kubectl get node "$1" -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}'; }
 

@@ -194,6 +194,13 @@ where
     }
 }
 
+/// Takes a pod out of the API server without its node's word that it has ended, if it still is the one with this UID.
+pub async fn forget_pod(client: &Client, namespace: &str, name: &str, uid: &str) -> kube::Result<()> {
+    let preconditions = Some(Preconditions { uid: Some(uid.to_string()), resource_version: None });
+    let at_once = DeleteParams { grace_period_seconds: Some(0), preconditions, ..DeleteParams::default() };
+    gone(Api::<Pod>::namespaced(client.clone(), namespace).delete(name, &at_once).await)
+}
+
 /// Labels a pod with its member's role, if it is labelled otherwise.
 pub async fn label_role(client: &Client, pod: &Pod, role: &str) -> kube::Result<()> {
     if pod.labels().get(super::build::ROLE_LABEL).map(String::as_str) == Some(role) || pod.metadata.deletion_timestamp.is_some() {

@@ -456,6 +456,7 @@ async fn act(
         Step::Remove { member } => members.remove(survey, *member).await?,
         Step::MoveLeader { to, .. } => members.move_leader(survey, *to).await?,
         Step::DeletePod { slot, uid } => apply::delete::<Pod>(client, namespace, &cluster.pod(*slot), uid).await?,
+        Step::ForcePod { slot, uid } => apply::forget_pod(client, namespace, &cluster.pod(*slot), uid).await?,
         Step::DeleteVolume { slot, uid } => {
             apply::delete::<PersistentVolumeClaim>(client, namespace, &cluster.claim(*slot), uid).await?;
         }

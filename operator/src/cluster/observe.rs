@@ -36,6 +36,8 @@ pub struct Objects {
     pub ticket: Option<Ticket>,
     /// Slots whose pod cannot be placed since the node of its volume is gone.
     pub nodes_lost: Vec<Slot>,
+    /// Slots whose pod is being deleted on a node that does not answer, and since when it does not.
+    pub nodes_off: BTreeMap<Slot, Seconds>,
 }
 
 impl Objects {
@@ -83,7 +85,13 @@ impl Objects {
             }
             tracing::debug!(slot, pod = pod.name_any(), "pod cannot be placed");
         }
-        Ok(Self { set, pods, claims, ticket, nodes_lost })
+        let mut nodes_off = BTreeMap::new();
+        for (slot, pod) in pods.iter().filter(|(_, pod)| pod.metadata.deletion_timestamp.is_some()) {
+            if let Some(since) = node_off_since(client, pod).await {
+                nodes_off.insert(*slot, since);
+            }
+        }
+        Ok(Self { set, pods, claims, ticket, nodes_lost, nodes_off })
     }
 
     /// The image that new pods get.
@@ -151,6 +159,7 @@ pub fn world(look: &Look<'_>) -> World {
         let mut pod = pod_view(pod, template);
         pod.at_gate = survey.at_gate.contains(slot);
         pod.node_lost = objects.nodes_lost.contains(slot);
+        pod.node_off = objects.nodes_off.get(slot).copied();
         pod.strange_image = objects.is_strange(*slot);
         slots.entry(*slot).or_default().pod = Some(pod);
     }
@@ -321,6 +330,7 @@ fn pod_view(pod: &Pod, template: &str) -> world::Pod {
         exit_code: ended,
         restarts: container.map_or(0, |container| u32::try_from(container.restart_count).unwrap_or(0)),
         node_lost: false,
+        node_off: None,
         version: image_of(pod).map(version_of).unwrap_or_default(),
         strange_image: false,
     }
@@ -402,6 +412,16 @@ async fn node_of_volume_is_gone(client: &Client, claim: &PersistentVolumeClaim) 
     nodes.list_metadata(&named).await.is_ok_and(|nodes| nodes.items.is_empty())
 }
 
+/// Since when the node of a pod has not been heard of (its condition Ready is Unknown). None while it answers, and without the right to
+/// list nodes.
+async fn node_off_since(client: &Client, pod: &Pod) -> Option<Seconds> {
+    let name = pod.spec.as_ref()?.node_name.as_ref()?;
+    let named = ListParams::default().fields(&format!("metadata.name={name}")).limit(1);
+    let node = Api::<Node>::all(client.clone()).list(&named).await.ok()?.items.pop()?;
+    let ready = node.status?.conditions?.into_iter().find(|condition| condition.type_ == "Ready")?;
+    (ready.status == "Unknown").then(|| ready.last_transition_time.as_ref().map(seconds))?
+}
+
 /// Kubernetes' time in seconds.
 pub fn seconds(time: &Time) -> Seconds {
     time.0.as_second()
@@ -426,9 +446,14 @@ mod tests {
     }
 
     async fn read(pods: Vec<Value>, set: Option<Value>) -> Objects {
+        read_beside(pods, set, Vec::new()).await
+    }
+
+    async fn read_beside(pods: Vec<Value>, set: Option<Value>, nodes: Vec<Value>) -> Objects {
         let (fake, cluster) = (Fake::default(), validate(&sample(), Some("q:1")).unwrap());
         let client = fake.client().await;
         let list = |kind: &str, items: Vec<Value>| json!({"apiVersion": "v1", "kind": kind, "metadata": {}, "items": items});
+        fake.put("/api/v1/nodes", list("NodeList", nodes));
         fake.put("/api/v1/namespaces/ns/pods", list("PodList", pods));
         fake.put("/api/v1/namespaces/ns/persistentvolumeclaims", list("PersistentVolumeClaimList", Vec::new()));
         if let Some(set) = set {
@@ -447,6 +472,25 @@ mod tests {
         assert_eq!(seen.targets(&cluster).iter().map(|target| target.slot).collect::<Vec<_>>(), [1]);
         assert!(seen.set.is_none());
         assert!(read(Vec::new(), Some(set(&cluster.uid))).await.set.is_some());
+    }
+
+    /// A node is off when nothing is heard of it, which is not the same as one that says it is not ready; and it matters only for a pod
+    /// that it must end.
+    #[tokio::test]
+    async fn a_node_that_is_not_heard_of() {
+        let cluster = validate(&sample(), Some("q:1")).unwrap();
+        let off_since = async |ends: bool, ready: &str| {
+            let mut pod = pod(0, &cluster.uid, "q:1", false);
+            pod["spec"]["nodeName"] = json!("a");
+            if ends {
+                pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:10:00Z");
+            }
+            let condition = json!({"type": "Ready", "status": ready, "lastTransitionTime": "1970-01-01T00:01:40Z"});
+            let node = json!({"metadata": {"name": "a"}, "status": {"conditions": [{"type": "DiskPressure", "status": "Unknown"}, condition]}});
+            read_beside(vec![pod], None, vec![node]).await.nodes_off.get(&0).copied()
+        };
+        assert_eq!(off_since(true, "Unknown").await, Some(100));
+        assert_eq!((off_since(true, "False").await, off_since(false, "Unknown").await), (None, None));
     }
 
     /// A volume that a member wrote on is there whatever became of its labels; another one in its place is another one.
@@ -469,7 +513,14 @@ mod tests {
     /// A cluster that sleeps has no pods to tell its version; the status remembers it.
     #[test]
     fn sleep_hides_no_version() {
-        let nothing = Objects { set: None, pods: BTreeMap::new(), claims: BTreeMap::new(), ticket: None, nodes_lost: Vec::new() };
+        let nothing = Objects {
+            set: None,
+            pods: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            ticket: None,
+            nodes_lost: Vec::new(),
+            nodes_off: BTreeMap::new(),
+        };
         let mut status = ClusterStatus { version: Some("0.1.0".into()), ..ClusterStatus::default() };
         assert!(nothing.versions(&status).is_empty(), "what was never formed has none");
         status.cluster_id = Some("1".into());

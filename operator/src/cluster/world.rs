@@ -69,7 +69,7 @@ pub struct Wish {
     pub update_deadline: Seconds,
     /// Members without data may be replaced.
     pub automatic_repair: bool,
-    /// How long to wait for a pod whose node is gone, seconds.
+    /// How long to wait for a pod whose node is gone or off, seconds.
     pub repair_after: Seconds,
     /// Volumes of members that scale-in removed are deleted.
     pub delete_scaled_volumes: bool,
@@ -132,6 +132,8 @@ pub struct Pod {
     pub restarts: u32,
     /// It cannot be placed, and the node that its volume is bound to does not exist.
     pub node_lost: bool,
+    /// It is being deleted, and the node that must end it has not answered since then.
+    pub node_off: Option<Seconds>,
     /// What its image calls its version: the tag, or the beginning of the digest. Empty when it has neither.
     pub version: String,
     /// Others have another image, and none that works has this one: what it refuses may be sound.
@@ -324,6 +326,12 @@ impl World {
         let refused = pod.refuses() && pod.restarts >= 1 && !pod.running && !pod.strange_image;
         let unreachable = pod.node_lost && self.now - pod.since >= self.wish.repair_after;
         refused || unreachable
+    }
+
+    /// The slot's pod is to end and cannot: its node has been off for so long that nobody waits for it any more.
+    pub fn stranded(&self, slot: Slot) -> Option<&Pod> {
+        let pod = self.pod(slot).filter(|pod| pod.terminating)?;
+        pod.node_off.filter(|since| self.now - since >= self.wish.repair_after).map(|_| pod)
     }
 
     /// Nobody in the list of members owns what is on the slot's volume, and somebody did write on it.

@@ -564,7 +564,8 @@ pub struct RepairSpec {
     /// quorum. `Manual`: the status says so and nothing is done.
     #[serde(default)]
     pub mode: RepairMode,
-    /// How long a pod that cannot be placed because its volume's node is gone is waited for, seconds.
+    /// How long a member is waited for whose pod cannot be placed because its volume's node is gone, or cannot end because its node
+    /// does not answer, seconds. Then it is replaced, on another node and with a new volume.
     #[serde(default = "five_minutes")]
     #[schemars(range(min = 0))]
     pub after_seconds: i64,

@@ -13,6 +13,7 @@
 //! - no step takes a working member away when the others are no quorum, except for the only member of a cluster of one;
 //! - a form of the pods in which a member does not come up is given to no other member, with or without a quorum;
 //! - at most one learner and one operation;
+//! - a pod is forgotten only when its slot has no member;
 //! - a volume is deleted only when no member of the list wrote on it; old volumes of an errand go only when the new store serves, or
 //!   are kept;
 //! - members leave for good only when fewer are wished for, or when they have lost their data.
@@ -107,6 +108,13 @@ pub enum Step {
         /// Only if it is still this one.
         uid: String,
     },
+    /// Forget a pod that its node does not end. It may still run there; its member is out of the store.
+    ForcePod {
+        /// Its slot.
+        slot: Slot,
+        /// Only if it is still this one.
+        uid: String,
+    },
     /// Delete a volume's claim.
     DeleteVolume {
         /// Its slot.
@@ -145,7 +153,14 @@ pub enum Step {
 impl Step {
     /// What cannot be taken back waits for a second look.
     fn destroys(&self) -> bool {
-        matches!(self, Self::Remove { .. } | Self::DeleteVolume { .. } | Self::RetireVolume { .. } | Self::ReleaseVolume { .. })
+        matches!(
+            self,
+            Self::Remove { .. }
+                | Self::ForcePod { .. }
+                | Self::DeleteVolume { .. }
+                | Self::RetireVolume { .. }
+                | Self::ReleaseVolume { .. }
+        )
     }
 }
 
@@ -280,6 +295,7 @@ fn decide(world: &World) -> Option<Verdict> {
         .or_else(|| repair::lost_member(&view))
         .or_else(|| repair::empty_slot(&view))
         .or_else(|| scale::drop_unused(&view))
+        .or_else(|| repair::stray_pod(&view))
         .or_else(|| repair::unused_volume(&view))
         .or_else(|| rollout::next(&view))
         .or_else(|| scale::towards(&view))

@@ -1,6 +1,6 @@
 //! Members that are incomplete: learners under way, members without their data, pods without a member, volumes without use.
 
-use super::super::world::{Kind, Member, Slot, World};
+use super::super::world::{Kind, Member, Pod, Slot, World};
 use super::{Step, Verdict, View};
 
 /// A learner comes first: nothing else is begun until it votes or is gone.
@@ -34,9 +34,10 @@ pub(super) fn learner(view: &View<'_>) -> Option<Verdict> {
     Some(Verdict::wait(kind, Some(slot), format!("wait for member {slot} to join: {}", state_of(world, slot))))
 }
 
-/// What the member knew is gone, or of no use.
+/// What the member knew is gone, of no use, or where nobody reaches it.
 fn is_lost(world: &World, member: &Member) -> bool {
-    world.lost_data(member) || world.damaged(member)
+    let off = !member.healthy && member.slot.is_some_and(|slot| world.stranded(slot).is_some());
+    world.lost_data(member) || world.damaged(member) || off
 }
 
 /// A voter that lost what it knew is taken out when the others are a quorum without it; its slot is filled anew afterwards.
@@ -45,6 +46,7 @@ pub(super) fn lost_member(view: &View<'_>) -> Option<Verdict> {
     let member = view.voters().find(|member| is_lost(world, member))?;
     let slot = member.slot?;
     let what = match world.lost_data(member) {
+        _ if world.stranded(slot).is_some() => "its node is off and does not come back",
         true => "its volume is gone",
         false if world.pod(slot).is_some_and(|pod| pod.node_lost) => "the node that its volume is bound to is gone",
         false => "it refuses its data as damaged",
@@ -74,7 +76,10 @@ pub(super) fn empty_slot(view: &View<'_>) -> Option<Verdict> {
     };
     let slot = empty().find(|slot| at_gate(slot) && usable(slot)).or_else(|| empty().next())?;
     let kind = kind_of_join(world, slot);
-    if let Some(volume) = world.leftover(slot, view.members) {
+    let stranded = world.stranded(slot);
+    // Where its member is out, a volume on a node that is off serves nobody.
+    let out_of_reach = || world.volume(slot).filter(|volume| stranded.is_some() && volume.ours && !owned(view, &volume.uid));
+    if let Some(volume) = world.leftover(slot, view.members).or_else(out_of_reach) {
         if !world.wish.automatic_repair && kind == Kind::Replace {
             let message = format!(
                 "the volume of slot {slot} holds a removed member's data: delete it and the pod, or set spec.repair.mode to Auto"
@@ -85,6 +90,9 @@ pub(super) fn empty_slot(view: &View<'_>) -> Option<Verdict> {
             let step = Step::DeleteVolume { slot, uid: volume.uid.clone() };
             return Some(Verdict::act(kind, Some(slot), step, format!("delete the volume of slot {slot}: its member was removed")));
         }
+    }
+    if let Some(pod) = stranded {
+        return Some(forget(kind, slot, pod));
     }
     if let Some(volume) = world.volume(slot) {
         if !volume.ours {
@@ -108,6 +116,18 @@ pub(super) fn empty_slot(view: &View<'_>) -> Option<Verdict> {
         return Some(Verdict::act(kind, Some(slot), Step::AddLearner { slot }, format!("add member {slot} as a learner")));
     }
     Some(Verdict::wait(kind, Some(slot), format!("wait for pod {slot}: {}", state_of(world, slot))))
+}
+
+/// A pod beyond the set's size that its node does not end.
+pub(super) fn stray_pod(view: &View<'_>) -> Option<Verdict> {
+    let beyond = view.world.slots.keys().copied().filter(|slot| *slot >= view.set.replicas && view.at(*slot).is_none());
+    let (slot, pod) = beyond.filter_map(|slot| Some((slot, view.world.stranded(slot)?))).next()?;
+    Some(forget(Kind::ScaleIn, slot, pod))
+}
+
+fn forget(kind: Kind, slot: Slot, pod: &Pod) -> Verdict {
+    let step = Step::ForcePod { slot, uid: pod.uid.clone() };
+    Verdict::act(kind, Some(slot), step, format!("forget pod {slot}, which its node, being off, does not end"))
 }
 
 /// A volume beyond the wished size that no member owns any more.
@@ -155,6 +175,7 @@ fn kind_of_join(world: &World, slot: Slot) -> Kind {
 fn state_of(world: &World, slot: Slot) -> &'static str {
     match world.pod(slot) {
         None => "there is no pod yet",
+        Some(pod) if pod.terminating && pod.node_off.is_some() => "its pod is being deleted, and its node is off",
         Some(pod) if pod.terminating => "its pod is being deleted",
         Some(pod) if pod.node_lost => "its pod cannot be placed: the node of its volume is gone",
         Some(pod) if !pod.running && pod.exit_code.is_some() => "its container does not stay up",

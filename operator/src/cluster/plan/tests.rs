@@ -66,6 +66,8 @@ struct ModelPod {
     restarts: u32,
     /// Rounds for which nobody reaches it.
     cut: u64,
+    /// Since when its node is off, for good.
+    off: Option<i64>,
     since: i64,
     ready: bool,
     at_gate: bool,
@@ -188,15 +190,15 @@ impl Model {
 
     /// The member has its data and runs.
     fn alive(&self, member: &ModelMember) -> bool {
-        let pod = self
-            .pods
-            .get(&member.slot)
-            .is_some_and(|pod| pod.starting == 0 && pod.cut == 0 && !pod.terminating && pod.exit_code.is_none());
+        let pod = self.pods.get(&member.slot).is_some_and(|pod| {
+            pod.starting == 0 && pod.cut == 0 && pod.off.is_none() && !pod.terminating && pod.exit_code.is_none()
+        });
         pod && self.holds_data(member)
     }
 
     fn holds_data(&self, member: &ModelMember) -> bool {
-        member.started && self.volumes.get(&member.slot).is_some_and(|volume| volume.disk == Disk::Of(member.id))
+        let off = self.pods.get(&member.slot).is_some_and(|pod| pod.off.is_some());
+        member.started && !off && self.volumes.get(&member.slot).is_some_and(|volume| volume.disk == Disk::Of(member.id))
     }
 
     fn voters(&self) -> impl Iterator<Item = &ModelMember> {
@@ -231,6 +233,7 @@ impl Model {
                     exit_code: None,
                     restarts: 0,
                     cut: 0,
+                    off: None,
                     since: self.now,
                     ready: false,
                     at_gate: false,
@@ -243,7 +246,8 @@ impl Model {
         for slot in beyond {
             self.pods.get_mut(&slot).unwrap().terminating = true;
         }
-        let ended: Vec<Slot> = self.pods.iter().filter(|(_, pod)| pod.terminating && pod.cut == 0).map(|(slot, _)| *slot).collect();
+        let ends = |pod: &ModelPod| pod.terminating && pod.cut == 0 && pod.off.is_none();
+        let ended: Vec<Slot> = self.pods.iter().filter(|(_, pod)| ends(pod)).map(|(slot, _)| *slot).collect();
         for slot in ended {
             if self.dice.one_in(2) {
                 self.pods.remove(&slot);
@@ -310,7 +314,7 @@ impl Model {
                             volume.disk = Disk::Of(member.id);
                             member.started = true;
                         }
-                        None => pod.at_gate = pod.cut == 0,
+                        None => pod.at_gate = pod.cut == 0 && pod.off.is_none(),
                     }
                 }
                 Disk::Of(id) if !self.formed || self.members.iter().any(|member| member.id == id) => (),
@@ -362,6 +366,7 @@ impl Model {
                 exit_code: pod.exit_code,
                 restarts: pod.restarts,
                 node_lost: false,
+                node_off: pod.off.filter(|_| pod.terminating),
                 version: String::new(),
                 strange_image: false,
             });
@@ -498,6 +503,12 @@ impl Model {
                     self.pods.get_mut(slot).unwrap().terminating = true;
                 }
             }
+            Step::ForcePod { slot, uid } => {
+                self.require(self.members.iter().all(|member| member.slot != *slot), "no pod of a member is forgotten");
+                if self.pods.get(slot).is_some_and(|pod| pod.uid.to_string() == *uid) {
+                    self.pods.remove(slot);
+                }
+            }
             Step::DeleteVolume { slot, uid } => {
                 if let Some(volume) = self.volumes.get(slot).filter(|volume| volume.uid.to_string() == *uid).cloned() {
                     let owner = match volume.disk {
@@ -548,7 +559,7 @@ impl Model {
             voters >= 3 && whole > voters / 2 + 1
         };
         let calm = self.errand.is_none();
-        match self.dice.below(15) {
+        match self.dice.below(16) {
             0 | 1 => {
                 if let Some(pod) = self.pods.get_mut(&slot) {
                     pod.terminating = true;
@@ -604,6 +615,13 @@ impl Model {
                 self.fills_in = if self.dice.one_in(4) { None } else { Some(self.dice.below(6)) };
                 let keep = self.dice.one_in(2);
                 self.ask(Ask::Restore { keep });
+            }
+            15 if spare && calm => {
+                let now = self.now;
+                if let Some(pod) = self.pods.get_mut(&slot) {
+                    (pod.off, pod.terminating) = (Some(now), true);
+                    self.note(format!("the node of pod {slot} is off for good"));
+                }
             }
             14 if !calm => {
                 self.withdrawn = true;
@@ -774,6 +792,53 @@ fn a_lost_volume_is_replaced() {
     let wanted = [Step::Remove { member: 0 }, Step::AddLearner { slot: 0 }, Step::Promote { member: 0 }]
         .map(|step| std::mem::discriminant(&step));
     assert!(kinds.starts_with(&wanted), "{steps:?}");
+}
+
+/// A member whose node is off for good: it is waited for, then it leaves the store, and only then its volume and its pod go. Two of
+/// three are a person's decision.
+#[test]
+fn a_node_that_stays_off() {
+    let off = |model: &mut Model, slot: Slot| {
+        let now = model.now;
+        let pod = model.pods.get_mut(&slot).unwrap();
+        (pod.off, pod.terminating) = (Some(now), true);
+    };
+    let mut model = settled(3);
+    off(&mut model, 1);
+    while model.now < model.pods[&1].off.unwrap() + model.wish.repair_after - 2 {
+        model.pass();
+        assert_eq!(model.operate(false).step, Step::Nothing);
+    }
+    let steps = steps(&mut model);
+    let kinds: Vec<_> = steps.iter().map(std::mem::discriminant).collect();
+    let of = |slot| (slot, String::new());
+    let ((slot, uid), member) = (of(1), 0);
+    let wanted = [
+        Step::Remove { member },
+        Step::DeleteVolume { slot, uid: uid.clone() },
+        Step::ForcePod { slot, uid },
+        Step::AddLearner { slot },
+        Step::Promote { member },
+    ];
+    assert_eq!(kinds, wanted.map(|step| std::mem::discriminant(&step)), "{steps:?}");
+    let mut model = settled(3);
+    off(&mut model, 0);
+    off(&mut model, 1);
+    for _ in 0..300 {
+        model.pass();
+        assert_eq!(model.operate(false).step, Step::Nothing);
+    }
+}
+
+/// Who is wished away while the node is off leaves nothing behind.
+#[test]
+fn a_pod_that_is_not_wanted_on_a_node_that_is_off() {
+    let mut model = settled(3);
+    let now = model.now;
+    let pod = model.pods.get_mut(&2).unwrap();
+    (pod.off, pod.terminating) = (Some(now), true);
+    model.wish.replicas = 1;
+    assert!(steps(&mut model).iter().any(|step| matches!(step, Step::ForcePod { slot: 2, .. })));
 }
 
 /// Between one member and three the time with two voters is short: the third pod is there before the second votes.

@@ -24,8 +24,11 @@ impl Model {
         self.formed && self.voters().filter(whole).count() <= self.voters().count() / 2
     }
 
-    /// Somebody sees that it is lost, sooner or later.
+    /// Somebody sees that it is lost, sooner or later; and where all must stop first, that a node which is off ends no pod.
     pub(super) fn ask_for_help(&mut self) {
+        if self.errand.is_some() && self.dice.one_in(5) {
+            self.pods.retain(|_, pod| pod.off.is_none());
+        }
         if self.request.is_none() && self.errand.is_none() && self.is_lost() && self.dice.one_in(5) {
             let keep = self.dice.one_in(2);
             self.ask(Ask::Recover { slot: None, keep });
