@@ -129,6 +129,7 @@ check "every acknowledged write is there, and nothing else" judged 0 1 --ended
 check "  a write that is taken away by hand is missed" judge_bites
 if [ "$tier" = full ]; then
   check "delete the cluster, volumes kept" deleted_volumes_kept
+  check "a cluster of its name goes on with them" kept_volumes_taken_up
   check "delete a cluster with its volumes" deleted_volumes_removed
   operator_log > "$work/operator-last.log" 2>/dev/null
   check "delete a cluster whose operator is gone" deleted_without_operator

@@ -257,7 +257,15 @@ operator_reinstalled() {
 deleted_volumes_kept() {
   local before
   before=$(volumes) && helm uninstall "$CLUSTER" -n demo --wait --timeout 90s && within 90 gone quoratecluster "$CLUSTER" && within 90 no_pods && still 5 is "$before" volumes &&
-    gone service "$CLUSTER-client" && k delete quoratebackups --all --timeout=60s && k delete pvc --all --timeout=60s
+    gone service "$CLUSTER-client"
+}
+stalled_for() { resource '.status.conditions[]? | select(.type == "Stalled" and .status == "True") | .reason'; }
+# A cluster of the same name does not touch them until it is told to; then it is the store of before.
+kept_volumes_taken_up() {
+  local before
+  before=$(volumes) && helm install "$CLUSTER" "$here/../../charts/quorate-cluster" -n demo --set storage.size=1Gi,replicas=3 && within 60 is ForeignVolume stalled_for && no_pods &&
+    helm upgrade "$CLUSTER" "$here/../../charts/quorate-cluster" -n demo --reuse-values --set bootstrap.fromVolumes=true && within 180 settled 3 && take_keys && judged 0 1 --ended &&
+    is "$before" volumes && helm uninstall "$CLUSTER" -n demo --wait --timeout 90s && within 90 no_pods && k delete quoratebackups --all --timeout=60s && k delete pvc --all --timeout=60s
 }
 deleted_volumes_removed() {
   local CLUSTER=brief

@@ -227,7 +227,11 @@ pub async fn tend_claim(
         claim.owner_references().iter().filter(|owner| owner.uid != cluster.uid).map(|owner| json!(owner)).collect();
     let owned = owners.len() != claim.owner_references().len();
     let mut changed = owned != delete_with_cluster;
-    if changed {
+    if claim.labels().get(super::build::UID_LABEL) == Some(&cluster.stamp) && cluster.stamp != cluster.uid {
+        patch["metadata"]["labels"] = json!({super::build::UID_LABEL: cluster.uid});
+        changed = true;
+    }
+    if owned != delete_with_cluster {
         if delete_with_cluster {
             owners.push(super::build::owner(cluster, false));
         }

@@ -233,6 +233,16 @@ async fn round(context: &Context, api: &Api<QuorateCluster>, object: &QuorateClu
     if old_now.cluster_id.is_none() {
         old_now.cluster_id = survey.cluster_id.map(|id| format!("{id:016x}"));
     }
+    let mut stage = restore::Stage::Filled;
+    let from_volumes = cluster.spec.bootstrap.as_ref().is_some_and(|bootstrap| bootstrap.from_volumes);
+    if from_volumes && old_now.cluster_id.is_none() && old.origin.is_none() {
+        let origin = objects.origin(&cluster);
+        stage = match &origin {
+            Ok(_) => restore::Stage::Busy("take up the volumes of the deleted cluster".into()),
+            Err(why) => restore::Stage::Failed(why.clone()),
+        };
+        old_now.origin = origin.ok();
+    }
     let look = |objects: &observe::Objects, outside: Option<Outside>| {
         let (cluster, survey, status, asked, template) = (&cluster, &survey, &old_now, &asked, template.as_str());
         observe::world(&observe::Look { cluster, objects, survey, status, asked, outside, template, now })
@@ -241,13 +251,13 @@ async fn round(context: &Context, api: &Api<QuorateCluster>, object: &QuorateClu
 
     let mut trouble = None;
     let mut outside = None;
-    let mut stage = restore::Stage::Filled;
-    if !paused {
+    // Nothing is made for volumes before it is on record whose they are.
+    if !paused && matches!(stage, restore::Stage::Filled) {
         surround(context, &cluster, &objects, &world, old.recovery.as_ref()).await?;
         // Before the first pod starts, and only then, its volume may have to be filled.
-        if let Some(bootstrap) = cluster.spec.bootstrap.as_ref().filter(|_| !world.formed && objects.set.is_none()) {
-            let filling =
-                restore::Filling { source: &bootstrap.restore, job: cluster.named("restore"), token: &cluster.uid, bump: None };
+        let source = cluster.spec.bootstrap.as_ref().and_then(|bootstrap| bootstrap.restore.as_ref());
+        if let Some(source) = source.filter(|_| !world.formed && objects.set.is_none()) {
+            let filling = restore::Filling { source, job: cluster.named("restore"), token: &cluster.uid, bump: None };
             stage = restore::advance(context, &cluster, &filling).await?;
         }
         outside = errand_outside(context, &cluster, &world, &asked).await?;
@@ -262,8 +272,10 @@ async fn round(context: &Context, api: &Api<QuorateCluster>, object: &QuorateClu
     let world = look(&objects, outside);
     let plan = match stage {
         restore::Stage::Filled => plan(&world),
-        restore::Stage::Busy(text) => plan::restoring(&world, text, false),
-        restore::Stage::Failed(text) => plan::restoring(&world, text, true),
+        restore::Stage::Busy(text) => plan::restoring(&world, text, None),
+        restore::Stage::Failed(text) => {
+            plan::restoring(&world, text, Some(if from_volumes { "NothingToTakeUp" } else { "RestoreFailed" }))
+        }
     };
     let seen = report::Seen {
         cluster: &cluster,
@@ -348,8 +360,10 @@ async fn surround(
 ) -> Result<(), Error> {
     let (client, applied) = (&context.client, &context.applied);
     let ticket = match (&objects.ticket, world.formed) {
-        // The first ticket stands until it is used: two different ones could found two stores.
-        (Some(ticket), false) => ticket.clone(),
+        // The first ticket stands until it is used: two different ones could found two stores. What disks are stamped with is no
+        // choice: no pod of an earlier ticket got further than to a volume that was not its own.
+        (Some(ticket), false) if ticket.cluster == cluster.stamp => ticket.clone(),
+        (Some(_), false) => build::ticket(cluster, false, 0..world.founders),
         (None, false) => build::ticket(cluster, cluster.spec.bootstrap.is_none(), 0..world.founders),
         (_, true) => build::ticket(cluster, false, 0..world.replicas().max(cluster.replicas()).max(world.founders)),
     };

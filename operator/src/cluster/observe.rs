@@ -94,6 +94,30 @@ impl Objects {
         Ok(Self { set, pods, claims, ticket, nodes_lost, nodes_off })
     }
 
+    /// Whose volume claims these are, for a cluster that is to go on with those of a deleted namesake.
+    ///
+    /// # Errors
+    /// Why there are none, or none that go together.
+    pub fn origin(&self, cluster: &Valid) -> Result<String, String> {
+        let label = |claim: &PersistentVolumeClaim| claim.labels().get(UID_LABEL).cloned().unwrap_or_default();
+        let mut found: Vec<String> = self.claims.values().map(label).collect();
+        found.sort_unstable();
+        found.dedup();
+        match found.as_slice() {
+            [one] if *one != cluster.uid && !one.is_empty() => Ok(one.clone()),
+            [] | [_] => Err(format!(
+                "spec.bootstrap.fromVolumes: no volume claims of a deleted cluster {} are here (data-{}-0 and so on, with label {UID_LABEL})",
+                cluster.name, cluster.name
+            )),
+            _ => Err(format!(
+                "spec.bootstrap.fromVolumes: the volume claims data-{}-0 and so on are those of different clusters, by label {UID_LABEL}: \
+                 {}. Keep one cluster's and delete the others",
+                cluster.name,
+                found.join(", ")
+            )),
+        }
+    }
+
     /// The image that new pods get.
     pub fn image(&self) -> Option<String> {
         let template = self.set.as_ref()?.spec.as_ref()?.template.spec.as_ref()?;
@@ -177,6 +201,8 @@ pub fn world(look: &Look<'_>) -> World {
             .filter_map(|member| u32::try_from(member.slot?).ok())
             .max()
             .map_or(cluster.replicas(), |slot| slot + 1),
+        // All that were there come back.
+        false if cluster.stamp != cluster.uid => objects.claims.keys().max().map_or(0, |slot| slot + 1),
         // A backup's first member founds alone; the others join it.
         false if cluster.spec.bootstrap.is_some() => 1,
         false => {
@@ -354,7 +380,7 @@ fn volume_view(claim: &PersistentVolumeClaim, cluster: &Valid) -> Volume {
         uid: claim.uid().unwrap_or_default(),
         terminating: claim.metadata.deletion_timestamp.is_some(),
         lost: phase == Some("Lost"),
-        ours: claim.labels().get(UID_LABEL) == Some(&cluster.uid),
+        ours: claim.labels().get(UID_LABEL).is_some_and(|label| *label == cluster.uid || *label == cluster.stamp),
         name: claim.spec.as_ref().and_then(|spec| spec.volume_name.clone()).unwrap_or_default(),
     }
 }
@@ -508,6 +534,45 @@ mod tests {
         let known = |slot: i32, uid: &str| VolumeStatus { slot, uid: uid.into(), member: "1".into() };
         let seen = Objects::read(&client, &cluster, &[known(0, "c0"), known(1, "c1"), known(2, "before")]).await.unwrap();
         assert_eq!(seen.claims.keys().copied().collect::<Vec<_>>(), [1]);
+    }
+
+    /// The volumes of a deleted namesake are another's until it is on record that this cluster goes on with them; then all its members
+    /// are wanted back.
+    #[test]
+    fn volumes_of_a_deleted_namesake() {
+        let claim = |slot: Slot, uid: &str| {
+            let text =
+                json!({"metadata": {"name": format!("data-kv-{slot}"), "uid": format!("c{slot}"), "labels": {UID_LABEL: uid}}});
+            (slot, serde_json::from_value::<PersistentVolumeClaim>(text).unwrap())
+        };
+        let objects = |claims: &[(Slot, &str)]| Objects {
+            set: None,
+            pods: BTreeMap::new(),
+            claims: claims.iter().map(|(slot, uid)| claim(*slot, uid)).collect(),
+            ticket: None,
+            nodes_lost: Vec::new(),
+            nodes_off: BTreeMap::new(),
+        };
+        let mut wished = sample();
+        wished.spec.bootstrap = Some(serde_json::from_value(json!({"fromVolumes": true})).unwrap());
+        let cluster = validate(&wished, Some("q:1")).unwrap();
+        let kept = objects(&[(0, "before"), (1, "before"), (4, "before")]);
+        assert_eq!(kept.origin(&cluster).as_deref(), Ok("before"));
+        assert!(objects(&[]).origin(&cluster).unwrap_err().contains("data-kv-0"));
+        assert!(objects(&[(0, &cluster.uid)]).origin(&cluster).is_err(), "its own");
+        assert!(objects(&[(0, "before"), (1, "long before")]).origin(&cluster).unwrap_err().contains("different"));
+
+        let look = |cluster: &Valid, status: &ClusterStatus| {
+            let (survey, asked) = (Survey::default(), Asked::default());
+            world(&Look { cluster, objects: &kept, survey: &survey, status, asked: &asked, outside: None, template: "", now: 0 })
+        };
+        assert!(look(&cluster, &ClusterStatus::default()).slots.values().all(|place| !place.volume.as_ref().unwrap().ours));
+        let status = ClusterStatus { origin: Some("before".into()), ..ClusterStatus::default() };
+        wished.status = Some(status.clone());
+        let cluster = validate(&wished, Some("q:1")).unwrap();
+        let seen = look(&cluster, &status);
+        assert!(seen.slots.values().all(|place| place.volume.as_ref().unwrap().ours));
+        assert_eq!((seen.founders, build::ticket(&cluster, false, 0..5).cluster.as_str()), (5, "before"));
     }
 
     /// A cluster that sleeps has no pods to tell its version; the status remembers it.

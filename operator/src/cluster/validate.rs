@@ -19,6 +19,8 @@ pub struct Valid {
     pub namespace: String,
     /// Its UID: a namesake that is made later is another cluster.
     pub uid: String,
+    /// What the members' disks are stamped with: the UID, or that of the deleted cluster whose volumes this one went on with.
+    pub stamp: String,
     /// What is wanted.
     pub spec: QuorateClusterSpec,
     /// The server's image.
@@ -88,10 +90,12 @@ pub fn validate(cluster: &QuorateCluster, default_image: Option<&str>) -> Result
         return Err(Invalid::Timing { election, heartbeat });
     }
     let image = image(&spec, default_image).ok_or(Invalid::NoImage)?;
+    let uid = cluster.uid().ok_or(Invalid::Incomplete("uid"))?;
     Ok(Valid {
         name: cluster.name_any(),
         namespace: cluster.namespace().ok_or(Invalid::Incomplete("namespace"))?,
-        uid: cluster.uid().ok_or(Invalid::Incomplete("uid"))?,
+        stamp: cluster.status.as_ref().and_then(|status| status.origin.clone()).unwrap_or_else(|| uid.clone()),
+        uid,
         spec,
         image,
         listen: every_address(""),

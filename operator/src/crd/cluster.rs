@@ -107,10 +107,17 @@ fn three() -> i32 {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self == oldSelf").message("bootstrap cannot change: it says how this cluster came about; make a new cluster"))]
+#[x_kube(validation = Rule::new("has(self.restore) != (has(self.fromVolumes) && self.fromVolumes)")
+    .message("name a backup to restore, or set fromVolumes to true, one of both"))]
 pub struct BootstrapSpec {
     /// Begin with the data of a backup. The revision is raised far above the backup's, so that clients which remember later
     /// revisions notice.
-    pub restore: RestoreSource,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<RestoreSource>,
+    /// Go on with the data of a deleted cluster of this name, whose volume claims were kept (`storage.whenDeleted: Retain`): the same
+    /// store, with its members and revisions. `tls.mode` must be what it was.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub from_volumes: bool,
 }
 
 /// A backup.

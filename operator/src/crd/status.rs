@@ -58,6 +58,10 @@ pub struct ClusterStatus {
     /// How the last such thing ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_errand: Option<EndedErrand>,
+    /// The UID of the deleted cluster whose volumes this one went on with (`bootstrap.fromVolumes`). The boot ticket names it for ever:
+    /// it is what the members' disks are stamped with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
     /// The last recovery of a lost quorum. The boot ticket names it for ever: data from before it is refused by the members.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovery: Option<RecoveryStatus>,

@@ -12,7 +12,7 @@ use super::metadata;
 /// A boot ticket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ticket {
-    /// The QuorateCluster's UID; a disk that was used under another one is refused.
+    /// What disks are stamped with, usually the QuorateCluster's UID; a disk that was used under another one is refused.
     pub cluster: String,
     /// The members below may found the store. True only until the store told its cluster id.
     pub form: bool,
@@ -35,7 +35,7 @@ pub struct Recovery {
 /// The ticket for these slots.
 pub fn ticket(cluster: &Valid, form: bool, slots: impl IntoIterator<Item = Slot>) -> Ticket {
     let members = slots.into_iter().map(|slot| (cluster.pod(slot), cluster.peer_url(slot))).collect();
-    Ticket { cluster: cluster.uid.clone(), form, members, recover: None }
+    Ticket { cluster: cluster.stamp.clone(), form, members, recover: None }
 }
 
 pub(super) fn config_map(cluster: &Valid, ticket: &Ticket) -> Value {

@@ -230,13 +230,14 @@ pub fn plan(world: &World) -> Plan {
     journal(world, verdict)
 }
 
-/// The plan of a cluster whose first volume is being filled: nothing is done here but keeping the journal.
-pub fn restoring(world: &World, text: String, failed: bool) -> Plan {
+/// The plan of a cluster whose first volumes are not there yet, with the reason if that failed: nothing is done here but keeping the
+/// journal.
+pub fn restoring(world: &World, text: String, failed: Option<&'static str>) -> Plan {
     journal(
         world,
         match failed {
-            true => Verdict::blocked(Kind::Restore, Some(0), "RestoreFailed", text),
-            false => Verdict::wait(Kind::Restore, Some(0), text),
+            Some(reason) => Verdict::blocked(Kind::Restore, Some(0), reason, text),
+            None => Verdict::wait(Kind::Restore, Some(0), text),
         },
     )
 }

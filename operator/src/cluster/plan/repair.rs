@@ -157,7 +157,7 @@ pub(super) fn owned(view: &View<'_>, volume: &str) -> bool {
 /// The slot holds a volume that was made for somebody else.
 pub(super) fn foreign(kind: Kind, slot: Slot) -> Verdict {
     let message = format!(
-        "the volume claim of slot {slot} was made for another cluster of this name: keep its data elsewhere and delete the claim, or use another name"
+        "the volume claim of slot {slot} was made for another cluster of this name: go on with its data by spec.bootstrap.fromVolumes, or keep it elsewhere and delete the claim, or use another name"
     );
     Verdict::blocked(kind, Some(slot), "ForeignVolume", message)
 }
