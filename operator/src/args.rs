@@ -1,8 +1,10 @@
 //! The command line.
 
-use std::net::SocketAddr;
+use std::net::{AddrParseError, SocketAddr};
 
 use clap::{ArgAction, Args, Parser, Subcommand};
+
+use crate::cluster::validate::every_address;
 
 /// Makes, repairs and changes Quorate clusters on Kubernetes.
 #[derive(Debug, Parser)]
@@ -28,6 +30,15 @@ pub enum Command {
     },
 }
 
+/// An address to listen at; without a host every one, of the family that pods are reached by.
+pub(crate) fn address(text: &str) -> Result<SocketAddr, AddrParseError> {
+    let of_kubernetes = std::env::var("KUBERNETES_SERVICE_HOST").unwrap_or_default();
+    match text.strip_prefix(':') {
+        Some(port) => format!("{}:{port}", every_address(&of_kubernetes)).parse(),
+        None => text.parse(),
+    }
+}
+
 /// Settings of `run`.
 #[derive(Debug, Args)]
 pub struct Run {
@@ -37,8 +48,8 @@ pub struct Run {
     /// Let only one of several operators work at a time
     #[arg(long, default_value_t = true, action = ArgAction::Set, value_name = "BOOL")]
     pub leader_election: bool,
-    /// Where to serve /healthz, /readyz and /metrics
-    #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDRESS")]
+    /// Where to serve /healthz, /readyz and /metrics; without a host at every address
+    #[arg(long, default_value = ":8080", value_parser = address, value_name = "[HOST]:PORT")]
     pub metrics_address: SocketAddr,
     /// The server's image, for clusters that name none
     #[arg(long, env = "QUORATE_IMAGE", value_name = "IMAGE")]
@@ -59,5 +70,13 @@ mod tests {
     #[test]
     fn flags_are_distinct() {
         super::Arguments::command().debug_assert();
+    }
+
+    /// Where no host is named it is every one; a port is always named.
+    #[test]
+    fn addresses() {
+        assert_eq!(super::address(":8080"), Ok("0.0.0.0:8080".parse().unwrap()));
+        assert_eq!(super::address("[::1]:1"), Ok("[::1]:1".parse().unwrap()));
+        assert!(super::address("8080").is_err() && super::address(":").is_err());
     }
 }

@@ -64,8 +64,8 @@ pub struct Settings {
     /// Seconds between files while there is something new
     #[arg(long, default_value_t = 5, value_name = "N")]
     pub interval: u64,
-    /// Where to show the page /status
-    #[arg(long, default_value = "0.0.0.0:8081", value_name = "ADDRESS")]
+    /// Where to show the page /status; without a host at every address
+    #[arg(long, default_value = ":8081", value_parser = crate::args::address, value_name = "[HOST]:PORT")]
     pub listen: SocketAddr,
 }
 

@@ -232,7 +232,7 @@ fn deployment(
         format!("--in={}", folder(store, cluster)),
         format!("--holder={}", holder(store, cluster)),
         format!("--interval={}", deltas.seconds()),
-        format!("--listen=0.0.0.0:{PORT}"),
+        format!("--listen=:{PORT}"),
     ];
     let members = (0..cluster.replicas()).map(|slot| cluster.host(&cluster.pod(slot)));
     arguments.extend(members.map(|host| format!("--endpoint={}://{host}:2379", cluster.scheme())));
