@@ -315,6 +315,11 @@ pub fn not_after(pem: &str) -> Seconds {
     bounds(pem).map_or(0, |(_, until)| until)
 }
 
+/// So little of its time is left that whoever renews it should have: a tenth, seven days at most.
+pub fn ends_soon(pem: &str, now: Seconds) -> bool {
+    bounds(pem).is_some_and(|(from, until)| now >= until - ((until - from) / 10).min(7 * 24 * 3600))
+}
+
 /// Two thirds of its time are over.
 pub fn due(pem: &str, now: Seconds) -> bool {
     bounds(pem).is_none_or(|(from, until)| now >= from + (until - from) / 3 * 2)
@@ -356,6 +361,9 @@ mod tests {
         assert_ne!(leaf_of(&authority, Some(&first), NOW + 61 * DAY), first);
         let other = leaves(&Valid { name: "other".into(), ..cluster() });
         assert_ne!(authority.leaf(&other[0], 90, Some(&first), NOW).unwrap().0, first);
+        // Whoever renews it elsewhere is late when a tenth, or seven days, are left.
+        let late = |days| ends_soon(&String::from_utf8_lossy(&first["tls.crt"]), NOW + days * DAY);
+        assert!(!late(82) && late(84) && late(1000) && !ends_soon("x", NOW));
         let damaged = Data::from_iter([("tls.crt".to_string(), b"x".to_vec())]);
         assert!(leaf_of(&authority, Some(&damaged), NOW).contains_key("tls.key"));
         // Somebody puts a pair of their own there, or mixes two.

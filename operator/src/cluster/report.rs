@@ -107,12 +107,15 @@ pub fn report(old: &ClusterStatus, generation: Option<i64>, seen: &Seen<'_>) -> 
     status.endpoints = vec![cluster.endpoint()];
     status.secrets = matches!(cluster.spec.tls.mode, TlsMode::SelfSigned | TlsMode::CertManager)
         .then(|| SecretsStatus { client: cluster.named("client-tls") });
-    status.tls = standing.map(|standing| TlsStatus {
-        not_after: time(standing.not_after),
-        authority_not_after: time(standing.authority_not_after),
-        rotation: standing.rotation.as_str().into(),
-        rotation_since: time(standing.since),
-    });
+    status.tls = match standing {
+        Some(Standing::Made { not_after, authority_not_after, rotation, since, .. }) => Some(TlsStatus {
+            not_after: time(*not_after),
+            authority_not_after: time(*authority_not_after),
+            rotation: rotation.as_str().into(),
+            rotation_since: time(*since),
+        }),
+        _ => None,
+    };
     let findings = findings(&status, seen);
     status.phase = Some(phase(&findings, seen).into());
     date(&mut status.conditions, findings, generation, world.now);
@@ -156,6 +159,29 @@ pub fn failed(
     }
     date(&mut status.conditions, findings, generation, now);
     status
+}
+
+fn certificates(seen: &Seen<'_>) -> Finding {
+    match (seen.cluster.spec.tls.mode, seen.standing) {
+        (TlsMode::Disabled, _) => finding("CertificatesReady", true, "Disabled", "the cluster uses no certificates"),
+        (_, Some(Standing::Given { secret, not_after, late: true })) => {
+            let (word, reason) = if *not_after <= seen.world.now { ("ended", "Expired") } else { ("ends", "Expiring") };
+            let message = format!("the certificate in secret {secret} {word} at {}: see why it is not renewed", time(*not_after).0);
+            finding("CertificatesReady", false, reason, message)
+        }
+        (TlsMode::Secret, _) => finding("CertificatesReady", true, "Provided", "certificates are the user's"),
+        (TlsMode::CertManager, _) => finding("CertificatesReady", true, "Issued", "cert-manager has issued all certificates"),
+        (TlsMode::SelfSigned, Some(Standing::Made { not_after, overdue: true, .. })) => {
+            let until = time(*not_after).0;
+            let message =
+                format!("certificates end at {until} and are not renewed while spec.paused is true: end the pause before");
+            finding("CertificatesReady", false, "RenewalPaused", message)
+        }
+        (TlsMode::SelfSigned, standing) => {
+            let step = if let Some(Standing::Made { rotation, .. }) = standing { rotation.as_str() } else { "Steady" };
+            finding("CertificatesReady", true, step, "certificates are valid and renewed in time")
+        }
+    }
 }
 
 fn member_status(seen: &Seen<'_>, member: &Member, old: &[MemberStatus]) -> MemberStatus {
@@ -323,23 +349,7 @@ fn findings(status: &ClusterStatus, seen: &Seen<'_>) -> Vec<Finding> {
         ),
         (None, None) => finding("Stalled", false, "NotStalled", "nothing waits for a person"),
     };
-    let certificates = match seen.cluster.spec.tls.mode {
-        TlsMode::Disabled => finding("CertificatesReady", true, "Disabled", "the cluster uses no certificates"),
-        TlsMode::Secret => finding("CertificatesReady", true, "Provided", "certificates are the user's"),
-        TlsMode::CertManager => finding("CertificatesReady", true, "Issued", "cert-manager has issued all certificates"),
-        TlsMode::SelfSigned => {
-            let step = seen.standing.map_or("Steady", |standing| standing.rotation.as_str());
-            match seen.standing.filter(|standing| standing.overdue) {
-                Some(standing) => {
-                    let until = time(standing.not_after).0;
-                    let message =
-                        format!("certificates end at {until} and are not renewed while spec.paused is true: end the pause before");
-                    finding("CertificatesReady", false, "RenewalPaused", message)
-                }
-                None => finding("CertificatesReady", true, step, "certificates are valid and renewed in time"),
-            }
-        }
-    };
+    let certificates = certificates(seen);
     let unready = |member: &&Member| member.slot.is_some_and(|slot| world.pod(slot).is_none_or(|pod| !pod.ready));
     let unready: Vec<String> = voters().filter(unready).filter_map(|member| Some(seen.cluster.pod(member.slot?))).collect();
     let pending = (0..world.replicas()).any(|slot| world.pod(slot).is_some_and(|pod| !pod.current));

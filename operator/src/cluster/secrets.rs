@@ -25,17 +25,29 @@ const SINCE: &str = "quorate.io/rotation-since";
 
 /// How the certificates stand.
 #[derive(Clone, Debug)]
-pub struct Standing {
-    /// When the first leaf ends.
-    pub not_after: Seconds,
-    /// When the authority ends.
-    pub authority_not_after: Seconds,
-    /// How far a change of authority is.
-    pub rotation: Rotation,
-    /// When that step began.
-    pub since: Seconds,
-    /// Something should have been renewed by now: the cluster is paused.
-    pub overdue: bool,
+pub enum Standing {
+    /// The operator makes them.
+    Made {
+        /// When the first leaf ends.
+        not_after: Seconds,
+        /// When the authority ends.
+        authority_not_after: Seconds,
+        /// How far a change of authority is.
+        rotation: Rotation,
+        /// When that step began.
+        since: Seconds,
+        /// Something should have been renewed by now: the cluster is paused.
+        overdue: bool,
+    },
+    /// Somebody else does.
+    Given {
+        /// The Secret whose certificate ends first.
+        secret: String,
+        /// When it does.
+        not_after: Seconds,
+        /// It should have been renewed by now.
+        late: bool,
+    },
 }
 
 /// Why there are no certificates.
@@ -108,23 +120,27 @@ async fn ensure_now(
         TlsMode::Disabled => Ok((None, None)),
         TlsMode::Secret => {
             let (server, peer, operator) = cluster.secrets();
-            for name in [&server, &peer] {
-                complete(name, &data_of(api.get_opt(name).await?.as_ref()))?;
+            let mut given = Vec::new();
+            for name in [server, peer, operator] {
+                let identity = complete(&name, &data_of(api.get_opt(&name).await?.as_ref()))?;
+                given.push((name, identity));
             }
-            Ok((Some(complete(&operator, &data_of(api.get_opt(&operator).await?.as_ref()))?), None))
+            let standing = first_to_end(&given, now);
+            Ok((given.pop().map(|(_, operator)| operator), standing))
         }
         TlsMode::CertManager => {
             for certificate in build::certificates(cluster) {
                 apply(client, cluster, applied, &certificate).await?;
             }
-            let mut identity = None;
+            let mut given = Vec::new();
             for leaf in leaves(cluster) {
                 let name = cluster.named(leaf.ending);
                 let secret = ours(api.get_opt(&name).await?, cluster)?;
-                let data = complete(&name, &data_of(secret.as_ref())).map_err(|_| Error::Pending(name))?;
-                identity = identity.or((leaf.ending == "operator-tls").then_some(data));
+                let identity = complete(&name, &data_of(secret.as_ref())).map_err(|_| Error::Pending(name.clone()))?;
+                given.push((name, identity));
             }
-            Ok((identity, None))
+            let (standing, operator) = (first_to_end(&given, now), cluster.named("operator-tls"));
+            Ok((given.into_iter().find(|(name, _)| *name == operator).map(|(_, identity)| identity), standing))
         }
         TlsMode::SelfSigned => {
             let (identity, standing) = self_signed(client, &api, object, cluster, now).await?;
@@ -143,7 +159,10 @@ async fn existing(client: &Client, cluster: &Valid, now: Seconds) -> Result<Ensu
     let identity = complete(&operator, &data_of(api.get_opt(&operator).await?.as_ref())).map(Some)?;
     let name = cluster.named("ca");
     let stored = api.get_opt(&name).await?.filter(|_| cluster.spec.tls.mode == TlsMode::SelfSigned);
-    let Some(authority) = read_authority(&name, stored.as_ref(), now)? else { return Ok((identity, None)) };
+    let Some(authority) = read_authority(&name, stored.as_ref(), now)? else {
+        let standing = identity.as_ref().and_then(|identity| first_to_end(&[(operator, identity.clone())], now));
+        return Ok((identity, standing));
+    };
     let (mut not_after, mut overdue) = (authority.not_after(), authority.is_due(now));
     for leaf in leaves(cluster) {
         let data = data_of(api.get_opt(&cluster.named(leaf.ending)).await?.as_ref());
@@ -162,7 +181,17 @@ fn read_authority(name: &str, stored: Option<&Secret>, now: Seconds) -> Result<O
 
 fn standing(authority: &Authority, not_after: Seconds, overdue: bool) -> Standing {
     let (authority_not_after, rotation) = (authority.not_after(), authority.rotation());
-    Standing { not_after, authority_not_after, rotation, since: authority.since(), overdue }
+    Standing::Made { not_after, authority_not_after, rotation, since: authority.since(), overdue }
+}
+
+/// Which of these certificates, that somebody else renews, ends first. One that cannot be read is refused elsewhere.
+fn first_to_end(given: &[(String, Identity)], now: Seconds) -> Option<Standing> {
+    let ends = given.iter().map(|(secret, identity)| {
+        let certificate = String::from_utf8_lossy(&identity.certificate);
+        (certificates::not_after(&certificate), certificates::ends_soon(&certificate, now), secret)
+    });
+    let (not_after, late, secret) = ends.filter(|(not_after, ..)| *not_after > 0).min()?;
+    Some(Standing::Given { secret: secret.clone(), not_after, late })
 }
 
 async fn self_signed(

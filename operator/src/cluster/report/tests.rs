@@ -102,7 +102,7 @@ fn the_furthest_is_named() {
 fn a_pause_does_not_hide_the_end_of_certificates() {
     let mut paused = world();
     paused.wish.paused = true;
-    let standing = |overdue| Standing {
+    let standing = |overdue| Standing::Made {
         not_after: paused.now + 86_400,
         authority_not_after: paused.now + 864_000,
         rotation: Rotation::Steady,
@@ -115,6 +115,36 @@ fn a_pause_does_not_hide_the_end_of_certificates() {
     assert_eq!(condition(&status, "CertificatesReady"), is("False", "RenewalPaused"));
     assert!(status.tls.is_some());
     assert!(news(&ClusterStatus::default(), &status).iter().any(|(warning, reason, _)| *warning && reason == "RenewalPaused"));
+}
+
+/// Certificates that somebody else renews: which one ends, and when, is told while there is time, and after that.
+#[test]
+fn given_certificates_that_end_are_told() {
+    let mut cluster = sample();
+    cluster.spec.tls.mode = crate::crd::cluster::TlsMode::Secret;
+    cluster.spec.tls.secret_refs =
+        serde_json::from_value(serde_json::json!({"server": {"name": "s"}, "peer": {"name": "p"}, "client": {"name": "o"}}))
+            .unwrap();
+    let (cluster, world, plan) = (validate(&cluster, Some("q:1")).unwrap(), world(), plan());
+    let tell = |not_after, late| {
+        let standing = Standing::Given { secret: "p".into(), not_after, late };
+        let survey = Survey::default();
+        let seen = Seen {
+            cluster: &cluster,
+            world: &world,
+            survey: &survey,
+            plan: &plan,
+            standing: Some(&standing),
+            trouble: None,
+            failure: None,
+        };
+        report(&ClusterStatus::default(), Some(1), &seen)
+    };
+    assert_eq!(condition(&tell(world.now + 86_400_000, false), "CertificatesReady"), is("True", "Provided"));
+    assert_eq!(condition(&tell(world.now + 86_400, true), "CertificatesReady"), is("False", "Expiring"));
+    let ended = tell(world.now - 1, true);
+    assert_eq!(condition(&ended, "CertificatesReady"), is("False", "Expired"));
+    assert!(ended.conditions.iter().any(|known| known.message.contains("secret p ended at")));
 }
 
 /// What moves is looked at often; what has stood still for minutes is not, however bad it is.
