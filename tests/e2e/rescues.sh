@@ -158,7 +158,15 @@ until_full() {
 }
 alarms() { ctl 0 alarm list; }
 compacted_by_schedule() { resource '.status.maintenance | (.compactedRevision // 0) > 1 and (.lastReclaimAt // "") != "" and (.lastCompactionAt // "") != ""' | grep -qx true; }
-grows_its_volumes() { change '{"storage":{"size":"2Gi"}}' && within 60 is '2Gi 2Gi 2Gi' capacities; }
+# A growth that the class does not take is told, and can be taken back.
+grows_its_volumes() {
+  local class
+  change '{"storage":{"size":"2Gi"}}' && within 60 is '2Gi 2Gi 2Gi' capacities && class=$(k get pvc "data-$CLUSTER-0" -o 'jsonpath={.spec.storageClassName}') &&
+    lab exec kubectl patch storageclass "$class" -p '{"allowVolumeExpansion":false}' || return 1
+  change '{"storage":{"size":"9Gi"}}' && within 60 is VolumeRefused stalled_for && ! change '{"storage":{"size":"1Gi"}}' && change '{"storage":{"size":"2Gi"}}' && within 90 settled 3
+  set -- $?
+  lab exec kubectl patch storageclass "$class" -p '{"allowVolumeExpansion":true}' && return "$1"
+}
 capacities() { k get pvc -o json | jq -r --arg start "data-$CLUSTER-" '[.items[] | select(.metadata.name | startswith($start)) | .status.capacity.storage] | join(" ")'; }
 
 # --- tasks that stop nobody

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::{DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -211,6 +212,11 @@ pub async fn label_role(client: &Client, pod: &Pod, role: &str) -> kube::Result<
     gone(api.patch(&pod.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await)
 }
 
+/// How much a volume claim asks for.
+pub fn requested(claim: &PersistentVolumeClaim) -> Option<&Quantity> {
+    claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage")
+}
+
 /// Brings a volume claim to the wished size and policy. The policy is an owner: with `whenDeleted: Delete` the claim belongs to the
 /// cluster and goes with it, without anybody's help.
 pub async fn tend_claim(
@@ -237,9 +243,8 @@ pub async fn tend_claim(
         }
         patch["metadata"]["ownerReferences"] = json!(owners);
     }
-    let size = claim.spec.as_ref().and_then(|spec| spec.resources.as_ref()?.requests.as_ref()?.get("storage").cloned());
     let wished = crate::quantity(&cluster.spec.storage.size);
-    if let (Some(size), Some(wished)) = (size.and_then(|size| crate::quantity(&size.0)), wished)
+    if let (Some(size), Some(wished)) = (requested(claim).and_then(|size| crate::quantity(&size.0)), wished)
         && size < wished
     {
         patch["spec"] = json!({"resources": {"requests": {"storage": cluster.spec.storage.size}}});

@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 
+use super::apply;
 use super::asked::Asked;
 use super::build::{self, TEMPLATE_ANNOTATION, Ticket, UID_LABEL};
 use super::errand::{Errand, Old, Outside, Purpose, Stage};
@@ -382,6 +383,7 @@ fn volume_view(claim: &PersistentVolumeClaim, cluster: &Valid) -> Volume {
         lost: phase == Some("Lost"),
         ours: claim.labels().get(UID_LABEL).is_some_and(|label| *label == cluster.uid || *label == cluster.stamp),
         name: claim.spec.as_ref().and_then(|spec| spec.volume_name.clone()).unwrap_or_default(),
+        size: apply::requested(claim).map_or_else(String::new, |size| size.0.clone()),
     }
 }
 

@@ -103,6 +103,9 @@ pub fn report(old: &ClusterStatus, generation: Option<i64>, seen: &Seen<'_>) -> 
     if world.members.is_some() {
         status.alarms = survey.alarms.clone();
     }
+    let sizes = world.slots.values().filter_map(|place| place.volume.as_ref()).filter(|volume| volume.ours);
+    let sizes = sizes.filter_map(|volume| Some((crate::quantity(&volume.size)?, &volume.size)));
+    status.volume_size = sizes.max().map(|(_, size)| size.clone()).or(status.volume_size);
     status.leader = leader(world).map(|slot| cluster.pod(slot));
     status.endpoints = vec![cluster.endpoint()];
     status.secrets = matches!(cluster.spec.tls.mode, TlsMode::SelfSigned | TlsMode::CertManager)

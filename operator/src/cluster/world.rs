@@ -153,6 +153,8 @@ pub struct Volume {
     pub ours: bool,
     /// The PersistentVolume; empty when there is none.
     pub name: String,
+    /// What the claim asks for, as Kubernetes writes amounts; empty when it does not say.
+    pub size: String,
 }
 
 /// A member of the store.

@@ -41,7 +41,9 @@ use super::status::ClusterStatus;
     printcolumn(name = "Operation", type_ = "string", json_path = ".status.operation.step", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("self.metadata.name.size() <= 40 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
-        .message("the name becomes part of host names: use at most 40 lower-case letters, digits and dashes, a letter first")
+        .message("the name becomes part of host names: use at most 40 lower-case letters, digits and dashes, a letter first"),
+    validation = Rule::new("quantity(self.spec.storage.size).compareTo(quantity(oldSelf.spec.storage.size)) >= 0 || (has(self.status) && has(self.status.volumeSize) && quantity(self.spec.storage.size).compareTo(quantity(self.status.volumeSize)) >= 0)")
+        .message("size cannot shrink: volumes only grow. A growth that was refused can be taken back to status.volumeSize")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct QuorateClusterSpec {
@@ -200,12 +202,10 @@ pub struct NameReference {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)")
-        .message("storageClassName cannot change: volumes cannot move between classes; make a new cluster and mirror the data over"),
-    validation = Rule::new("quantity(self.size).compareTo(quantity(oldSelf.size)) >= 0")
-        .message("size cannot shrink: volumes only grow")
+        .message("storageClassName cannot change: volumes cannot move between classes; make a new cluster and mirror the data over")
 )]
 pub struct StorageSpec {
-    /// Size of each volume. It can grow later where the storage class allows that.
+    /// Size of each volume. It can grow later where the storage class allows that; where it does not, the wish can be taken back.
     #[serde(default = "default_size")]
     #[x_kube(validation = Rule::new("isQuantity(self)").message("size is a quantity such as 8Gi"))]
     #[schemars(length(max = 32))]

@@ -378,6 +378,7 @@ impl Model {
                 lost: false,
                 ours: true,
                 name: volume.name.to_string(),
+                size: "8Gi".into(),
             });
         }
         let member = |member: &ModelMember| Member {
