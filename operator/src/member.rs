@@ -57,6 +57,8 @@ pub struct Survey {
     pub answers: BTreeMap<Slot, pb::StatusResponse>,
     /// The store's cluster id, if any member told it.
     pub cluster_id: Option<u64>,
+    /// How many different stores answered.
+    pub stores: usize,
     /// The members, read through a quorum.
     pub members: Option<Vec<pb::Member>>,
     /// Slots whose server says that it has not joined.
@@ -73,6 +75,21 @@ pub struct Survey {
     pub counted: BTreeMap<Slot, i64>,
     /// Why the last member did not answer, by slot.
     pub failures: BTreeMap<Slot, String>,
+}
+
+impl Survey {
+    /// Settles which store is spoken of.
+    fn choose(&mut self, known: Option<u64>) {
+        let id = |answer: &pb::StatusResponse| answer.header.as_ref().map(|header| header.cluster_id).filter(|id| *id != 0);
+        let mut ids: Vec<u64> = self.answers.values().filter_map(id).collect();
+        self.cluster_id = known.filter(|known| ids.contains(known)).or(ids.first().copied());
+        ids.sort_unstable();
+        ids.dedup();
+        self.stores = ids.len();
+        let Some(meant) = self.cluster_id.filter(|meant| Some(*meant) == known) else { return };
+        let strangers = self.answers.extract_if(.., |_, answer| id(answer).is_some_and(|id| id != meant));
+        self.failures.extend(strangers.map(|(slot, _)| (slot, "it serves another store".to_string())));
+    }
 }
 
 /// The members of one cluster as they can be reached at this moment.
@@ -113,9 +130,10 @@ impl Members {
         Ok(Self { clients })
     }
 
-    /// Asks everyone; `compaction`: also up to where history is forgotten. The list of members is read before the gates are looked at: whoever is in the list as started and then still
+    /// Asks everyone. `known`: the store that is meant; who serves another one counts as one that does not answer, if any serves it.
+    /// `compaction`: also up to where history is forgotten. The list of members is read before the gates are looked at: whoever is in the list as started and then still
     /// waits at the gate has lost what it knew.
-    pub async fn survey(&self, compaction: bool) -> Survey {
+    pub async fn survey(&self, known: Option<u64>, compaction: bool) -> Survey {
         let mut survey = Survey::default();
         let asked =
             self.clients.iter().map(|(target, client)| async move { (target.slot, client.status(pb::StatusRequest {}).await) });
@@ -125,8 +143,7 @@ impl Members {
                 Err(error) => drop(survey.failures.insert(slot, error.to_string())),
             }
         }
-        survey.cluster_id =
-            survey.answers.values().find_map(|answer| Some(answer.header.as_ref()?.cluster_id).filter(|id| *id != 0));
+        survey.choose(known);
         let clients = self.answering(&survey);
         // Without a leader nobody can answer for a quorum, and asking would only take time.
         let led = survey.answers.values().any(|answer| answer.leader != 0);
@@ -312,7 +329,26 @@ async fn page(ip: IpAddr, path: &str, most: u64) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::read_figure;
+    use super::{Survey, pb, read_figure};
+
+    /// Of two stores that answer the one that is known counts, and the other's members do not; of a cluster that has none yet both are
+    /// told of.
+    #[test]
+    fn two_stores() {
+        let seen = |known| {
+            let answer = |cluster_id| pb::StatusResponse {
+                header: Some(pb::ResponseHeader { cluster_id, member_id: 7, ..Default::default() }),
+                ..Default::default()
+            };
+            let answers = [(0, answer(1)), (1, answer(2)), (2, answer(2))].into();
+            let mut survey = Survey { answers, ..Survey::default() };
+            survey.choose(known);
+            (survey.cluster_id, survey.stores, survey.answers.into_keys().collect::<Vec<_>>())
+        };
+        assert_eq!(seen(Some(2)), (Some(2), 2, vec![1, 2]));
+        assert_eq!(seen(Some(3)), (Some(1), 2, vec![0, 1, 2]));
+        assert_eq!(seen(None), (Some(1), 2, vec![0, 1, 2]));
+    }
 
     /// A figure is found by its whole name, and comments are none.
     #[test]

@@ -259,13 +259,24 @@ deleted_volumes_kept() {
   before=$(volumes) && helm uninstall "$CLUSTER" -n demo --wait --timeout 90s && within 90 gone quoratecluster "$CLUSTER" && within 90 no_pods && still 5 is "$before" volumes &&
     gone service "$CLUSTER-client"
 }
+# A status that is lost is worked out anew, and all pods start on their volumes again.
+forgets_its_status() {
+  local before
+  before=$(members | jq -c '[.members[].ID] | sort') && k patch quoratecluster "$CLUSTER" --subresource=status --type=merge -p '{"status":{"origin":null,"clusterID":null,"members":null,"volumes":null}}' &&
+    within 60 settled 3 && pods -o name | xargs -r lab exec kubectl -n demo delete && within 180 settled 3 && [ "$(members | jq -c '[.members[].ID] | sort')" = "$before" ]
+}
+# And a second time: the disks are still stamped with the first one.
+taken_up_again() {
+  helm install "$CLUSTER" "$here/../../charts/quorate-cluster" -n demo --set storage.size=1Gi,replicas=3,bootstrap.fromVolumes=true && within 180 settled 3 && take_keys && judged 0 1 --ended
+}
 stalled_for() { resource '.status.conditions[]? | select(.type == "Stalled" and .status == "True") | .reason'; }
 # A cluster of the same name does not touch them until it is told to; then it is the store of before.
 kept_volumes_taken_up() {
   local before
   before=$(volumes) && helm install "$CLUSTER" "$here/../../charts/quorate-cluster" -n demo --set storage.size=1Gi,replicas=3 && within 60 is ForeignVolume stalled_for && no_pods &&
     helm upgrade "$CLUSTER" "$here/../../charts/quorate-cluster" -n demo --reuse-values --set bootstrap.fromVolumes=true && within 180 settled 3 && take_keys && judged 0 1 --ended &&
-    is "$before" volumes && helm uninstall "$CLUSTER" -n demo --wait --timeout 90s && within 90 no_pods && k delete quoratebackups --all --timeout=60s && k delete pvc --all --timeout=60s
+    is "$before" volumes && forgets_its_status && helm uninstall "$CLUSTER" -n demo --wait --timeout 90s && within 90 no_pods && taken_up_again && is "$before" volumes &&
+    helm uninstall "$CLUSTER" -n demo --wait --timeout 90s && within 90 no_pods && k delete quoratebackups --all --timeout=60s && k delete pvc --all --timeout=60s
 }
 deleted_volumes_removed() {
   local CLUSTER=brief

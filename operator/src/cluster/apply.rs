@@ -228,33 +228,38 @@ pub async fn tend_claim(
     if claim.metadata.deletion_timestamp.is_some() {
         return Ok(());
     }
-    let mut patch = json!({"metadata": {"uid": claim.uid(), "resourceVersion": claim.resource_version()}});
+    let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &cluster.namespace);
+    let write = async |patch: Value| gone(api.patch(&claim.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await);
+    let head = json!({"uid": claim.uid(), "resourceVersion": claim.resource_version()});
+    let mut metadata = head.clone();
+    if cluster.stamp != cluster.uid {
+        for (label, wanted) in [(super::build::UID_LABEL, &cluster.uid), (super::build::STAMP_LABEL, &cluster.stamp)] {
+            if claim.labels().get(label) != Some(wanted) {
+                metadata["labels"][label] = json!(wanted);
+            }
+        }
+    }
     let mut owners: Vec<_> =
         claim.owner_references().iter().filter(|owner| owner.uid != cluster.uid).map(|owner| json!(owner)).collect();
     let owned = owners.len() != claim.owner_references().len();
-    let mut changed = owned != delete_with_cluster;
-    if claim.labels().get(super::build::UID_LABEL) == Some(&cluster.stamp) && cluster.stamp != cluster.uid {
-        patch["metadata"]["labels"] = json!({super::build::UID_LABEL: cluster.uid});
-        changed = true;
-    }
     if owned != delete_with_cluster {
         if delete_with_cluster {
             owners.push(super::build::owner(cluster, false));
         }
-        patch["metadata"]["ownerReferences"] = json!(owners);
+        metadata["ownerReferences"] = json!(owners);
+    }
+    if metadata != head {
+        // The size waits for the next look: its refusal must not keep the rest from being written.
+        return write(json!({"metadata": metadata})).await;
     }
     let wished = crate::quantity(&cluster.spec.storage.size);
-    if let (Some(size), Some(wished)) = (requested(claim).and_then(|size| crate::quantity(&size.0)), wished)
-        && size < wished
-    {
-        patch["spec"] = json!({"resources": {"requests": {"storage": cluster.spec.storage.size}}});
-        changed = true;
+    match (requested(claim).and_then(|size| crate::quantity(&size.0)), wished) {
+        (Some(size), Some(wished)) if size < wished => {
+            let amount = json!({"resources": {"requests": {"storage": cluster.spec.storage.size}}});
+            write(json!({"metadata": head, "spec": amount})).await
+        }
+        _ => Ok(()),
     }
-    if !changed {
-        return Ok(());
-    }
-    let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &cluster.namespace);
-    gone(api.patch(&claim.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await)
 }
 
 /// Writes a Secret with the content of which it was decided: a new one, or in place of the one that was read.

@@ -44,6 +44,9 @@ const BUSY: Duration = Duration::from_secs(2);
 /// Until the next look at a quiet cluster, or at one where nothing has moved for long.
 const QUIET: Duration = Duration::from_secs(15);
 
+/// How long pods on volumes that were taken up may be silent before the others' word is enough, seconds.
+const HEARD_WITHIN: Seconds = 60;
+
 /// How long calls may fail before the status says so, seconds: a control plane that elects a leader is no trouble of a cluster's.
 const TOLD_AFTER: Seconds = 30;
 
@@ -228,20 +231,35 @@ async fn round(context: &Context, api: &Api<QuorateCluster>, object: &QuorateClu
     let maintained = &cluster.spec.maintenance;
     let asked = asked::read(client, &cluster, &old).await?;
     let compaction = maintained.compaction.is_some() || !old.alarms.is_empty() || asked.request.is_some();
-    let survey = members.survey(compaction).await;
+    let known = old.cluster_id.as_ref().filter(|_| old.errand.is_none()).and_then(|id| u64::from_str_radix(id, 16).ok());
+    let mut survey = members.survey(known, compaction).await;
     let mut old_now = old.clone();
+    if old.cluster_id.is_none() && cluster.stamp != cluster.uid {
+        // Volumes of one that was being recovered when it was deleted may hold two stores: all are heard, or waited for, before one counts.
+        let waited = old.operation.as_ref().is_some_and(|known| now - observe::seconds(&known.step_at) >= HEARD_WITHIN);
+        if survey.stores > 1 || (survey.answers.len() < objects.claims.len() && !waited) {
+            survey.cluster_id = None;
+        }
+    }
     if old_now.cluster_id.is_none() {
         old_now.cluster_id = survey.cluster_id.map(|id| format!("{id:016x}"));
     }
     let mut stage = restore::Stage::Filled;
     let from_volumes = cluster.spec.bootstrap.as_ref().is_some_and(|bootstrap| bootstrap.from_volumes);
-    if from_volumes && old_now.cluster_id.is_none() && old.origin.is_none() {
-        let origin = objects.origin(&cluster);
-        stage = match &origin {
-            Ok(_) => restore::Stage::Busy("take up the volumes of the deleted cluster".into()),
-            Err(why) => restore::Stage::Failed(why.clone()),
-        };
-        old_now.origin = origin.ok();
+    if from_volumes && !paused && old.origin.is_none() {
+        match objects.origin(&cluster) {
+            Ok(origin) => {
+                // A status that came back with the object speaks of the cluster that was deleted.
+                if objects.claims_are_anothers(&cluster) {
+                    old_now = ClusterStatus { recovery: old.recovery.clone(), ..ClusterStatus::default() };
+                }
+                old_now.origin = Some(origin);
+                stage = restore::Stage::Busy("take up the volumes of the deleted cluster".into());
+            }
+            Err(why) if old_now.cluster_id.is_none() => stage = restore::Stage::Failed(why),
+            // What was formed otherwise has its own.
+            Err(_) => (),
+        }
     }
     let look = |objects: &observe::Objects, outside: Option<Outside>| {
         let (cluster, survey, status, asked, template) = (&cluster, &survey, &old_now, &asked, template.as_str());
@@ -256,7 +274,10 @@ async fn round(context: &Context, api: &Api<QuorateCluster>, object: &QuorateClu
         surround(context, &cluster, &objects, &world, old.recovery.as_ref()).await?;
         // Before the first pod starts, and only then, its volume may have to be filled.
         let source = cluster.spec.bootstrap.as_ref().and_then(|bootstrap| bootstrap.restore.as_ref());
-        if let Some(source) = source.filter(|_| !world.formed && objects.set.is_none()) {
+        if source.is_some() && !world.formed && cluster.stamp != cluster.uid {
+            let why = "spec.bootstrap.restore: this cluster went on with the volumes of a deleted one already; use another name";
+            stage = restore::Stage::Failed(why.into());
+        } else if let Some(source) = source.filter(|_| !world.formed && objects.set.is_none()) {
             let filling = restore::Filling { source, job: cluster.named("restore"), token: &cluster.uid, bump: None };
             stage = restore::advance(context, &cluster, &filling).await?;
         }
@@ -364,7 +385,10 @@ async fn surround(
         // choice: no pod of an earlier ticket got further than to a volume that was not its own.
         (Some(ticket), false) if ticket.cluster == cluster.stamp => ticket.clone(),
         (Some(_), false) => build::ticket(cluster, false, 0..world.founders),
-        (None, false) => build::ticket(cluster, cluster.spec.bootstrap.is_none(), 0..world.founders),
+        (None, false) => {
+            let founds = cluster.spec.bootstrap.is_none() && cluster.stamp == cluster.uid;
+            build::ticket(cluster, founds, 0..world.founders)
+        }
         (_, true) => build::ticket(cluster, false, 0..world.replicas().max(cluster.replicas()).max(world.founders)),
     };
     let recover = world.errand.as_ref().filter(|errand| errand.in_ticket());

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 
 use super::apply;
 use super::asked::Asked;
-use super::build::{self, TEMPLATE_ANNOTATION, Ticket, UID_LABEL};
+use super::build::{self, STAMP_LABEL, TEMPLATE_ANNOTATION, Ticket, UID_LABEL};
 use super::errand::{Errand, Old, Outside, Purpose, Stage};
 use super::upkeep::{self, Sizes, Upkeep};
 use super::validate::{Valid, version_of};
@@ -37,7 +37,8 @@ pub struct Objects {
     pub ticket: Option<Ticket>,
     /// Slots whose pod cannot be placed since the node of its volume is gone.
     pub nodes_lost: Vec<Slot>,
-    /// Slots whose pod is being deleted on a node that does not answer, and since when it does not.
+    /// Slots whose pod is not ready, or being deleted, on a node that does not answer; and since when that is so, and the pod should be
+    /// gone.
     pub nodes_off: BTreeMap<Slot, Seconds>,
 }
 
@@ -87,7 +88,7 @@ impl Objects {
             tracing::debug!(slot, pod = pod.name_any(), "pod cannot be placed");
         }
         let mut nodes_off = BTreeMap::new();
-        for (slot, pod) in pods.iter().filter(|(_, pod)| pod.metadata.deletion_timestamp.is_some()) {
+        for (slot, pod) in pods.iter().filter(|(_, pod)| pod.metadata.deletion_timestamp.is_some() || !is_ready(pod)) {
             if let Some(since) = node_off_since(client, pod).await {
                 nodes_off.insert(*slot, since);
             }
@@ -95,28 +96,58 @@ impl Objects {
         Ok(Self { set, pods, claims, ticket, nodes_lost, nodes_off })
     }
 
-    /// Whose volume claims these are, for a cluster that is to go on with those of a deleted namesake.
+    /// What the disks of these volume claims are stamped with, for a cluster that is to go on with those of a deleted namesake.
     ///
     /// # Errors
     /// Why there are none, or none that go together.
     pub fn origin(&self, cluster: &Valid) -> Result<String, String> {
-        let label = |claim: &PersistentVolumeClaim| claim.labels().get(UID_LABEL).cloned().unwrap_or_default();
-        let mut found: Vec<String> = self.claims.values().map(label).collect();
+        let told = |why: String| Err(format!("spec.bootstrap.fromVolumes: {why}"));
+        if let Some(ticket) = self.ticket.as_ref().filter(|ticket| ticket.cluster != cluster.uid) {
+            return Ok(ticket.cluster.clone());
+        }
+        let owner = |owner: &OwnerReference| owner.kind == "QuorateCluster" && owner.uid != cluster.uid;
+        let going = |claim: &&PersistentVolumeClaim| {
+            claim.metadata.deletion_timestamp.is_some() || claim.owner_references().iter().any(owner)
+        };
+        if let Some(claim) = self.claims.values().find(going) {
+            return told(format!("volume claim {} is to be deleted with the cluster that it was made for", claim.name_any()));
+        }
+        let mut found: Vec<&str> = self.claims.values().map(stamp_of).collect();
         found.sort_unstable();
         found.dedup();
-        match found.as_slice() {
-            [one] if *one != cluster.uid && !one.is_empty() => Ok(one.clone()),
-            [] | [_] => Err(format!(
-                "spec.bootstrap.fromVolumes: no volume claims of a deleted cluster {} are here (data-{}-0 and so on, with label {UID_LABEL})",
-                cluster.name, cluster.name
-            )),
-            _ => Err(format!(
-                "spec.bootstrap.fromVolumes: the volume claims data-{}-0 and so on are those of different clusters, by label {UID_LABEL}: \
-                 {}. Keep one cluster's and delete the others",
-                cluster.name,
-                found.join(", ")
-            )),
+        let origin = match found.as_slice() {
+            [one] if *one != cluster.uid && !one.is_empty() => (*one).to_string(),
+            [] | [_] => {
+                let name = &cluster.name;
+                return told(format!(
+                    "no volume claims of a deleted cluster {name} are here (data-{name}-0 and so on, with the labels that it gave them)"
+                ));
+            }
+            several => {
+                return told(format!(
+                    "the volume claims are those of different clusters, by labels {STAMP_LABEL} and {UID_LABEL}: {}. Keep one cluster's \
+                     and delete the others",
+                    several.join(", ")
+                ));
+            }
+        };
+        // One that comes later would find an empty one in its place.
+        let size = self.claims.keys().max().map_or(0, |slot| slot + 1).max(cluster.replicas());
+        let missing: Vec<String> =
+            (0..size).filter(|slot| !self.claims.contains_key(slot)).map(|slot| cluster.claim(slot)).collect();
+        if !missing.is_empty() {
+            return told(format!(
+                "volume claims {} are missing: bring them back, or set spec.replicas to the number that is there; in place of one that is \
+                 lost put an empty one with the labels of the others",
+                missing.join(", ")
+            ));
         }
+        Ok(origin)
+    }
+
+    /// The claims are labelled as another cluster's.
+    pub fn claims_are_anothers(&self, cluster: &Valid) -> bool {
+        self.claims.values().any(|claim| claim.labels().get(UID_LABEL) != Some(&cluster.uid))
     }
 
     /// The image that new pods get.
@@ -195,15 +226,16 @@ pub fn world(look: &Look<'_>) -> World {
     }
     let members = survey.members.as_ref().map(|members| members_view(cluster, members, survey));
     let formed = status.cluster_id.is_some();
+    let claimed = objects.claims.keys().max().map_or(0, |slot| slot + 1);
     let founders = match formed {
+        // All that were there come back.
+        _ if cluster.stamp != cluster.uid && status.members.is_empty() => claimed,
         true => status
             .members
             .iter()
             .filter_map(|member| u32::try_from(member.slot?).ok())
             .max()
             .map_or(cluster.replicas(), |slot| slot + 1),
-        // All that were there come back.
-        false if cluster.stamp != cluster.uid => objects.claims.keys().max().map_or(0, |slot| slot + 1),
         // A backup's first member founds alone; the others join it.
         false if cluster.spec.bootstrap.is_some() => 1,
         false => {
@@ -257,6 +289,7 @@ pub fn world(look: &Look<'_>) -> World {
         outside: outside.clone(),
         request: asked.request.clone(),
         upkeep: upkeep(cluster, survey, status, now),
+        stores: survey.stores,
     }
 }
 
@@ -375,13 +408,19 @@ fn image_of(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.containers.iter().find(|container| container.name == "quorate")?.image.as_deref()
 }
 
+/// What the disk of a claim is stamped with, if anything.
+fn stamp_of(claim: &PersistentVolumeClaim) -> &str {
+    let label = |name: &str| claim.labels().get(name).map(String::as_str);
+    label(STAMP_LABEL).or(label(UID_LABEL)).unwrap_or_default()
+}
+
 fn volume_view(claim: &PersistentVolumeClaim, cluster: &Valid) -> Volume {
     let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
     Volume {
         uid: claim.uid().unwrap_or_default(),
         terminating: claim.metadata.deletion_timestamp.is_some(),
         lost: phase == Some("Lost"),
-        ours: claim.labels().get(UID_LABEL).is_some_and(|label| *label == cluster.uid || *label == cluster.stamp),
+        ours: claim.labels().get(UID_LABEL) == Some(&cluster.uid) || stamp_of(claim) == cluster.stamp,
         name: claim.spec.as_ref().and_then(|spec| spec.volume_name.clone()).unwrap_or_default(),
         size: apply::requested(claim).map_or_else(String::new, |size| size.0.clone()),
     }
@@ -400,6 +439,7 @@ fn members_view(cluster: &Valid, members: &[quorate_client::proto::etcdserverpb:
             started: !member.name.is_empty(),
             learner: member.is_learner,
             leader: member.id == leader,
+            silent: answer.is_none(),
             healthy: answer.is_some_and(|answer| answer.leader != 0 && answer.raft_applied_index + LAG >= furthest),
         }
     };
@@ -447,7 +487,9 @@ async fn node_off_since(client: &Client, pod: &Pod) -> Option<Seconds> {
     let named = ListParams::default().fields(&format!("metadata.name={name}")).limit(1);
     let node = Api::<Node>::all(client.clone()).list(&named).await.ok()?.items.pop()?;
     let ready = node.status?.conditions?.into_iter().find(|condition| condition.type_ == "Ready")?;
-    (ready.status == "Unknown").then(|| ready.last_transition_time.as_ref().map(seconds))?
+    let since = ready.last_transition_time.as_ref().filter(|_| ready.status == "Unknown").map(seconds)?;
+    // Whoever has been waiting for the node does not give it up in the moment in which somebody deletes the pod.
+    Some(pod.metadata.deletion_timestamp.as_ref().map_or(since, |at| since.max(seconds(at))))
 }
 
 /// Kubernetes' time in seconds.
@@ -502,23 +544,24 @@ mod tests {
         assert!(read(Vec::new(), Some(set(&cluster.uid))).await.set.is_some());
     }
 
-    /// A node is off when nothing is heard of it, which is not the same as one that says it is not ready; and it matters only for a pod
-    /// that it must end.
+    /// A node is off when nothing is heard of it, which is not the same as one that says it is not ready. A pod that somebody deletes
+    /// there gets its time from then on.
     #[tokio::test]
     async fn a_node_that_is_not_heard_of() {
         let cluster = validate(&sample(), Some("q:1")).unwrap();
-        let off_since = async |ends: bool, ready: &str| {
+        let off_since = async |ends: Option<&str>, ready: &str| {
             let mut pod = pod(0, &cluster.uid, "q:1", false);
             pod["spec"]["nodeName"] = json!("a");
-            if ends {
-                pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:10:00Z");
+            if let Some(at) = ends {
+                pod["metadata"]["deletionTimestamp"] = json!(at);
             }
             let condition = json!({"type": "Ready", "status": ready, "lastTransitionTime": "1970-01-01T00:01:40Z"});
             let node = json!({"metadata": {"name": "a"}, "status": {"conditions": [{"type": "DiskPressure", "status": "Unknown"}, condition]}});
             read_beside(vec![pod], None, vec![node]).await.nodes_off.get(&0).copied()
         };
-        assert_eq!(off_since(true, "Unknown").await, Some(100));
-        assert_eq!((off_since(true, "False").await, off_since(false, "Unknown").await), (None, None));
+        assert_eq!((off_since(None, "Unknown").await, off_since(None, "False").await), (Some(100), None));
+        assert_eq!(off_since(Some("1970-01-01T00:00:30Z"), "Unknown").await, Some(100));
+        assert_eq!(off_since(Some("1970-01-01T01:00:00Z"), "Unknown").await, Some(3600));
     }
 
     /// A volume that a member wrote on is there whatever became of its labels; another one in its place is another one.
@@ -558,11 +601,26 @@ mod tests {
         let mut wished = sample();
         wished.spec.bootstrap = Some(serde_json::from_value(json!({"fromVolumes": true})).unwrap());
         let cluster = validate(&wished, Some("q:1")).unwrap();
-        let kept = objects(&[(0, "before"), (1, "before"), (4, "before")]);
+        let kept = objects(&[(0, "before"), (1, "before"), (2, "before"), (3, "before"), (4, "before")]);
         assert_eq!(kept.origin(&cluster).as_deref(), Ok("before"));
         assert!(objects(&[]).origin(&cluster).unwrap_err().contains("data-kv-0"));
         assert!(objects(&[(0, &cluster.uid)]).origin(&cluster).is_err(), "its own");
         assert!(objects(&[(0, "before"), (1, "long before")]).origin(&cluster).unwrap_err().contains("different"));
+        let missing = objects(&[(0, "before"), (3, "before")]).origin(&cluster).unwrap_err();
+        assert!(missing.contains("data-kv-1, data-kv-2 are missing"), "{missing}");
+        // Taken up before: the labels are the next cluster's, the disks are as they were.
+        let mut again = objects(&[(0, "middle"), (1, "middle"), (2, "middle")]);
+        for claim in again.claims.values_mut() {
+            claim.labels_mut().insert(STAMP_LABEL.into(), "before".into());
+        }
+        assert_eq!(again.origin(&cluster).as_deref(), Ok("before"));
+        let owner = json!({"apiVersion": "quorate.io/v1alpha1", "kind": "QuorateCluster", "name": "kv", "uid": "middle"});
+        again.claims.get_mut(&1).unwrap().owner_references_mut().push(serde_json::from_value(owner).unwrap());
+        assert!(again.origin(&cluster).unwrap_err().contains("data-kv-1 is to be deleted"));
+        // Its own ticket says it when the status is lost.
+        let mut wiped = objects(&[(0, &cluster.uid)]);
+        wiped.ticket = Some(build::Ticket { cluster: "before".into(), ..build::ticket(&cluster, false, 0..1) });
+        assert_eq!(wiped.origin(&cluster).as_deref(), Ok("before"));
 
         let look = |cluster: &Valid, status: &ClusterStatus| {
             let (survey, asked) = (Survey::default(), Asked::default());

@@ -54,6 +54,8 @@ pub struct World {
     pub request: Option<Request>,
     /// Space and maintenance.
     pub upkeep: Upkeep,
+    /// How many different stores answered.
+    pub stores: usize,
 }
 
 /// What is wanted.
@@ -132,7 +134,7 @@ pub struct Pod {
     pub restarts: u32,
     /// It cannot be placed, and the node that its volume is bound to does not exist.
     pub node_lost: bool,
-    /// It is being deleted, and the node that must end it has not answered since then.
+    /// It is not ready or being deleted, and since then its node has not answered and, if it is being deleted, should have ended it.
     pub node_off: Option<Seconds>,
     /// What its image calls its version: the tag, or the beginning of the digest. Empty when it has neither.
     pub version: String,
@@ -170,6 +172,8 @@ pub struct Member {
     pub learner: bool,
     /// It leads.
     pub leader: bool,
+    /// It does not answer at all.
+    pub silent: bool,
     /// It answers, knows a leader, and has applied nearly all that is committed.
     pub healthy: bool,
 }

@@ -23,6 +23,8 @@ pub use pod::merge;
 pub use pod::whereabouts;
 pub use stateful_set::{claim, stateful_set};
 
+/// Label of volume claims of a cluster that went on with another's volumes: what their disks are stamped with.
+pub const STAMP_LABEL: &str = "quorate.io/disk-stamp";
 /// The label that holds the cluster's UID, on all objects and on volumes.
 pub const UID_LABEL: &str = "quorate.io/cluster-uid";
 /// The label of pods that says whether the member votes.

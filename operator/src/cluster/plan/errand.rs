@@ -6,7 +6,7 @@
 
 use super::super::errand::{Ask, Ended, Errand, Old, Outside, Purpose, Request, Stage};
 use super::super::world::{Kind, Seconds, Set, Slot, World, exit};
-use super::{Plan, Step, Verdict, journal, rollout};
+use super::{Plan, Step, Verdict, journal, repair, rollout};
 
 /// How long a quorum must be missing before it counts as lost for good, seconds. Members that start at the same time find each other
 /// well within that.
@@ -250,6 +250,11 @@ fn retire(world: &World, set: &Set, errand: &Errand) -> Plan {
                 false => format!("delete the old volume {slot}"),
             };
             return with(world, errand, Verdict::act(kind, Some(errand.slot), step, text));
+        }
+        let listed = world.members.iter().flatten().any(|member| member.slot == Some(slot));
+        if let Some(pod) = world.stranded(slot).filter(|_| world.members.is_some() && !listed) {
+            let verdict = repair::forget(kind, slot, pod);
+            return with(world, errand, Verdict { slot: Some(errand.slot), ..verdict });
         }
         return match world.pod(slot).filter(|pod| !pod.terminating) {
             Some(pod) => {

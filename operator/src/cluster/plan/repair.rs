@@ -1,7 +1,10 @@
 //! Members that are incomplete: learners under way, members without their data, pods without a member, volumes without use.
 
-use super::super::world::{Kind, Member, Pod, Slot, World};
+use super::super::world::{Kind, Member, Pod, Seconds, Slot, World};
 use super::{Step, Verdict, View};
+
+/// How long a member whose node is off must have been silent before it is taken out, seconds.
+const SILENT_FOR: Seconds = 30;
 
 /// A learner comes first: nothing else is begun until it votes or is gone.
 pub(super) fn learner(view: &View<'_>) -> Option<Verdict> {
@@ -36,8 +39,11 @@ pub(super) fn learner(view: &View<'_>) -> Option<Verdict> {
 
 /// What the member knew is gone, of no use, or where nobody reaches it.
 fn is_lost(world: &World, member: &Member) -> bool {
-    let off = !member.healthy && member.slot.is_some_and(|slot| world.stranded(slot).is_some());
-    world.lost_data(member) || world.damaged(member) || off
+    world.lost_data(member) || world.damaged(member) || is_off(world, member)
+}
+
+fn is_off(world: &World, member: &Member) -> bool {
+    member.silent && !member.healthy && member.slot.is_some_and(|slot| world.stranded(slot).is_some())
 }
 
 /// A voter that lost what it knew is taken out when the others are a quorum without it; its slot is filled anew afterwards.
@@ -46,13 +52,15 @@ pub(super) fn lost_member(view: &View<'_>) -> Option<Verdict> {
     let member = view.voters().find(|member| is_lost(world, member))?;
     let slot = member.slot?;
     let what = match world.lost_data(member) {
-        _ if world.stranded(slot).is_some() => "its node is off and does not come back",
+        _ if is_off(world, member) => "its node is off and does not come back",
         true => "its volume is gone",
         false if world.pod(slot).is_some_and(|pod| pod.node_lost) => "the node that its volume is bound to is gone",
         false => "it refuses its data as damaged",
     };
     if !world.wish.automatic_repair {
-        let message = format!("member {slot} must be replaced ({what}): remove it from the store, or set spec.repair.mode to Auto");
+        let message = format!(
+            "member {slot} must come back or be replaced ({what}): remove it from the store, or set spec.repair.mode to Auto"
+        );
         return Some(Verdict::blocked(Kind::Replace, Some(slot), "RepairIsManual", message));
     }
     if view.healthy_without(member.id) < view.quorum() {
@@ -60,8 +68,13 @@ pub(super) fn lost_member(view: &View<'_>) -> Option<Verdict> {
             format!("member {slot} must be replaced ({what}), but the others are no quorum: bring another member back first");
         return Some(Verdict::blocked(Kind::Replace, Some(slot), "RepairNeedsQuorum", message));
     }
-    let step = Step::Remove { member: member.id };
-    Some(Verdict::act(Kind::Replace, Some(slot), step, format!("remove member {slot}: {what}")))
+    let text = format!("remove member {slot}: {what}");
+    // It may run and only have missed a question or two.
+    let known = world.operation.as_ref().filter(|known| known.step == text);
+    if is_off(world, member) && known.is_none_or(|known| world.now - known.step_started < SILENT_FOR) {
+        return Some(Verdict::wait(Kind::Replace, Some(slot), text));
+    }
+    Some(Verdict::act(Kind::Replace, Some(slot), Step::Remove { member: member.id }, text))
 }
 
 /// A pod whose slot has no member: give it an empty volume if it has a used one, then add it.
@@ -120,12 +133,15 @@ pub(super) fn empty_slot(view: &View<'_>) -> Option<Verdict> {
 
 /// A pod beyond the set's size that its node does not end.
 pub(super) fn stray_pod(view: &View<'_>) -> Option<Verdict> {
+    if !view.world.wish.automatic_repair {
+        return None;
+    }
     let beyond = view.world.slots.keys().copied().filter(|slot| *slot >= view.set.replicas && view.at(*slot).is_none());
     let (slot, pod) = beyond.filter_map(|slot| Some((slot, view.world.stranded(slot)?))).next()?;
     Some(forget(Kind::ScaleIn, slot, pod))
 }
 
-fn forget(kind: Kind, slot: Slot, pod: &Pod) -> Verdict {
+pub(super) fn forget(kind: Kind, slot: Slot, pod: &Pod) -> Verdict {
     let step = Step::ForcePod { slot, uid: pod.uid.clone() };
     Verdict::act(kind, Some(slot), step, format!("forget pod {slot}, which its node, being off, does not end"))
 }

@@ -48,7 +48,7 @@ fn restart_broken(world: &World, set: &Set, members: &[Member], patience: Second
     let pods = (0..set.replicas).filter_map(|slot| Some((slot, world.pod(slot)?)));
     let hopeless = pods.filter(|(slot, pod)| {
         let broken = !pod.running || world.now - pod.since >= patience;
-        !pod.current && !pod.ready && !pod.terminating && broken && !healthy(*slot)
+        !pod.current && !pod.ready && !pod.terminating && pod.node_off.is_none() && broken && !healthy(*slot)
     });
     // One that never ran, such as one that cannot be placed, shows least of whether the new form is any good.
     let (slot, pod) = hopeless.min_by_key(|(slot, pod)| (!pod.running && pod.exit_code.is_none(), *slot))?;
@@ -64,7 +64,14 @@ fn unproven(world: &World, set: &Set, members: &[Member]) -> Option<Slot> {
         members => members.iter().any(|member| member.slot == Some(slot)),
     };
     let up = |pod: &Pod| pod.running && world.now - pod.up_since >= HOPELESS_AFTER;
-    let new = |pod: &Pod| pod.current && !pod.ready && !pod.terminating && !pod.node_lost && (!pod.refuses() || pod.strange_image);
+    let new = |pod: &Pod| {
+        pod.current
+            && !pod.ready
+            && !pod.terminating
+            && !pod.node_lost
+            && pod.node_off.is_none()
+            && (!pod.refuses() || pod.strange_image)
+    };
     (0..set.replicas).find(|slot| owned(*slot) && world.pod(*slot).is_some_and(|pod| new(pod) && !up(pod)))
 }
 

@@ -1,13 +1,30 @@
 //! The number of members: founding, sleeping and waking, and one more or one less at a time.
 
-use super::super::world::{Kind, Set, World};
+use super::super::world::{Kind, Pod, Set, World};
 use super::{HAND_OVER_TRIES, Step, Verdict, View, repair, rollout};
+
+/// Volumes that were taken up hold what is not one cluster.
+const TWO_STORES: &str = "the volumes hold different stores, as members of one that was lost and recovered do: delete this QuorateCluster and the \
+    claims of the store that is not wanted, and make it anew";
 
 /// The founders start and find each other. Their number is fixed by the first ticket: two tickets could found two stores.
 pub(super) fn form(world: &World, set: &Set) -> Verdict {
     let wanted = if world.wish.replicas == 0 { 0 } else { world.founders };
     if let Some(slot) = (0..wanted).find(|slot| world.volume(*slot).is_some_and(|volume| !volume.ours)) {
         return repair::foreign(Kind::Form, slot);
+    }
+    if world.stores > 1 || world.operation.as_ref().is_some_and(|known| known.step == TWO_STORES) {
+        let step = if set.replicas > 0 { Step::SetReplicas(0) } else { Step::Nothing };
+        return Verdict { step, ..Verdict::blocked(Kind::Form, None, "DifferentStores", TWO_STORES) };
+    }
+    if wanted == 0 && world.wish.replicas > 0 {
+        let message = "spec.bootstrap.fromVolumes: the volume claims are gone";
+        return Verdict::blocked(Kind::Form, None, "NothingToTakeUp", message);
+    }
+    let refuses = |pod: &Pod| pod.current && pod.refuses() && pod.restarts >= 1 && !pod.running && !pod.terminating;
+    if let Some(slot) = (0..wanted).find(|slot| world.pod(*slot).is_some_and(refuses)) {
+        let message = format!("pod {slot} refuses what is on its volume; its log says why");
+        return Verdict::blocked(Kind::Form, Some(slot), "DataRefused", message);
     }
     if set.replicas != wanted {
         return Verdict::act(Kind::Form, None, Step::SetReplicas(wanted), format!("start {wanted} members"));

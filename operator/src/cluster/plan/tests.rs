@@ -366,7 +366,7 @@ impl Model {
                 exit_code: pod.exit_code,
                 restarts: pod.restarts,
                 node_lost: false,
-                node_off: pod.off.filter(|_| pod.terminating),
+                node_off: pod.off,
                 version: String::new(),
                 strange_image: false,
             });
@@ -387,6 +387,7 @@ impl Model {
             started: member.started,
             learner: member.learner,
             leader: member.id == self.leader,
+            silent: !self.alive(member),
             healthy: self.healthy(member),
         };
         World {
@@ -408,6 +409,7 @@ impl Model {
             outside: None,
             request: self.request.clone().filter(|_| self.errand.is_none()),
             upkeep: self.upkeep.clone(),
+            stores: 1,
         }
     }
 
@@ -829,6 +831,58 @@ fn a_node_that_stays_off() {
         model.pass();
         assert_eq!(model.operate(false).step, Step::Nothing);
     }
+}
+
+/// A member whose node is off and that still answers stays, however long that lasts and though it misses a question now and then; nor
+/// is its pod restarted for a change while nobody could end it.
+#[test]
+fn a_member_that_answers_is_not_lost() {
+    let model = settled(3);
+    let mut world = model.look();
+    world.now += 10_000;
+    let pod = world.slots.get_mut(&1).unwrap().pod.as_mut().unwrap();
+    (pod.node_off, pod.terminating, pod.ready) = (Some(0), true, false);
+    let member = |world: &mut World, healthy, silent| {
+        let member = world.members.as_mut().unwrap().iter_mut().find(|member| member.slot == Some(1)).unwrap();
+        (member.healthy, member.silent) = (healthy, silent);
+    };
+    for (healthy, silent) in [(true, false), (false, false), (false, true), (true, false), (false, true), (false, false)] {
+        member(&mut world, healthy, silent);
+        world.now += 2;
+        let plan = plan(&world);
+        assert_eq!(plan.step, Step::Nothing);
+        world.operation = plan.operation;
+    }
+    member(&mut world, false, true);
+    assert_eq!(twice(&mut world).step, Step::Nothing);
+    world.now += 40;
+    assert!(matches!(plan(&world).step, Step::Remove { .. }));
+
+    let mut world = model.look();
+    let pod = world.slots.get_mut(&1).unwrap().pod.as_mut().unwrap();
+    (pod.node_off, pod.ready, pod.current, pod.since) = (Some(0), false, false, 0);
+    member(&mut world, false, true);
+    world.now += 10_000;
+    assert_eq!(twice(&mut world).step, Step::Nothing);
+}
+
+/// Volumes that were taken up and hold two stores stop for a person, and so do those that are gone or refused.
+#[test]
+fn volumes_that_do_not_form() {
+    let model = settled(3);
+    let unformed = World { formed: false, members: None, founders: 3, ..model.look() };
+    let mut two = World { stores: 2, ..unformed.clone() };
+    let first = plan(&two);
+    assert_eq!((first.step, first.blocked.unwrap().reason), (Step::SetReplicas(0), "DifferentStores"));
+    (two.stores, two.set, two.operation) = (0, Some(Set { replicas: 0, observed: true }), first.operation);
+    let then = plan(&two);
+    assert_eq!((then.step, then.blocked.unwrap().reason), (Step::Nothing, "DifferentStores"), "nor when nobody answers any more");
+    let gone = plan(&World { founders: 0, ..unformed.clone() });
+    assert_eq!(gone.blocked.unwrap().reason, "NothingToTakeUp");
+    let mut refused = unformed;
+    let pod = refused.slots.get_mut(&1).unwrap().pod.as_mut().unwrap();
+    (pod.running, pod.exit_code, pod.restarts, pod.current) = (false, Some(exit::DATA), 2, true);
+    assert_eq!(plan(&refused).blocked.unwrap().reason, "DataRefused");
 }
 
 /// Who is wished away while the node is off leaves nothing behind.
