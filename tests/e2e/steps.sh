@@ -267,14 +267,16 @@ forgets_its_status() {
 }
 # And a second time: the disks are still stamped with the first one.
 taken_up_again() {
-  helm install "$CLUSTER" "$here/../../charts/quorate-cluster" -n demo --set storage.size=1Gi,replicas=3,bootstrap.fromVolumes=true && within 180 settled 3 && take_keys && judged 0 1 --ended
+  helm install "$CLUSTER" "$here/../../charts/quorate-cluster" -n demo --set storage.size=1Gi,replicas=3,bootstrap.fromVolumes=true && serves_again
 }
+# The certificates are new ones, what was acknowledged is there.
+serves_again() { k wait --for=condition=Ready "quoratecluster/$CLUSTER" --timeout=180s && take_keys && within 60 settled 3 && judged 0 1 --ended; }
 stalled_for() { resource '.status.conditions[]? | select(.type == "Stalled" and .status == "True") | .reason'; }
 # A cluster of the same name does not touch them until it is told to; then it is the store of before.
 kept_volumes_taken_up() {
   local before
   before=$(volumes) && helm install "$CLUSTER" "$here/../../charts/quorate-cluster" -n demo --set storage.size=1Gi,replicas=3 && within 60 is ForeignVolume stalled_for && no_pods &&
-    helm upgrade "$CLUSTER" "$here/../../charts/quorate-cluster" -n demo --reuse-values --set bootstrap.fromVolumes=true && within 180 settled 3 && take_keys && judged 0 1 --ended &&
+    helm upgrade "$CLUSTER" "$here/../../charts/quorate-cluster" -n demo --reuse-values --set bootstrap.fromVolumes=true && serves_again &&
     is "$before" volumes && forgets_its_status && helm uninstall "$CLUSTER" -n demo --wait --timeout 90s && within 90 no_pods && taken_up_again && is "$before" volumes &&
     helm uninstall "$CLUSTER" -n demo --wait --timeout 90s && within 90 no_pods && k delete quoratebackups --all --timeout=60s && k delete pvc --all --timeout=60s
 }

@@ -53,7 +53,7 @@ fn fail(e: rocksdb::Error) -> BaseError {
     let text = e.to_string();
     match e.kind() {
         rocksdb::ErrorKind::Corruption => BaseError::Corrupt(text),
-        _ if text.contains("No space left on device") => BaseError::NoSpace(text),
+        _ if text.contains("No space left on device") || text.contains("Disk quota exceeded") => BaseError::NoSpace(text),
         // RocksDB names the file that its own list says must be there.
         _ if text.contains("No such file or directory") => BaseError::Corrupt(text),
         _ if text.contains("lock") && text.contains("LOCK") => BaseError::Locked(text),

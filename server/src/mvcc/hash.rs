@@ -47,11 +47,12 @@ impl Rows {
         if rev > current {
             return Err(ReadError::FutureRevision);
         }
-        if rev > 0 && rev < compacted {
-            return Err(ReadError::Compacted);
-        }
+        // What a compaction left behind is told of as long as it is kept, also when a later one has been by, as in etcd.
         if let Some(kept) = self.hashes.lock().iter().find(|h| h.hash_revision == rev) {
             return Ok(HashKv { current_revision: current, ..*kept });
+        }
+        if rev > 0 && rev < compacted {
+            return Err(ReadError::Compacted);
         }
         if rev < 0 {
             // No row is that old. etcd hashes the nothing that there is and names the revision asked for.
@@ -306,6 +307,26 @@ mod tests {
                 _ => assert_eq!(overtaken.unwrap().compact_revision, 6),
             }
         }
+    }
+
+    /// What compactions left behind is told of when later ones have been by; other compacted revisions are refused.
+    #[test]
+    fn hashes_of_earlier_compactions() {
+        let store = store(&Arc::default());
+        let compact = |rev| {
+            put(&store, &["a", "b", "a"]);
+            store.compact(rev).unwrap();
+            save(&store);
+            let mut sweep = store.next_sweep().unwrap();
+            while !store.sweep(&mut sweep, 100).unwrap() {}
+            store.newest_kept_hash().unwrap()
+        };
+        let (first, second) = (compact(3), compact(6));
+        assert_ne!(first.hash, second.hash);
+        let told = |rev| store.hash_kv(rev).map(|told| (told.hash, told.compact_revision, told.hash_revision));
+        assert_eq!(told(3), Ok((first.hash, -1, 3)));
+        assert_eq!(told(6), Ok((second.hash, 3, 6)));
+        assert_eq!(told(4), Err(ReadError::Compacted));
     }
 
     /// A member that stops ends the walks over its history, and a sweep does not take that for a failed disk.

@@ -138,7 +138,7 @@ pub(crate) struct Rows {
     swept_notify: tokio::sync::Notify,
     /// A sweep has begun and not ended, in this life or in an earlier one: rows beyond `swept` may be gone.
     part_swept: AtomicBool,
-    /// Where the newest sweep of this life goes: from its first row on, what was superseded up to there may be gone.
+    /// Where the newest sweep goes, this life's or an earlier one's: from its first row on, what was superseded up to there may be gone.
     sweeping: AtomicI64,
     /// Quota usage of the durable rows, kept beside them.
     base_usage: AtomicI64,
@@ -199,7 +199,8 @@ impl Rows {
             swept: Mutex::new(swept),
             swept_notify: tokio::sync::Notify::new(),
             part_swept: AtomicBool::new(compacted > swept),
-            sweeping: AtomicI64::new(-1),
+            // Whoever opened these rows in place of others may have walked the others at an earlier revision.
+            sweeping: AtomicI64::new(compacted),
             base_usage: AtomicI64::new(usage),
             base_live: AtomicI64::new(live),
             frozen_changed: Condvar::new(),

@@ -79,7 +79,7 @@ impl Rows {
 
     /// Refuses what was read at revision `at` if a compaction overtook the walk and may have taken rows from under it. Who asked for
     /// the newest revision (`wanted` 0 or below) is not kept to the mark: what it read is whole until a sweep begins.
-    fn check_overtaken(&self, wanted: i64, at: i64) -> Result<(), ReadError> {
+    pub(crate) fn check_overtaken(&self, wanted: i64, at: i64) -> Result<(), ReadError> {
         let gone = if wanted <= 0 { self.sweeping.load(Ordering::SeqCst) } else { self.compact_revision() };
         if at < gone && !plant::is(Plant::CompactedRead) { Err(ReadError::Compacted) } else { Ok(()) }
     }
@@ -179,6 +179,13 @@ impl Rows {
     /// larger by itself, at most about `max_bytes`.
     pub fn page(&self, range: &KeyRange, at: i64, max_keys: usize, max_bytes: usize, keys_only: bool) -> Result<Page, ReadError> {
         let at = self.check_revision(at, self.revision())?;
+        let page = self.page_at(range, at, max_keys, max_bytes, keys_only);
+        // Whatever came of it: a row that a sweep took is no damage.
+        self.check_revision(at, self.revision())?;
+        page
+    }
+
+    fn page_at(&self, range: &KeyRange, at: i64, max_keys: usize, max_bytes: usize, keys_only: bool) -> Result<Page, ReadError> {
         let (mut found, mut next) = (Vec::new(), None);
         Scan::new(self, range, at).each(|key, f| {
             if found.len() == max_keys {
@@ -190,20 +197,30 @@ impl Rows {
         })?;
         let (keys, found): (Vec<_>, Vec<_>) = found.into_iter().unzip();
         let mut page = Page { kvs: Vec::with_capacity(found.len()), next };
-        let mut bytes = 0;
-        for (i, (key, kv)) in keys.iter().zip(self.load_all(&found)?).enumerate() {
-            let kv = if keys_only { bare(&kv)? } else { kv };
-            bytes += kv.0.len();
-            if i > 0 && bytes > max_bytes {
-                page.next = Some(key.clone());
-                break;
+        let (mut bytes, mut loaded) = (0, 0);
+        // Sizes are known only once values are in memory, so they are loaded in groups that grow while values are small.
+        let mut group = LOAD_FIRST;
+        while loaded < found.len() {
+            let upto = (loaded + group).min(found.len());
+            for (key, kv) in keys[loaded..upto].iter().zip(self.load_all(&found[loaded..upto])?) {
+                let kv = if keys_only { bare(&kv)? } else { kv };
+                bytes += kv.0.len();
+                if !page.kvs.is_empty() && bytes > max_bytes {
+                    page.next = Some(key.clone());
+                    return Ok(page);
+                }
+                page.kvs.push(kv);
             }
-            page.kvs.push(kv);
+            loaded = upto;
+            let average = (bytes / loaded).max(1);
+            group = ((max_bytes.saturating_sub(bytes) / average) + 1).clamp(1, 8 * group);
         }
-        self.check_revision(at, self.revision())?;
         Ok(page)
     }
 }
+
+/// Values that a page loads first, before it knows how large they are.
+const LOAD_FIRST: usize = 16;
 
 fn bare(kv: &RawKv) -> Result<RawKv, ReadError> {
     let mut kv = KeyValue::decode(kv.0.clone()).map_err(|e| ReadError::Corrupt(format!("a KeyValue of the history: {e}")))?;
@@ -256,4 +273,129 @@ fn cut(
         RawKv(kv.encode_to_vec().into())
     });
     RangeResult { kvs: kvs.collect(), more, count, revision: current }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::base::{Base, BaseError, BaseSizes, Batch, Cursor, Family, MemBase, Pinned};
+    use crate::mvcc::{DeltaPolicy, ReadError, Store};
+    use crate::types::{KeyRange, RangeEnd};
+    use bytes::Bytes;
+    use parking_lot::Mutex;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    type Work = Box<dyn FnOnce() + Send>;
+
+    /// Rows in memory that count how many values were asked for, and what happens before the next are read.
+    #[derive(Default)]
+    struct Watched {
+        rows: Arc<MemBase>,
+        asked: AtomicUsize,
+        work: Mutex<Option<Work>>,
+    }
+
+    impl Base for Arc<Watched> {
+        fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, BaseError> {
+            self.rows.get(family, key)
+        }
+
+        fn get_many(&self, family: Family, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, BaseError> {
+            self.asked.fetch_add(keys.len(), Ordering::SeqCst);
+            let work = self.work.lock().take();
+            if let Some(work) = work {
+                work();
+            }
+            self.rows.get_many(family, keys)
+        }
+
+        fn cursor<'a>(&'a self, family: Family, lower: &[u8], upper: Option<&[u8]>) -> Result<Box<dyn Cursor + 'a>, BaseError> {
+            self.rows.cursor(family, lower, upper)
+        }
+
+        fn write(&self, batch: Batch) -> Result<(), BaseError> {
+            self.rows.write(batch)
+        }
+
+        fn flush(&self) -> Result<(), BaseError> {
+            self.rows.flush()
+        }
+
+        fn sizes(&self) -> BaseSizes {
+            self.rows.sizes()
+        }
+
+        fn pinned(&self, work: &mut dyn FnMut(&dyn Pinned)) {
+            self.rows.pinned(work);
+        }
+    }
+
+    fn filled(keys: usize, value: usize) -> (Arc<Watched>, Arc<Store>) {
+        let base = Arc::<Watched>::default();
+        let policy = DeltaPolicy { freeze_bytes: 64 << 20, inline: false };
+        let store = Arc::new(Store::open(Arc::new(base.clone()), policy).unwrap());
+        for n in 0..keys {
+            let mut write = store.write();
+            write.put(format!("{n:06}").as_bytes(), &vec![7; value], 0).unwrap();
+            write.finish();
+        }
+        save(&store);
+        (base, store)
+    }
+
+    fn save(store: &Store) {
+        store.freeze();
+        store.checkpoint(true).unwrap();
+    }
+
+    fn all() -> KeyRange {
+        KeyRange { start: "0".into(), end: RangeEnd::Unbounded }
+    }
+
+    /// A page reads about what it may hold from the disk, however many keys it may have; pages together are all keys in order.
+    #[test]
+    fn a_page_reads_what_it_holds() {
+        let (base, store) = filled(1000, 10_000);
+        let (at, mut range, mut keys) = (store.revision(), all(), 0);
+        loop {
+            base.asked.store(0, Ordering::SeqCst);
+            let page = store.page(&range, at, 1000, 50_000, false).unwrap();
+            assert!(
+                base.asked.load(Ordering::SeqCst) <= 32,
+                "{} values for a page of {}",
+                base.asked.load(Ordering::SeqCst),
+                page.kvs.len()
+            );
+            assert!((4..=6).contains(&page.kvs.len()) || page.next.is_none());
+            keys += page.kvs.len();
+            match page.next {
+                Some(next) => range.start = next,
+                None => break,
+            }
+        }
+        assert_eq!(keys, 1000);
+        let (base, store) = filled(1000, 10);
+        assert_eq!(store.page(&all(), store.revision(), 1000, 1 << 20, false).unwrap().kvs.len(), 1000);
+        assert_eq!(base.asked.load(Ordering::SeqCst), 1000);
+    }
+
+    /// A page whose rows a sweep takes from under it is told that its revision is compacted, not that the data are damaged.
+    #[test]
+    fn a_page_overtaken_by_a_sweep() {
+        let (base, store) = filled(20, 100);
+        let at = store.revision();
+        let sweeping = store.clone();
+        *base.work.lock() = Some(Box::new(move || {
+            for n in 0..20 {
+                let mut write = sweeping.write();
+                write.put(format!("{n:06}").as_bytes(), b"new", 0).unwrap();
+                write.finish();
+            }
+            sweeping.compact(sweeping.revision()).unwrap();
+            save(&sweeping);
+            let mut sweep = sweeping.next_sweep().unwrap();
+            while !sweeping.sweep(&mut sweep, 100).unwrap() {}
+        }));
+        assert_eq!(store.page(&all(), at, 20, 1 << 20, false).unwrap_err(), ReadError::Compacted);
+    }
 }

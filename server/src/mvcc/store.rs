@@ -152,6 +152,12 @@ impl Store {
         self.rows.load_full().range_at(q, current)
     }
 
+    /// Refuses what was read at `at`, which was the newest revision then, if rows may have gone from under it, or others took the place
+    /// of those that were read.
+    pub(crate) fn check_whole(&self, at: i64) -> Result<(), ReadError> {
+        self.rows.load().check_overtaken(0, at)
+    }
+
     /// One page of the interval at a revision, from its start: at most `max_keys` keys and about `max_bytes`.
     pub fn page(&self, range: &KeyRange, at: i64, max_keys: usize, max_bytes: usize, keys_only: bool) -> Result<Page, ReadError> {
         self.rows.load_full().page(range, at, max_keys, max_bytes, keys_only)

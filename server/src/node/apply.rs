@@ -100,7 +100,7 @@ impl ApplyThread {
                     Err(e) => {
                         // Going on would diverge from the other members.
                         tracing::error!(error = %e, "applying failed; this member stops. Its data on disk is as it was");
-                        end::process();
+                        give_up(&e);
                     }
                 }
                 self.stand();
@@ -147,7 +147,7 @@ impl ApplyThread {
         let index = snapshot.get_metadata().index;
         if let Err(e) = self.machine.reload() {
             tracing::error!(error = %e, "the rows of a snapshot cannot be read; this member stops");
-            end::process();
+            give_up(&e);
         }
         self.inner.standing.rebuilt(self.machine.position());
         self.stand();
@@ -261,5 +261,18 @@ impl ApplyThread {
             self.answer(vec![result]);
         }
         Ok(())
+    }
+}
+
+/// Ends the member for what its rows gave; the caller has logged it.
+pub(super) fn give_up(e: &BaseError) -> ! {
+    match e {
+        BaseError::Corrupt(_) => {
+            tracing::error!(
+                "its data are damaged: remove this member from the cluster and add it again, with an empty data directory"
+            );
+            end::damaged()
+        }
+        _ => end::process(),
     }
 }

@@ -1,10 +1,10 @@
 //! The keeper: the one thread that writes the durable rows. Checkpoints come first, sweeps run in slices between them.
 
-use super::apply::ApplyTask;
+use super::apply::{ApplyTask, give_up};
 use super::meter::Meter;
 use super::run::Input;
-use crate::base::BaseError;
-use crate::env::end;
+use crate::base::kind::log;
+use crate::base::{Base, BaseError, Family};
 use crate::env::plant::{self, Plant};
 use crate::mvcc::{Store, Sweep};
 use crate::queue::{Receiver, Sender};
@@ -13,6 +13,7 @@ use crate::snapshot::{SnapshotError, View};
 use crate::state::Position;
 use crossbeam_channel::RecvTimeoutError;
 use std::collections::VecDeque;
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -72,6 +73,8 @@ pub(super) struct Keeper {
     sweep_again: bool,
 }
 
+/// Why a snapshot is not given out yet.
+const REPLAYS: &str = "this member still replays its log after a crash: ask again, or ask another member";
 /// Pause before a sweep that waits for a backup looks again.
 const HELD_PAUSE: Duration = Duration::from_millis(200);
 /// Pause before a full disk is tried again.
@@ -145,7 +148,7 @@ impl Keeper {
     fn read_mark(&mut self) {
         match self.store.durable_mark() {
             Ok(mark) => self.marked = mark,
-            Err(e) => Self::fail(e),
+            Err(e) => Self::fail(&e),
         }
     }
 
@@ -161,9 +164,9 @@ impl Keeper {
         self.sweep.as_ref().map(Sweep::target).filter(|target| self.durable >= *target && marked(*target))
     }
 
-    fn fail(e: impl std::fmt::Display) -> ! {
+    fn fail(e: &BaseError) -> ! {
         tracing::error!(error = %e, "writing the durable rows failed; this member stops. Nothing acknowledged is lost: the log has it");
-        end::process();
+        give_up(e)
     }
 
     /// True when a task waits.
@@ -217,10 +220,10 @@ impl Keeper {
             return false;
         }
         let free = rustix::fs::statvfs(&self.member).map_or(0, |s| s.f_bavail * s.f_frsize);
-        if free > ROOM + 3 * self.store.policy().freeze_bytes as u64 {
-            Self::fail(format_args!(
-                "{e}; there is space again ({free} bytes), and the rows must be opened anew: start this member again"
-            ));
+        if free > ROOM + 3 * self.store.policy().freeze_bytes as u64 && self.takes_bytes() {
+            let text =
+                format!("{e}; there is space again ({free} bytes), and the rows must be opened anew: start this member again");
+            Self::fail(&BaseError::Io(text));
         }
         tracing::error!(error = %e, "the disk is full; the durable rows wait until there is space");
         let until = Instant::now() + FULL_PAUSE;
@@ -240,6 +243,19 @@ impl Keeper {
         }
     }
 
+    /// Bytes can be written to the member's folder: a quota of a user, or of files, leaves free bytes that are not for us.
+    fn takes_bytes(&self) -> bool {
+        let probe = self.member.join("space.probe");
+        let write = || -> std::io::Result<()> {
+            let mut file = std::fs::File::create(&probe)?;
+            file.write_all(&[1; 64 << 10])?;
+            file.sync_all()
+        };
+        let wrote = write();
+        let _ = std::fs::remove_file(&probe);
+        wrote.is_ok()
+    }
+
     fn checkpoint(&mut self, position: Position) {
         let started = Instant::now();
         let flush = !self.store.policy().inline;
@@ -253,7 +269,7 @@ impl Keeper {
                 // Rows that were written already are written again, the same.
                 Err(e @ BaseError::NoSpace(_)) if self.wait_for_space(&e) => continue,
                 Err(BaseError::NoSpace(_)) => return,
-                Err(e) => Self::fail(e),
+                Err(e) => Self::fail(&e),
             }
             break;
         }
@@ -268,8 +284,12 @@ impl Keeper {
         let base = self.store.base();
         let flushed = if self.store.policy().inline { base.flush() } else { Ok(()) };
         if let Err(e) = flushed {
-            Self::fail(e);
+            Self::fail(&e);
         }
+        let ahead = match self.rows_run_ahead(base.as_ref()) {
+            Ok(ahead) => ahead,
+            Err(e) => Self::fail(&e),
+        };
         let view = View::open(base);
         match whom {
             ViewFor::Followers => match view {
@@ -279,15 +299,27 @@ impl Keeper {
                     let _ = self.node.send(Input::ViewReady(None));
                 }
             },
-            ViewFor::Reader(answer) => drop(answer.send(view)),
+            ViewFor::Reader(answer) => {
+                let whole = |view| if ahead { Err(SnapshotError::Refused(REPLAYS.into())) } else { Ok(view) };
+                drop(answer.send(view.and_then(whole)));
+            }
         }
+    }
+
+    /// Rows are there that are newer than the position they are said to have: a crash cut a checkpoint short, and the log has not been
+    /// replayed that far yet. They are right in this member's future and in no other: a copy must not have them.
+    fn rows_run_ahead(&self, base: &dyn Base) -> Result<bool, BaseError> {
+        let next = log::lower(self.durable + 1);
+        Ok(base.cursor(Family::Log, &next, None)?.row().is_some())
     }
 
     /// The log says already that the rows are those of the snapshot: there is no way back, and a crash here is made good at start.
     fn install(&mut self, index: u64, done: &Sender<()>) {
         let taken_up = self.folders.take_up(index).and_then(|base| Ok(self.store.replace(base)?));
-        if let Err(e) = taken_up {
-            Self::fail(e);
+        match taken_up {
+            Ok(()) => {}
+            Err(SnapshotError::Base(e)) => Self::fail(&e),
+            Err(e) => Self::fail(&BaseError::Io(e.to_string())),
         }
         self.durable = self.store.revision_at_open();
         self.read_mark();
@@ -325,7 +357,7 @@ impl Keeper {
                 self.wait_for_space(&e);
                 self.held.push_back(KeeperTask::Sweep);
             }
-            Err(e) => Self::fail(e),
+            Err(e) => Self::fail(&e),
         }
     }
 }

@@ -122,6 +122,8 @@ pub fn read_txn(store: &Store, txn: &entry::Txn) -> Result<TxnOutcome, ReadError
 fn read_at(store: &Store, txn: &entry::Txn, at: i64) -> Result<TxnOutcome, ReadError> {
     let path = choose(store, txn, at)?;
     let outcome = read_branch(store, txn, &path, at)?;
+    // Comparisons look at single rows, and a snapshot may have been installed between two steps.
+    store.check_whole(at)?;
     let (compares, steps) = walked(txn, &outcome);
     count(store, &[compares + steps]);
     Ok(outcome)
@@ -286,9 +288,45 @@ fn run_branch(store: &Store, write: &mut WriteTxn, txn: &entry::Txn, path: &Path
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::MemBase;
+    use crate::base::{Base, MemBase};
     use crate::mvcc::DeltaPolicy;
     use std::sync::{Arc, Barrier};
+
+    /// A snapshot that takes the place of the rows between two steps of a transaction that reads leaves no half answer: what was
+    /// superseded since is gone from the new rows, and the transaction begins anew.
+    #[test]
+    fn rows_replaced_under_a_transaction() {
+        let policy = DeltaPolicy { freeze_bytes: 1 << 20, inline: false };
+        let open = |base: &Arc<MemBase>| Store::open(Arc::new(base.clone()) as Arc<dyn Base>, policy).unwrap();
+        let put = |store: &Store| {
+            let mut write = store.write();
+            write.put(b"k", b"v", 0).unwrap();
+            write.finish();
+        };
+        let (old, new) = (Arc::<MemBase>::default(), Arc::<MemBase>::default());
+        let (store, ahead) = (open(&old), open(&new));
+        put(&store);
+        (0..9).for_each(|_| put(&ahead));
+        ahead.compact(9).unwrap();
+        let applied = quorate_proto::state::Applied { revision: ahead.revision(), ..Default::default() };
+        ahead.put_sys(crate::base::kind::sys::single(crate::base::kind::sys::APPLIED), Some(applied.encode_to_vec().into()));
+        ahead.freeze();
+        ahead.checkpoint(true).unwrap();
+        let mut sweep = ahead.next_sweep().unwrap();
+        while !ahead.sweep(&mut sweep, 100).unwrap() {}
+        drop(ahead);
+        let exists = entry::Compare {
+            target: CompareTarget::Version.into(),
+            result: CompareResult::Greater.into(),
+            key: "k".into(),
+            ..Default::default()
+        };
+        let txn = entry::Txn { compare: vec![exists], ..Default::default() };
+        let at = store.revision();
+        store.replace(Arc::new(new)).unwrap();
+        assert!(matches!(read_at(&store, &txn, at), Err(ReadError::Compacted)));
+        assert!(read_txn(&store, &txn).unwrap().succeeded);
+    }
 
     /// A transaction that reads what is newest is never told that it is compacted, however often the newest revision is; one that asks
     /// for a revision that is gone is.
