@@ -307,7 +307,13 @@ fn findings(status: &ClusterStatus, seen: &Seen<'_>) -> Vec<Finding> {
     let voters = || world.members.iter().flatten().filter(|member| !member.learner);
     let ill: Vec<String> = voters()
         .filter(|member| !member.healthy)
-        .map(|member| member.slot.map_or("a foreign member".into(), |slot| seen.cluster.pod(slot)))
+        .map(|member| match member.slot {
+            Some(slot) if world.pod(slot).is_some_and(|pod| pod.node_off.is_some()) => {
+                format!("{} (nothing is heard of its node)", seen.cluster.pod(slot))
+            }
+            Some(slot) => seen.cluster.pod(slot),
+            None => "a foreign member".into(),
+        })
         .collect();
     let quorum = match &world.members {
         Some(_) if ill.is_empty() => finding("QuorumHealthy", true, "AllHealthy", "all voters are healthy"),
