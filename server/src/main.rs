@@ -65,6 +65,7 @@ fn main() -> ExitCode {
             config::Level::Warn => tracing::warn!(setting = warning.setting, "{}", warning.message),
         }
     }
+    serve::files::raise_limit();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().thread_name("main").build() {
         Ok(runtime) => runtime,
         Err(e) => {

@@ -19,7 +19,7 @@ use tokio_rustls::TlsConnector;
 use super::server::Follower;
 use super::verify::AnyServer;
 use super::{TlsError, TlsSettings, material};
-use crate::door::address::{Address, Place};
+use crate::door::address::{Address, Place, keep_alive};
 use crate::door::meter::{ByteCounts, Metered};
 
 /// Bounds connecting and the handshake together.
@@ -124,6 +124,7 @@ impl Dialer {
                     Some(from) => connect_from(from, host, *port).await?,
                 };
                 stream.set_nodelay(true)?;
+                keep_alive(&stream)?;
                 self.secure(host, stream).await
             }
         }
