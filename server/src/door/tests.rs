@@ -225,6 +225,26 @@ async fn tls_matrix() {
     }
 }
 
+/// Names that are let in are also the only ones that are dialed.
+#[tokio::test]
+async fn allowed_servers() {
+    let dir = tempfile::tempdir().expect("dir");
+    let p = papers(dir.path());
+    let house = house(Some(ServerTls::load(p.server.clone()).expect("server")));
+    let cn = |name: &str| TlsSettings { allowed_cns: vec![name.to_owned()], ..p.client.clone() };
+    let host = |name: &str| TlsSettings { allowed_hostnames: vec![name.to_owned()], ..p.client.clone() };
+    for settings in [cn("server"), host("localhost")] {
+        assert!(https(&house, &settings).await.expect("answer").contains("200 OK"));
+    }
+    for (settings, why) in [(cn("alice"), "is not allowed"), (host("alice.example"), "no allowed host name")] {
+        let error = https(&house, &settings).await.expect_err("refused");
+        assert!(error.contains(why), "{error}");
+    }
+    // What is beside the names holds as well.
+    let wrong_place = TlsSettings { server_name: Some("other.example".into()), ..cn("server") };
+    assert!(https(&house, &wrong_place).await.expect_err("refused").contains("not valid for name"));
+}
+
 /// A host and port named with and without TLS is one listener, which serves each connection as it greets.
 #[tokio::test]
 async fn one_port_with_and_without_tls() {
