@@ -68,7 +68,7 @@ impl Connector {
         let bare: Box<dyn Io> = match &self.address.target {
             Target::Tcp { host, port } => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(failed)?;
-                stream.set_nodelay(true).map_err(failed)?;
+                stream.set_nodelay(true).and_then(|()| keep_alive(&stream)).map_err(failed)?;
                 Box::new(stream)
             }
             Target::Unix(path) => Box::new(UnixStream::connect(path).await.map_err(failed)?),
@@ -91,6 +91,12 @@ impl Connector {
             .map_err(|error| ConnectFailure(format!("authentication handshake failed with {}: {error}", self.address)))?;
         Ok(Box::new(stream))
     }
+}
+
+/// Lets the kernel ask for a server that is silent, after 30 s and every 30 s from then on: a watch on one whose machine went off would wait for ever.
+fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    let every = Duration::from_secs(30);
+    socket2::SockRef::from(stream).set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(every).with_interval(every))
 }
 
 impl Service<Uri> for Connector {

@@ -1,7 +1,7 @@
 //! The server program.
 
 use quorate::config::{self, Config, Parsed};
-use quorate::env::failpoint;
+use quorate::env::{failpoint, host};
 use quorate::serve;
 use std::process::ExitCode;
 
@@ -41,7 +41,8 @@ fn main() -> ExitCode {
             }
         };
     }
-    let parsed = Config::from_env_and_args(std::env::args_os().skip(1), std::env::vars_os(), |path| std::fs::read_to_string(path));
+    let args = std::env::args_os().skip(1);
+    let parsed = Config::from_env_and_args(args, std::env::vars_os(), |path| std::fs::read_to_string(path), host::default_address);
     let (config, warnings) = match parsed {
         Ok(Parsed::Run(config, warnings)) => (config, warnings),
         Ok(Parsed::ShowVersion) => {
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
             config::Level::Warn => tracing::warn!(setting = warning.setting, "{}", warning.message),
         }
     }
+    serve::files::raise_limit();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().thread_name("main").build() {
         Ok(runtime) => runtime,
         Err(e) => {

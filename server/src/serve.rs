@@ -12,7 +12,6 @@ use crate::peer::{Dial, LeaseForwarder, PeerSettings, Peers, Speaks};
 use crate::state::Shared;
 use crate::telemetry::Metrics;
 use crate::watch::{Hub, HubOptions};
-use axum::Router;
 use quorate_proto::entry::{self, Command, command::Op};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
@@ -50,6 +49,7 @@ mod budget;
 pub mod compare;
 mod meter;
 pub(crate) use budget::node_settings;
+pub mod files;
 mod join;
 mod pages;
 mod snapshots;
@@ -177,12 +177,15 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
     let metrics_listeners = bind(&config.listen_metrics_urls, config.socket_reuse_port)?;
     let http_listeners = bind(&config.listen_client_http_urls, config.socket_reuse_port)?;
     let net = Arc::new(NetThreads::start("net", net_threads_for(cores())).map_err(|e| Failure::new(5, e))?);
+    let places = files::places();
     let dial: Arc<dyn Dial> = Arc::new(tls::PeerDial { tls: dial_tls, from: tls::local_address(config) });
     let settings = budget::node_settings(config, &metrics);
     let doors = join::Doors {
         net: net.clone(),
         client: (&client_listeners, client_tls.clone()),
-        http_only: http_listeners.iter().chain(&metrics_listeners).collect(),
+        http: &http_listeners,
+        metrics: &metrics_listeners,
+        places: places.clone(),
     };
     let entered = join::founding(config, &settings, dial.clone(), (&peer_listeners, peer_tls.clone()), &doors).await?;
     if config.force_new_cluster && entered.is_none() {
@@ -279,9 +282,9 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
         calls,
         Access { origins: pages::allow(&config.cors), hosts: pages::allow(&config.host_whitelist) },
     );
-    let door = Door::new(net.clone(), max_connections());
+    let door = Door::new(net.clone());
     // Peers' streams never end by themselves: they have a door of their own, closed after the clients'.
-    let peer_door = Door::new(net, max_connections());
+    let peer_door = Door::new(net);
     let open = |door: &Door, listeners: Vec<Listener>, entrance: Entrance| {
         for listener in listeners {
             let address = listener.address().to_string();
@@ -311,12 +314,14 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
             http: Some(peer_http),
             http2: Http2::default(),
             bytes: Arc::default(),
+            limit: places.peers.clone(),
         },
     )?;
     let has_state = async {
-        if waiting.is_none() && tokio::time::timeout(join::SILENT, wait_state(&handle)).await.is_err() {
+        if tokio::time::timeout(join::SILENT, wait_state(&handle)).await.is_err() {
             // Alive is not the same as able to serve: probes are answered while a quorum, or this member's first state, is awaited.
-            waiting = Some(join::open_clients(&doors, "no leader")?);
+            join::leave(waiting.take()).await;
+            waiting = Some(join::open_clients(&doors, "no leader", Some(&site))?);
         }
         wait_state(&handle).await;
         Ok::<(), Failure>(())
@@ -333,14 +338,24 @@ pub async fn start(config: &Config) -> Result<Server, Failure> {
     }
     join::leave(waiting).await;
     drop(doors);
-    let entrance = |name, grpc: Option<Router>, http| {
-        let direct = grpc.is_some().then(|| direct.clone());
-        Entrance { name, tls: client_tls.clone(), grpc, direct, http, http2, bytes: metrics.client_bytes.clone() }
-    };
     let apart = !http_listeners.is_empty();
-    open(&door, client_listeners, entrance("client", Some(grpc.clone()), Some(http.clone()).filter(|_| !apart)))?;
-    open(&door, http_listeners, entrance("client http", None, Some(http)))?;
-    open(&door, metrics_listeners, entrance("metrics", None, Some(gateway::metrics_routes(&site))))?;
+    let entrance = Entrance {
+        name: "client",
+        tls: client_tls,
+        grpc: Some(grpc.clone()),
+        direct: Some(direct),
+        http: Some(http.clone()).filter(|_| !apart),
+        http2,
+        bytes: metrics.client_bytes.clone(),
+        limit: places.clients.clone(),
+    };
+    // What is no gRPC by its port does not count as its traffic.
+    let of_http =
+        |name, http| Entrance { name, grpc: None, direct: None, http: Some(http), bytes: Arc::default(), ..entrance.clone() };
+    let of_metrics = Entrance { limit: places.metrics.clone(), ..of_http("metrics", gateway::metrics_routes(&site)) };
+    open(&door, http_listeners, of_http("client http", http))?;
+    open(&door, metrics_listeners, of_metrics)?;
+    open(&door, client_listeners, entrance)?;
 
     let urls = config.advertise_client_urls.iter().map(|u| u.to_string()).collect();
     let mut upkeep = JoinSet::new();
@@ -364,14 +379,6 @@ async fn wait_state(node: &NodeHandle) {
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get())
-}
-
-fn max_connections() -> usize {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    #[allow(unsafe_code)]
-    // SAFETY: getrlimit writes the struct it is given and nothing else.
-    let known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } == 0;
-    if known { (limit.rlim_cur as usize).saturating_sub(150) } else { 874 }
 }
 
 /// How long open requests may take to end when the server stops.

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,6 +13,9 @@ use quorate::config::{
     Parsed, TlsVersion, Warning, flags, flags_markdown, help_text, version_text,
 };
 
+/// Where this host is reached, by its default route.
+const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
+
 type Env<'a> = &'a [(&'a str, &'a str)];
 
 fn parse(args: &[&str], env: Env<'_>, file: Option<&str>) -> Result<Parsed, ConfigError> {
@@ -19,6 +23,7 @@ fn parse(args: &[&str], env: Env<'_>, file: Option<&str>) -> Result<Parsed, Conf
         args.iter().map(OsString::from),
         env.iter().map(|(key, value)| (OsString::from(key), OsString::from(value))),
         |_| file.map(str::to_owned).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound)),
+        || Some(HOST.into()),
     )
 }
 
@@ -623,4 +628,23 @@ fn help_version_and_table_come_from_the_catalogue() {
     }
     let columns = |line: &str| line.replace("\\|", "").matches('|').count();
     assert!(table.lines().all(|line| columns(line) == 6), "{table}");
+}
+
+/// A listener that has all addresses and nothing said of where to reach it: the host's own is advertised, with the port listened on.
+#[test]
+fn advertised_host() {
+    let urls = |urls: &[quorate::config::Url]| urls.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let (config, warnings) = run(&["--name=n1", "--listen-peer-urls=http://0.0.0.0:42380"], &[], None);
+    assert_eq!(urls(&config.advertise_peer_urls), "http://192.0.2.7:42380");
+    assert_eq!(config.initial_cluster, "n1=http://192.0.2.7:42380");
+    assert_eq!(urls(&config.advertise_client_urls), "http://localhost:2379");
+    assert!(warnings.iter().any(|w| w.setting == "initial-advertise-peer-urls" && w.message.contains("192.0.2.7")));
+    for args in [&["--listen-peer-urls=http://127.0.0.1:42380"][..], &["--listen-peer-urls=http://[::]:42380"], &[]] {
+        assert_eq!(urls(&run(args, &[], None).0.advertise_peer_urls), "http://localhost:2380");
+    }
+    let said = ["--listen-peer-urls=http://0.0.0.0:42380", "--initial-advertise-peer-urls=http://localhost:42380"];
+    assert_eq!(urls(&run(&said, &[], None).0.advertise_peer_urls), "http://localhost:42380");
+    let file = "listen-client-urls: http://0.0.0.0:42379\n";
+    let (config, _) = run(&["--config-file=f"], &[], Some(file));
+    assert_eq!(urls(&config.advertise_client_urls), "http://192.0.2.7:42379");
 }

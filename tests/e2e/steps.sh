@@ -263,7 +263,7 @@ deleted_volumes_kept() {
 forgets_its_status() {
   local before
   before=$(members | jq -c '[.members[].ID] | sort') && k patch quoratecluster "$CLUSTER" --subresource=status --type=merge -p '{"status":{"origin":null,"clusterID":null,"members":null,"volumes":null}}' &&
-    within 60 settled 3 && pods -o name | xargs -r lab exec kubectl -n demo delete && within 180 settled 3 && [ "$(members | jq -c '[.members[].ID] | sort')" = "$before" ]
+    within 60 settled 3 && k delete pods -l "app.kubernetes.io/instance=$CLUSTER,app.kubernetes.io/managed-by=quorate-operator" && within 180 settled 3 && [ "$(members | jq -c '[.members[].ID] | sort')" = "$before" ]
 }
 # And a second time: the disks are still stamped with the first one.
 taken_up_again() {

@@ -2,6 +2,7 @@
 //! configuration and warnings, or the first rule broken. Pure; the order of warnings is the order of the checks.
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -33,7 +34,7 @@ const MIN_WATCH_PROGRESS: Duration = Duration::from_millis(100);
 const MIN_MEMORY_BYTES: u64 = 64 * MIB;
 
 /// Makes the configuration.
-pub(super) fn config(s: &Settings, warnings: &mut Vec<Warning>) -> Result<Config, ConfigError> {
+pub(super) fn config(s: &Settings, find_host: fn() -> Option<IpAddr>, warnings: &mut Vec<Warning>) -> Result<Config, ConfigError> {
     effects(s, warnings)?;
     let (heartbeat_interval, election_timeout) = raft_timing(s)?;
     let listen_peer_urls = listen(s, "listen-peer-urls")?;
@@ -41,11 +42,14 @@ pub(super) fn config(s: &Settings, warnings: &mut Vec<Warning>) -> Result<Config
     let listen_client_http_urls = listen(s, "listen-client-http-urls")?;
     let listen_metrics_urls = listen(s, "listen-metrics-urls")?;
     check_doors(&listen_client_urls, &listen_client_http_urls)?;
-    let advertise_peer_urls = advertise(s, "initial-advertise-peer-urls")?;
-    let advertise_client_urls = advertise(s, "advertise-client-urls")?;
+    let mut advertise_peer_urls = advertise(s, "initial-advertise-peer-urls")?;
+    let mut advertise_client_urls = advertise(s, "advertise-client-urls")?;
     if s.origin("listen-client-urls").is_some_and(|origin| origin != Origin::File) && !s.is_set("advertise-client-urls") {
         return Err(ConfigError::refused("advertise-client-urls", "is required when --listen-client-urls is set explicitly"));
     }
+
+    name_host("initial-advertise-peer-urls", &mut advertise_peer_urls, &listen_peer_urls, find_host, warnings)?;
+    name_host("advertise-client-urls", &mut advertise_client_urls, &listen_client_urls, find_host, warnings)?;
 
     let doors = [&listen_peer_urls, &listen_client_urls, &listen_client_http_urls, &listen_metrics_urls];
     let tls_bounds = tls::bounds(s, doors.into_iter().flatten().any(|url| url.scheme().is_tls()), warnings)?;
@@ -221,6 +225,27 @@ fn advertise(s: &Settings, flag: &str) -> Result<Vec<Url>, ConfigError> {
         })?;
     }
     Ok(urls)
+}
+
+/// Where the default is to be advertised, which is localhost, and the first listener has all addresses of IPv4, others are told one by which they can
+/// reach this machine, if it has one.
+fn name_host(
+    flag: &str,
+    advertised: &mut [Url],
+    listeners: &[ListenUrl],
+    find_host: fn() -> Option<IpAddr>,
+    warnings: &mut Vec<Warning>,
+) -> Result<(), ConfigError> {
+    let default = table::find(flag).map_or("", |f| f.default);
+    let ([url], Some(("0.0.0.0", port))) = (advertised, listeners.first().and_then(|l| l.url().host_port())) else { return Ok(()) };
+    if url.to_string() != default {
+        return Ok(());
+    }
+    let Some(host) = find_host() else { return Ok(()) };
+    let host = SocketAddr::new(host, port);
+    *url = Url::parse(&format!("{}://{host}", url.scheme().as_str())).map_err(|reason| ConfigError::refused(flag, reason))?;
+    warnings.push(Warning::note(flag, format!("{url} is advertised in place of localhost, by the default route of this host")));
+    Ok(())
 }
 
 /// The list as given, or this member alone under its peer URLs.

@@ -32,6 +32,7 @@ mod yaml;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 
 pub use cluster::{Bootstrap, BootstrapMember, FirstStart, InitialCluster, form};
@@ -62,7 +63,8 @@ pub enum Parsed {
 
 impl Config {
     /// Reads the command line (without the program's name), the environment, and through `read_file` the file that
-    /// `--config-file` names. Text that is not UTF-8 is refused where it matters and ignored elsewhere.
+    /// `--config-file` names. Text that is not UTF-8 is refused where it matters and ignored elsewhere. `find_host` says by which address other
+    /// machines reach this one; it is asked when a listener has all addresses and nothing says which of them to advertise.
     ///
     /// # Errors
     /// The first thing that is wrong; [`ConfigError::exit_code`] tells how to end.
@@ -70,6 +72,7 @@ impl Config {
         args: impl Iterator<Item = OsString>,
         env: impl Iterator<Item = (OsString, OsString)>,
         read_file: impl FnOnce(&Path) -> io::Result<String>,
+        find_host: fn() -> Option<IpAddr>,
     ) -> Result<Parsed, ConfigError> {
         // Sorted by name, so that warnings come in the same order on every start.
         let env: BTreeMap<String, OsString> = env.filter_map(|(key, value)| Some((key.into_string().ok()?, value))).collect();
@@ -92,7 +95,7 @@ impl Config {
             }
             None => settings.read_env(&env, &mut warnings)?,
         }
-        let config = check::config(&settings, &mut warnings)?;
+        let config = check::config(&settings, find_host, &mut warnings)?;
         Ok(Parsed::Run(Box::new(config), warnings))
     }
 }

@@ -1,15 +1,13 @@
 //! Accepting: one task per listener, on the first net thread; it only accepts and hands on.
 
-use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::address::Socket;
-use super::connection::{self, Arrival, Permits, Raw};
+use super::address::{Socket, keep_alive};
+use super::connection::{self, Arrival, Raw};
 use super::{Door, Entrance, Listener};
 
 /// Pause after an accept that failed for want of files or memory, so that the loop does not spin.
@@ -33,18 +31,17 @@ pub(super) fn spawn(door: &Door, listener: Listener, entrance: Arc<Entrance>) ->
     };
     let net = Arc::downgrade(&door.net);
     let (tasks, closing, cut) = (door.tasks.clone(), door.closing.clone(), door.cut.clone());
-    let (connections, handshakes) = (door.connections.clone(), door.handshakes.clone());
+    let handshakes = door.handshakes.clone();
     let (tls, mixed) = (listener.address().tls, listener.mixed);
     let accepting = async move {
         loop {
             let next = async {
-                let open = permit(&connections).await?;
-                let handshake = if tls { Some(permit(&handshakes).await?) } else { None };
-                Some((source.accept().await, Permits { _open: open, handshake }))
+                let place = entrance.limit.place(entrance.name).await;
+                (source.accept().await, place)
             };
-            let (accepted, permits) = tokio::select! {
+            let (accepted, place) = tokio::select! {
                 () = closing.cancelled() => break,
-                next = next => match next { Some(next) => next, None => break },
+                next = next => next,
             };
             match accepted {
                 Ok(raw) => {
@@ -54,7 +51,8 @@ pub(super) fn spawn(door: &Door, listener: Listener, entrance: Arc<Entrance>) ->
                         entrance: entrance.clone(),
                         tls,
                         mixed,
-                        permits,
+                        place,
+                        handshakes: handshakes.clone(),
                         closing: closing.clone(),
                         cut: cut.clone(),
                     };
@@ -73,11 +71,6 @@ pub(super) fn spawn(door: &Door, listener: Listener, entrance: Arc<Entrance>) ->
     Ok(())
 }
 
-fn permit(semaphore: &Arc<Semaphore>) -> impl Future<Output = Option<OwnedSemaphorePermit>> + use<> {
-    let semaphore = semaphore.clone();
-    async move { semaphore.acquire_owned().await.ok() }
-}
-
 impl Source {
     /// The next connection, off this runtime again, so that its net thread can take it over.
     async fn accept(&self) -> io::Result<Raw> {
@@ -85,6 +78,7 @@ impl Source {
             Self::Tcp(l) => {
                 let (stream, remote) = l.accept().await?;
                 stream.set_nodelay(true)?;
+                keep_alive(&stream)?;
                 Ok(Raw::Tcp(stream.into_std()?, remote))
             }
             Self::Unix(l) => Ok(Raw::Unix(l.accept().await?.0.into_std()?)),
@@ -96,4 +90,24 @@ impl Source {
 fn is_of_one_connection(e: &io::Error) -> bool {
     use io::ErrorKind::*;
     matches!(e.kind(), ConnectionAborted | ConnectionReset | ConnectionRefused | InvalidInput | NotConnected)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    /// A client that is gone without a word, its machine off, is noticed: the kernel asks for it.
+    #[tokio::test]
+    async fn clients_are_asked_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let address = listener.local_addr().expect("address");
+        let source = Source::Tcp(listener);
+        let (client, accepted) = tokio::join!(tokio::net::TcpStream::connect(address), source.accept());
+        let Ok(Raw::Tcp(stream, _)) = accepted else { panic!("no connection") };
+        let socket = socket2::SockRef::from(&stream);
+        assert!(client.is_ok() && socket.keepalive().expect("option"));
+        let idle = socket.tcp_keepalive_time().expect("time");
+        assert_eq!((idle, socket.tcp_keepalive_interval().expect("interval")), (Duration::from_secs(30), Duration::from_secs(30)));
+    }
 }

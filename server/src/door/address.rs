@@ -136,6 +136,12 @@ impl fmt::Display for Address {
     }
 }
 
+/// Lets the kernel ask for the other side of a connection that is silent, as etcd does: after 30 s, and every 30 s from then on.
+pub(super) fn keep_alive(stream: &tokio::net::TcpStream) -> io::Result<()> {
+    let every = std::time::Duration::from_secs(30);
+    socket2::SockRef::from(stream).set_tcp_keepalive(&socket2::TcpKeepalive::new().with_time(every).with_interval(every))
+}
+
 // === impl Listener ===
 
 impl Listener {

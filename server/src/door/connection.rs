@@ -21,7 +21,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
@@ -33,6 +33,8 @@ use super::{Entrance, Http2, ServerTls};
 
 /// Bounds a TLS handshake, as etcd does.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a handshake keeps others waiting: one whose client dawdles goes on, but no longer at their cost.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// A TLS record that begins a handshake begins with this byte; no request of HTTP does.
 const TLS_HANDSHAKE: u8 = 0x16;
 /// How long a connection may stay without a whole HTTP/1 head or HTTP/2 preface, as in etcd.
@@ -80,7 +82,10 @@ pub(super) struct Arrival {
     pub(super) tls: bool,
     /// TLS only if the first byte is that of a TLS handshake.
     pub(super) mixed: bool,
-    pub(super) permits: Permits,
+    /// Held as long as the connection.
+    pub(super) place: OwnedSemaphorePermit,
+    /// Where its handshake waits for its turn.
+    pub(super) handshakes: Arc<Semaphore>,
     pub(super) closing: CancellationToken,
     pub(super) cut: CancellationToken,
 }
@@ -88,12 +93,6 @@ pub(super) struct Arrival {
 pub(super) enum Raw {
     Tcp(std::net::TcpStream, SocketAddr),
     Unix(std::os::unix::net::UnixStream),
-}
-
-/// Held as long as the connection, and as long as its handshake.
-pub(super) struct Permits {
-    pub(super) _open: OwnedSemaphorePermit,
-    pub(super) handshake: Option<OwnedSemaphorePermit>,
 }
 
 /// Serves a connection to its end. Failures end here: they are logged, each where it is known.
@@ -114,18 +113,18 @@ pub(super) async fn serve(arrival: Arrival, _seat: Seat) {
 }
 
 async fn begin(arrival: Arrival, remote: Remote) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let Arrival { raw, entrance, tls, mixed, mut permits, closing, .. } = arrival;
+    let Arrival { raw, entrance, tls, mixed, place: _place, handshakes, closing, .. } = arrival;
     let mut tls = entrance.tls.clone().filter(|_| tls);
-    let mut handshake = permits.handshake.take();
     match raw {
         Raw::Tcp(s, _) => {
             let stream = tokio::net::TcpStream::from_std(s)?;
-            if mixed && !greets_in_tls(&stream, &closing).await? {
-                (tls, handshake) = (None, None);
+            // Who says nothing takes no turn of those who do.
+            if tls.is_some() && !greets_in_tls(&stream, &closing).await? && mixed {
+                tls = None;
             }
-            meet(stream, tls, handshake, entrance, remote, closing).await
+            meet(stream, tls, &handshakes, entrance, remote, closing).await
         }
-        Raw::Unix(s) => meet(tokio::net::UnixStream::from_std(s)?, tls, handshake, entrance, remote, closing).await,
+        Raw::Unix(s) => meet(tokio::net::UnixStream::from_std(s)?, tls, &handshakes, entrance, remote, closing).await,
     }
 }
 
@@ -144,7 +143,7 @@ async fn greets_in_tls(stream: &tokio::net::TcpStream, closing: &CancellationTok
 async fn meet<S>(
     stream: S,
     tls: Option<Arc<ServerTls>>,
-    permit: Option<OwnedSemaphorePermit>,
+    handshakes: &Arc<Semaphore>,
     entrance: Arc<Entrance>,
     remote: Remote,
     closing: CancellationToken,
@@ -156,12 +155,20 @@ where
     let Some(tls) = tls else {
         return talk(stream, entrance, info, closing).await;
     };
-    let greeting = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(stream, &tls, &mut info));
+    let greeting = async {
+        let turn = handshakes.acquire().await;
+        let late = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "tls: handshake took too long"));
+        let mut shaking = pin!(tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(stream, &tls, &mut info)));
+        if let Ok(shaken) = tokio::time::timeout(PATIENCE, shaking.as_mut()).await {
+            return shaken.unwrap_or_else(late);
+        }
+        drop(turn);
+        shaking.await.unwrap_or_else(late)
+    };
     let shaken = tokio::select! {
         () = closing.cancelled() => return Ok(()),
-        shaken = greeting => shaken.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "tls: handshake took too long"))),
+        shaken = greeting => shaken,
     };
-    drop(permit);
     match shaken {
         Ok(stream) => talk(stream, entrance, info, closing).await,
         // A probe that connects and leaves says nothing of interest.

@@ -3,7 +3,8 @@
 //! In: bound [`Listener`]s and, for each, an [`Entrance`] (what answers behind it). Out: requests, handed to the entrance's routers with an
 //! `Arc<ConnInfo>` among their extensions.
 //! Invariants: one port speaks HTTP/1 and HTTP/2 (by ALPN or prior knowledge) with or without TLS; a connection never leaves its net thread;
-//! open connections, handshakes under way and the time a silent connection may stay are bounded; [`Door::close`] ends within its grace.
+//! open connections (by kind, so that no kind keeps another out), handshakes under way and the time a silent connection may stay are
+//! bounded; [`Door::close`] ends within its grace.
 //!
 //! ```text
 //! acceptor (one task a listener) --> least loaded net thread: handshake -> rules -> hyper -> grpc | http router
@@ -14,12 +15,14 @@
 mod accept;
 mod address;
 mod connection;
+mod limit;
 mod meter;
 mod net;
 pub mod tls;
 
 pub use address::{Address, BindError, Listener, Place};
 pub use connection::{ConnInfo, Direct, Remote};
+pub use limit::Limit;
 pub use meter::{ByteCounts, Metered};
 pub use net::{NetThreads, net_threads_for};
 pub use tls::{ClientTls, Dialer, ServerTls, TlsError, TlsSettings, TlsVersion};
@@ -33,8 +36,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// TLS handshakes under way at once; further connections wait in the kernel's queue.
-const HANDSHAKES: usize = 512;
+/// TLS handshakes under way at once; further connections that have greeted wait.
+const HANDSHAKES: usize = if cfg!(test) { 16 } else { 512 };
 
 /// What stands behind a listener.
 #[derive(Clone)]
@@ -52,6 +55,8 @@ pub struct Entrance {
     pub http2: Http2,
     /// Where this listener's traffic is counted.
     pub bytes: Arc<ByteCounts>,
+    /// How many connections may be open here; entrances that share one share it out.
+    pub limit: Arc<Limit>,
 }
 
 /// HTTP/2 settings that come from flags.
@@ -81,19 +86,17 @@ pub struct Door {
     /// Set last: drop what still runs.
     cut: CancellationToken,
     handshakes: Arc<Semaphore>,
-    connections: Arc<Semaphore>,
 }
 
 impl Door {
-    /// A door whose connections live on `net`, at most `max_connections` at a time over all listeners (etcd: open files allowed, less 150).
-    pub fn new(net: Arc<NetThreads>, max_connections: usize) -> Self {
+    /// A door whose connections live on `net`.
+    pub fn new(net: Arc<NetThreads>) -> Self {
         Self {
             net,
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
             cut: CancellationToken::new(),
             handshakes: Arc::new(Semaphore::new(HANDSHAKES)),
-            connections: Arc::new(Semaphore::new(max_connections.clamp(16, Semaphore::MAX_PERMITS))),
         }
     }
 

@@ -33,7 +33,7 @@ fn house(tls: Option<Arc<ServerTls>>) -> House {
 
 fn house_with(tls: Option<Arc<ServerTls>>, http: Router) -> House {
     let net = Arc::new(NetThreads::start("net", 2).expect("threads"));
-    let door = Door::new(net, 100);
+    let door = Door::new(net);
     let url = if tls.is_some() { "https://127.0.0.1:0" } else { "http://127.0.0.1:0" };
     let listener = Address::parse(url).expect("url").bind().expect("bind");
     let local = listener.local().to_owned();
@@ -46,6 +46,7 @@ fn house_with(tls: Option<Arc<ServerTls>>, http: Router) -> House {
         http: Some(http),
         http2: Http2::default(),
         bytes: bytes.clone(),
+        limit: Limit::new(100),
     };
     door.open(listener, entrance).expect("open");
     House { door, local, bytes }
@@ -99,7 +100,7 @@ async fn one_port_two_protocols() {
 #[tokio::test]
 async fn unix_socket() {
     let dir = tempfile::tempdir().expect("dir");
-    let door = Door::new(Arc::new(NetThreads::start("net", 1).expect("threads")), 10);
+    let door = Door::new(Arc::new(NetThreads::start("net", 1).expect("threads")));
     let address = Address { place: Place::Unix(dir.path().join("s")), tls: false };
     let entrance = Entrance {
         name: "client",
@@ -109,6 +110,7 @@ async fn unix_socket() {
         http: None,
         http2: Http2::default(),
         bytes: Arc::default(),
+        limit: Limit::new(10),
     };
     door.open(address.bind().expect("bind"), entrance).expect("open");
     let dialed = Dialer::new(&address, None, Arc::default()).expect("dialer").dial().await.expect("dial");
@@ -118,7 +120,7 @@ async fn unix_socket() {
 /// An address that asks for TLS does not open without it.
 #[test]
 fn tls_without_files_is_refused() {
-    let door = Door::new(Arc::new(NetThreads::start("net", 1).expect("threads")), 10);
+    let door = Door::new(Arc::new(NetThreads::start("net", 1).expect("threads")));
     let listener = Address::parse("https://127.0.0.1:0").expect("url").bind().expect("bind");
     let entrance = Entrance {
         name: "client",
@@ -128,6 +130,7 @@ fn tls_without_files_is_refused() {
         http: None,
         http2: Http2::default(),
         bytes: Arc::default(),
+        limit: Limit::new(10),
     };
     assert!(door.open(listener, entrance).expect_err("refused").to_string().contains("KeyFile and CertFile are not presented"));
 }
@@ -222,6 +225,26 @@ async fn tls_matrix() {
     }
 }
 
+/// Names that are let in are also the only ones that are dialed.
+#[tokio::test]
+async fn allowed_servers() {
+    let dir = tempfile::tempdir().expect("dir");
+    let p = papers(dir.path());
+    let house = house(Some(ServerTls::load(p.server.clone()).expect("server")));
+    let cn = |name: &str| TlsSettings { allowed_cns: vec![name.to_owned()], ..p.client.clone() };
+    let host = |name: &str| TlsSettings { allowed_hostnames: vec![name.to_owned()], ..p.client.clone() };
+    for settings in [cn("server"), host("localhost")] {
+        assert!(https(&house, &settings).await.expect("answer").contains("200 OK"));
+    }
+    for (settings, why) in [(cn("alice"), "is not allowed"), (host("alice.example"), "no allowed host name")] {
+        let error = https(&house, &settings).await.expect_err("refused");
+        assert!(error.contains(why), "{error}");
+    }
+    // What is beside the names holds as well.
+    let wrong_place = TlsSettings { server_name: Some("other.example".into()), ..cn("server") };
+    assert!(https(&house, &wrong_place).await.expect_err("refused").contains("not valid for name"));
+}
+
 /// A host and port named with and without TLS is one listener, which serves each connection as it greets.
 #[tokio::test]
 async fn one_port_with_and_without_tls() {
@@ -232,10 +255,18 @@ async fn one_port_with_and_without_tls() {
     let urls = ["http", "https"].map(|scheme| Address::parse(&format!("{scheme}://{free}")).expect("url"));
     let mut listeners = Address::bind_all(&urls, false).expect("bind");
     assert_eq!(listeners.len(), 1);
-    let door = Door::new(Arc::new(NetThreads::start("net", 1).expect("threads")), 100);
+    let door = Door::new(Arc::new(NetThreads::start("net", 1).expect("threads")));
     let http = Some(who("http"));
-    let entrance =
-        Entrance { name: "client", tls: Some(tls), grpc: None, direct: None, http, http2: Http2::default(), bytes: Arc::default() };
+    let entrance = Entrance {
+        name: "client",
+        tls: Some(tls),
+        grpc: None,
+        direct: None,
+        http,
+        http2: Http2::default(),
+        bytes: Arc::default(),
+        limit: Limit::new(10),
+    };
     door.open(listeners.remove(0), entrance).expect("open");
     let house = House { door, local: free, bytes: Arc::default() };
     let plain = http1(TcpStream::connect(&house.local).await.expect("connect")).await.expect("plain");
@@ -339,6 +370,62 @@ async fn self_signed_pair() {
     let settings = TlsSettings { cert: pair.cert, key: pair.key, self_signed: true, ..Default::default() };
     let house = house(Some(ServerTls::load(settings.clone()).expect("server")));
     assert!(https(&house, &settings).await.expect("answer").ends_with("cn=-"));
+}
+
+/// A kind of connections that has used up its places keeps no other kind out.
+#[tokio::test]
+async fn full_for_one_kind_alone() {
+    let door = Door::new(Arc::new(NetThreads::start("net", 1).expect("threads")));
+    let open = |name, limit: Arc<Limit>| {
+        let listener = Address::parse("http://127.0.0.1:0").and_then(|a| a.bind()).expect("bind");
+        let local = listener.local().to_owned();
+        let http = Some(who(name));
+        let entrance =
+            Entrance { name, tls: None, grpc: None, direct: None, http, http2: Http2::default(), bytes: Arc::default(), limit };
+        door.open(listener, entrance).expect("open");
+        local
+    };
+    let clients = Limit::new(2);
+    let (client, metrics) = (open("client", clients.clone()), open("metrics", Limit::new(1)));
+    let held = [TcpStream::connect(&client).await.expect("connect"), TcpStream::connect(&client).await.expect("connect")];
+    let mut third = Box::pin(http1(TcpStream::connect(&client).await.expect("the kernel's queue")));
+    let answer = tokio::select! {
+        _ = &mut third => panic!("there was a third place"),
+        answer = async { http1(TcpStream::connect(&metrics).await?).await } => answer.expect("answer"),
+    };
+    assert!(answer.ends_with("metrics HTTP/1.1 cn=-"), "{answer}");
+    drop(held);
+    assert!(third.await.expect("answer").ends_with("client HTTP/1.1 cn=-"));
+}
+
+/// More silent connections than handshakes may be under way keep nobody out of a TLS port.
+#[tokio::test]
+async fn silent_connections_take_no_turns() {
+    let dir = tempfile::tempdir().expect("dir");
+    let p = papers(dir.path());
+    let house = house(Some(ServerTls::load(p.server.clone()).expect("server")));
+    let mut silent = Vec::new();
+    for _ in 0..HANDSHAKES + 8 {
+        silent.push(TcpStream::connect(&house.local).await.expect("connect"));
+    }
+    let answer = tokio::time::timeout(Duration::from_secs(5), https(&house, &p.client)).await.expect("in time").expect("answer");
+    assert!(answer.ends_with("http HTTP/1.1 cn=-"), "{answer}");
+}
+
+/// Nor do those that begin a handshake and leave it there, for longer than a moment.
+#[tokio::test]
+async fn broken_off_greetings_keep_nobody_long() {
+    let dir = tempfile::tempdir().expect("dir");
+    let p = papers(dir.path());
+    let house = house(Some(ServerTls::load(p.server.clone()).expect("server")));
+    let mut stuck = Vec::new();
+    for _ in 0..HANDSHAKES {
+        let mut stream = TcpStream::connect(&house.local).await.expect("connect");
+        stream.write_all(&[0x16]).await.expect("greeting");
+        stuck.push(stream);
+    }
+    let answer = tokio::time::timeout(Duration::from_secs(8), https(&house, &p.client)).await.expect("in time").expect("answer");
+    assert!(answer.ends_with("http HTTP/1.1 cn=-"), "{answer}");
 }
 
 /// Ten thousand streams of one connection are open at once.

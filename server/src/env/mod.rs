@@ -9,4 +9,5 @@ pub mod end;
 pub mod failpoint;
 pub mod files;
 pub mod files_sim;
+pub mod host;
 pub mod plant;

@@ -63,10 +63,13 @@ pub fn peer_routes(
         .fallback(not_found)
 }
 
-/// The client listener of a member that waits: alive, and for the reason given neither ready nor healthy. Everything else is refused
-/// for now.
-pub fn waiting_routes(reason: &'static str) -> Router {
+/// The client listener of a member that waits, for the reason given: probes and metrics are answered as ever where there is a member to be
+/// asked; before that it is alive, and neither ready nor healthy. Everything else is refused for now.
+pub fn waiting_routes(reason: &'static str, site: Option<&Pages>) -> Router {
     let refuse = |body: String| move || async move { (StatusCode::SERVICE_UNAVAILABLE, pages::PLAIN, body) };
+    if let Some(site) = site {
+        return probe_routes(site).fallback(refuse(format!("{reason}\n")));
+    }
     let health = serde_json::json!({ "health": "false", "reason": reason });
     Router::new()
         .route("/livez", any(|| async { (pages::PLAIN, "ok\n") }))

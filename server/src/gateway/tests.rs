@@ -95,6 +95,28 @@ async fn health() {
     assert_eq!((pages.metrics.health_success.get(), pages.metrics.health_failures.get()), (3, 3));
 }
 
+/// A member that waits shows metrics and answers probes as soon as there is one to be asked; before that it says that it lives, and why it waits.
+#[tokio::test]
+async fn waiting() {
+    let member = Arc::new(Member::default());
+    member.no_leader.store(true, Ordering::Relaxed);
+    member.no_quorum.store(true, Ordering::Relaxed);
+    let early = waiting_routes("not joined", None);
+    assert_eq!(get(&early, "/livez").await.0, 200);
+    for path in ["/readyz", "/health", "/metrics", "/version"] {
+        let (code, body) = get(&early, path).await;
+        assert!(code == 503 && body.contains("not joined"), "{path}: {code} {body}");
+    }
+    let late = waiting_routes("no leader", Some(&pages(&member)));
+    assert_eq!(get(&late, "/livez").await.0, 200);
+    assert_eq!(get(&late, "/health").await, (503, "{\"health\":\"false\",\"reason\":\"RAFT NO LEADER\"}\n".into()));
+    let (code, body) = get(&late, "/readyz").await;
+    assert!(code == 503 && body.contains("[-]linearizable_read failed: etcdserver: request timed out\n"), "{body}");
+    let (code, page) = get(&late, "/metrics").await;
+    assert!(code == 200 && page.contains("\netcd_server_has_leader 0\n"), "{code}");
+    assert_eq!(get(&late, "/version").await, (503, "no leader\n".into()));
+}
+
 /// A member whose writes wait for space is neither well nor ready, and says why; another start would not help it.
 #[tokio::test]
 async fn a_full_disk_shows() {

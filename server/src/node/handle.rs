@@ -212,7 +212,10 @@ impl NodeHandle {
         match tokio::time::timeout(self.0.limits.timeout, ticket.answer()).await {
             Ok(Some(Reply::Applied(answer))) => Ok(answer),
             Ok(_) => Err(ProposeError::Stopped),
-            Err(_) => Err(self.timed_out()),
+            Err(_) => {
+                self.0.gauges.failed.fetch_add(1, Ordering::Relaxed);
+                Err(self.timed_out())
+            }
         }
     }
 
@@ -262,7 +265,6 @@ impl NodeHandle {
     }
 
     fn timed_out(&self) -> ProposeError {
-        self.0.gauges.failed.fetch_add(1, Ordering::Relaxed);
         // Within an election of having lost a leader, that loss is the likely cause.
         let lost = **self.0.leader_lost.load();
         let window = self.0.limits.timeout + self.0.limits.election;

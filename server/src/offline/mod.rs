@@ -140,7 +140,7 @@ fn restore(args: Vec<OsString>) -> Result<String, Failure> {
     if options.mark_compacted != (options.bump_revision > 0) {
         return Err(usage("--mark-compacted and --bump-revision go together"));
     }
-    let parsed = Config::from_env_and_args(rest.into_iter(), std::iter::empty(), |path| std::fs::read_to_string(path));
+    let parsed = Config::from_env_and_args(rest.into_iter(), std::iter::empty(), |path| std::fs::read_to_string(path), || None);
     let config = match parsed {
         Ok(Parsed::Run(config, _)) => config,
         Ok(_) => return Err(usage("snapshot restore")),

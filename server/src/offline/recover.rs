@@ -102,7 +102,7 @@ fn settings_of((dir, wal): &(PathBuf, Option<PathBuf>)) -> Result<NodeSettings, 
     if let Some(wal) = wal {
         args.extend(["--wal-dir".into(), wal.into()]);
     }
-    match Config::from_env_and_args(args.into_iter(), std::iter::empty(), |path| std::fs::read_to_string(path)) {
+    match Config::from_env_and_args(args.into_iter(), std::iter::empty(), |path| std::fs::read_to_string(path), || None) {
         Ok(Parsed::Run(config, _)) => Ok(serve::node_settings(&config, &Metrics::new(false))),
         Ok(_) => Err(usage("recover")),
         Err(e) => Err(Failure { text: e.to_string(), code: i32::from(e.exit_code()) }),

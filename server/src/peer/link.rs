@@ -66,11 +66,13 @@ struct Lane {
     outbox: Outbox,
     /// The connection of the newest attempt, for calls beside the stream.
     channel: Mutex<Option<Channel>>,
+    /// The peer showed itself: no need to wait any longer before the next attempt.
+    seen: Notify,
 }
 
 impl Lane {
     fn new(kind: Kind, outbox: Outbox) -> Self {
-        Self { kind, outbox, channel: Mutex::default() }
+        Self { kind, outbox, channel: Mutex::default(), seen: Notify::new() }
     }
 }
 
@@ -156,6 +158,12 @@ impl Link {
     /// How long the peer has been connected without a break; `None` when it is not.
     pub fn connected_for(&self) -> Option<Duration> {
         self.connected.lock().map(|since| since.elapsed())
+    }
+
+    /// Connects at once what waits to connect again: the peer has opened a stream of its own, so it is there, and our answers to it need one.
+    pub fn seen(&self) {
+        self.control.seen.notify_one();
+        self.append.seen.notify_one();
     }
 
     pub fn set_urls(&self, urls: &[String]) {
@@ -257,8 +265,9 @@ impl Link {
                 }
             }
             attempt += 1;
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LAST_PAUSE);
+            tokio::time::sleep(FIRST_PAUSE).await;
+            let showed = tokio::time::timeout(pause - FIRST_PAUSE, self.lane(kind).seen.notified()).await.is_ok();
+            pause = if showed { FIRST_PAUSE } else { (pause * 2).min(LAST_PAUSE) };
         }
     }
 

@@ -1,7 +1,8 @@
 //! Outbox: raft messages that wait for one channel to one peer.
 //!
 //! In: messages from the node's threads, which never wait. Out: batches for the stream that holds the newest session. Invariants:
-//! bounded in bytes and messages; only the newest session takes messages, so that two streams never share out one order.
+//! bounded in bytes and messages; only the newest session takes messages, so that two streams never share out one order; no message
+//! outlives the session it was meant for: who comes back after a while would take an old order, such as to lead, for a new one.
 
 use parking_lot::Mutex;
 use raft::eraftpb::Message;
@@ -48,9 +49,12 @@ impl Outbox {
         Self { state: Mutex::default(), max_bytes, max_messages, overflow }
     }
 
-    /// Queues a message; false when it, or an older one, was dropped.
+    /// Queues a message; false when it, or an older one, was dropped. Without a session there is nobody to have it: raft says again what matters.
     pub fn push(&self, message: Message) -> bool {
         let mut s = self.state.lock();
+        if !s.open {
+            return false;
+        }
         let weight = weight(&message);
         let mut kept = true;
         // A message larger than the bound still fits an empty box.
@@ -60,9 +64,6 @@ impl Outbox {
                 Overflow::Refuse => return false,
                 Overflow::DropOldest => s.drop_first(),
             }
-        }
-        if !s.open && self.overflow == Overflow::Refuse {
-            return false;
         }
         s.bytes += weight;
         s.queue.push_back(message);
@@ -74,15 +75,13 @@ impl Outbox {
         kept
     }
 
-    /// Begins a session: what waited for an older one is forgotten where order counts.
+    /// Begins a session: what waited for an older one is forgotten.
     pub fn open(&self) -> u64 {
         let mut s = self.state.lock();
         s.session += 1;
         s.open = true;
-        if self.overflow == Overflow::Refuse {
-            s.queue.clear();
-            s.bytes = 0;
-        }
+        s.queue.clear();
+        s.bytes = 0;
         let waker = s.waker.take();
         let session = s.session;
         drop(s);
@@ -169,13 +168,20 @@ mod tests {
         assert_eq!(taken(&outbox, second), None);
     }
 
-    /// A control box keeps the newest messages and holds them until a stream opens.
+    /// A control box keeps the newest messages, for the session that they were meant for and for no other.
     #[test]
     fn newest_box() {
         let outbox = Outbox::new(1 << 20, 2, Overflow::DropOldest);
-        assert!(outbox.push(message(1, 1)) && outbox.push(message(2, 1)));
-        assert!(!outbox.push(message(3, 1)), "the oldest went");
+        assert!(!outbox.push(message(1, 1)), "nobody is there");
         let session = outbox.open();
-        assert_eq!(taken(&outbox, session), Some(vec![2, 3]));
+        assert_eq!(taken(&outbox, session), Some(vec![]));
+        assert!(outbox.push(message(2, 1)) && outbox.push(message(3, 1)));
+        assert!(!outbox.push(message(4, 1)), "the oldest went");
+        assert_eq!(taken(&outbox, session), Some(vec![3, 4]));
+        assert!(outbox.push(message(5, 1)));
+        outbox.close();
+        assert!(!outbox.push(message(6, 1)));
+        let session = outbox.open();
+        assert_eq!(taken(&outbox, session), Some(vec![]), "what was meant for those before");
     }
 }

@@ -106,6 +106,9 @@ impl Service {
         if self.inner.strangers.lock().meet(&node.shared().members(), hello.from, &hello.urls) {
             self.inner.met.notify_one();
         }
+        if let Some(link) = self.inner.links.load().get(&hello.from) {
+            link.seen();
+        }
         let (acks, received) = tokio::sync::watch::channel(1);
         let reader = Reader {
             node,

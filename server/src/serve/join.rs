@@ -1,11 +1,12 @@
 //! The founding of a member whose data directory is empty: what the flags or the ticket say, held at the gate until it is clear what
 //! this member becomes. Meanwhile its ports answer that it waits.
 
-use super::{Failure, max_connections};
+use super::Failure;
+use super::files::Places;
 use crate::config::{self, Config};
 use crate::door::{Door, Entrance, Http2, Listener, NetThreads, ServerTls};
 use crate::env::files::RealFiles;
-use crate::gateway::{self, Versions};
+use crate::gateway::{self, Pages, Versions};
 use crate::membership::gate::{self, Plan};
 use crate::membership::ticket::Ticket;
 use crate::node::{Founding, NodeSettings, Recovering, Stamp, read_stamped, recover, refuse_foreign, survey};
@@ -20,7 +21,9 @@ pub(super) struct Doors<'a> {
     pub net: Arc<NetThreads>,
     pub client: (&'a [Listener], Option<Arc<ServerTls>>),
     /// Ports of HTTP alone; TLS as for clients.
-    pub http_only: Vec<&'a Listener>,
+    pub http: &'a [Listener],
+    pub metrics: &'a [Listener],
+    pub places: Places,
 }
 
 /// What became clear at the gate.
@@ -80,12 +83,12 @@ pub(super) async fn founding(
         return Ok(plan.form.map(|founding| Entered { founding, peers: None, clients: None }));
     }
     let boot = rand::random();
-    let peers = open_peers(peers, doors.net.clone(), boot)?;
+    let peers = open_peers(peers, doors, boot)?;
     let passed = gate::pass(plan, dial, boot);
     tokio::pin!(passed);
     let (clients, passed) = tokio::select! {
         passed = &mut passed => (None, passed),
-        () = tokio::time::sleep(SILENT) => (Some(open_clients(doors, "not joined")?), passed.await),
+        () = tokio::time::sleep(SILENT) => (Some(open_clients(doors, "not joined", None)?), passed.await),
     };
     let founding = passed.map_err(|e| Failure::new(WRONG_DATA, e))?;
     let how = if founding.joins { "joining the cluster" } else { "forming the cluster" };
@@ -99,7 +102,7 @@ pub(super) async fn founding(
 }
 
 /// The peer ports of a member that has no cluster.
-fn open_peers((listeners, tls): (&[Listener], Option<Arc<ServerTls>>), net: Arc<NetThreads>, boot: u64) -> Result<Door, Failure> {
+fn open_peers((listeners, tls): (&[Listener], Option<Arc<ServerTls>>), doors: &Doors<'_>, boot: u64) -> Result<Door, Failure> {
     let versions = || Versions { server: config::ETCD_VERSION.to_string(), cluster: None, storage: None };
     let entrance = Entrance {
         name: "peer",
@@ -109,27 +112,32 @@ fn open_peers((listeners, tls): (&[Listener], Option<Arc<ServerTls>>), net: Arc<
         http: Some(gateway::peer_routes(Arc::new(versions), Arc::new(|| serde_json::json!({ "state": "empty" })))),
         http2: Http2::default(),
         bytes: Arc::default(),
+        limit: doors.places.peers.clone(),
     };
-    let door = Door::new(net, max_connections());
+    let door = Door::new(doors.net.clone());
     share(&door, listeners, &entrance)?;
     Ok(door)
 }
 
-/// The client ports of a member that waits: its probes are answered.
-pub(super) fn open_clients(doors: &Doors<'_>, reason: &'static str) -> Result<Door, Failure> {
+/// The client ports of a member that waits: its probes are answered, by the member itself where there is one, which then shows its metrics, too.
+pub(super) fn open_clients(doors: &Doors<'_>, reason: &'static str, site: Option<&Pages>) -> Result<Door, Failure> {
     let client = Entrance {
         name: "client",
         tls: doors.client.1.clone(),
         grpc: Some(gateway::waiting_calls(reason)),
         direct: None,
-        http: Some(gateway::waiting_routes(reason)),
+        http: Some(gateway::waiting_routes(reason, site)),
         http2: Http2::default(),
         bytes: Arc::default(),
+        limit: doors.places.clients.clone(),
     };
-    let http_only = Entrance { grpc: None, ..client.clone() };
-    let door = Door::new(doors.net.clone(), max_connections());
+    let http = Entrance { name: "client http", grpc: None, ..client.clone() };
+    let pages = site.map_or_else(|| gateway::waiting_routes(reason, None), gateway::metrics_routes);
+    let metrics = Entrance { name: "metrics", http: Some(pages), limit: doors.places.metrics.clone(), ..http.clone() };
+    let door = Door::new(doors.net.clone());
     share(&door, doors.client.0, &client)?;
-    doors.http_only.iter().try_for_each(|listener| share(&door, std::slice::from_ref(*listener), &http_only))?;
+    share(&door, doors.http, &http)?;
+    share(&door, doors.metrics, &metrics)?;
     Ok(door)
 }
 

@@ -181,7 +181,11 @@ pub(super) fn observe(
         m.known_peers.clear();
         m.active_peers.clear();
         for member in node.shared().members().iter() {
-            m.known_peers.with(&[&local, &format!("{:x}", member.id)]).set(1.0);
+            let id = format!("{:x}", member.id);
+            m.known_peers.with(&[&local, &id]).set(1.0);
+            if member.id != s.member_id {
+                m.active_peers.with(&[&local, &id]).set(0.0);
+            }
         }
         for id in peers.connected() {
             m.active_peers.with(&[&local, &format!("{id:x}")]).set(1.0);

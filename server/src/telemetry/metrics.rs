@@ -9,7 +9,7 @@ use std::fmt::Write;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::instrument::{Counter, Family, Gauge, Histogram, Samples};
 use super::process::Process;
@@ -25,6 +25,8 @@ macro_rules! metrics {
             /// What gRPC clients sent and got; the client entrance counts into it.
             pub client_bytes: Arc<ByteCounts>,
             samplers: RwLock<Vec<Sampler>>,
+            /// Held while a page is made: families that are filled anew for each would be half empty on another's.
+            page: Mutex<()>,
             /// The two members of `range_seconds`, so that a read needs no lock.
             range_members: [OnceLock<Arc<Histogram>>; 2],
             /// The members of `request_seconds` that only read, by [`Read`] and success, for the same reason.
@@ -33,7 +35,7 @@ macro_rules! metrics {
 
         impl Metrics {
             fn build(extensive: bool) -> Self {
-                Self { $($field: $make,)* extensive, client_bytes: Arc::default(), samplers: RwLock::default(), range_members: Default::default(), read_members: Default::default() }
+                Self { $($field: $make,)* extensive, client_bytes: Arc::default(), samplers: RwLock::default(), page: Mutex::default(), range_members: Default::default(), read_members: Default::default() }
             }
 
             fn write(&self, out: &mut String) {
@@ -285,6 +287,7 @@ impl Metrics {
 
     /// The page, in Prometheus' text form 0.0.4.
     pub fn render(&self) -> String {
+        let _alone = self.page.lock();
         self.client_received.set(self.client_bytes.received.load(Ordering::Relaxed));
         self.client_sent.set(self.client_bytes.sent.load(Ordering::Relaxed));
         self.portrait(Process::now());
@@ -375,6 +378,25 @@ mod tests {
         ] {
             assert!(page.contains(&format!("etcd_server_request_duration_seconds_count{{{labels}}} {count}\n")), "{labels}");
         }
+    }
+
+    /// Pages that are asked for at the same time are made one after the other: none lacks what another has just cleared.
+    #[test]
+    fn pages_one_by_one() {
+        let metrics = Metrics::new(false);
+        metrics.sample_with(|m| {
+            m.known_peers.clear();
+            (0..50).for_each(|n| m.known_peers.with(&["a", &n.to_string()]).set(1.0));
+        });
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..20 {
+                        assert_eq!(metrics.render().matches("etcd_network_known_peers{").count(), 50);
+                    }
+                });
+            }
+        });
     }
 
     /// Samplers run before each page.

@@ -1,6 +1,6 @@
 //! Three members over loopback: what one acknowledges all have.
 
-use crate::harness::{Cluster, Tuning, must, put, value};
+use crate::harness::{Cluster, Tuning, eventually, must, put, value};
 use bytes::Bytes;
 use quorate_proto::entry::{self, Command, command::Op};
 use std::time::Duration;
@@ -36,6 +36,38 @@ async fn leadership_moves() {
     assert_eq!(cluster.leader(), to);
     must(cluster.handle(from), put("after", b"2")).await;
     cluster.agree();
+}
+
+/// An order to lead that could not be delivered is forgotten: the member that it was for does not lead when it comes back.
+#[tokio::test]
+async fn an_old_order_to_lead_is_forgotten() {
+    let mut cluster = Cluster::start(3, Tuning::default());
+    let (leader, away) = (cluster.leader(), cluster.follower());
+    let id = cluster.slots[away].id;
+    cluster.stop(away);
+    let is_connected = |cluster: &Cluster| cluster.running(leader).peers.connected().contains(&id);
+    eventually("the leader knows that it is away", || !is_connected(&cluster));
+    cluster.handle(leader).transfer_leader(id).await.expect_err("nobody takes it");
+    cluster.run(away);
+    eventually("it is back", || is_connected(&cluster));
+    must(cluster.handle(away), put("after", b"1")).await;
+    cluster.agree();
+    assert_ne!(cluster.leader(), away);
+}
+
+/// Proposals that ran out of time are counted, reads that did are not: they propose nothing.
+#[tokio::test]
+async fn only_proposals_are_failed_proposals() {
+    let mut cluster = Cluster::start(3, Tuning::default());
+    let (leader, next) = (cluster.leader(), cluster.follower());
+    let last = (0..3).find(|at| ![leader, next].contains(at)).expect("a third");
+    cluster.stop(next);
+    cluster.stop(last);
+    let handle = cluster.handle(leader);
+    let before = handle.proposals().1;
+    let (read, written) = tokio::join!(handle.read_barrier(), handle.propose(put("lost", b"1")));
+    assert!(read.is_err() && written.is_err());
+    assert_eq!(handle.proposals().1, before + 1);
 }
 
 /// What a follower's client was told of a lease, its leader knows when it is asked: a follower may apply before its leader does.

@@ -11,15 +11,16 @@ use std::time::Duration;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
+use rustls::client::WebPkiServerVerifier;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
 use super::server::Follower;
-use super::verify::AnyServer;
+use super::verify::{AnyServer, ServerRules};
 use super::{TlsError, TlsSettings, material};
-use crate::door::address::{Address, Place};
+use crate::door::address::{Address, Place, keep_alive};
 use crate::door::meter::{ByteCounts, Metered};
 
 /// Bounds connecting and the handshake together.
@@ -60,7 +61,16 @@ fn build(settings: &TlsSettings) -> Result<ClientConfig, TlsError> {
     let builder = if settings.self_signed {
         builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(provider)))
     } else {
-        builder.with_root_certificates(material::roots(settings.trusted_ca.as_deref())?)
+        let roots = material::roots(settings.trusted_ca.as_deref())?;
+        let names = settings.names();
+        if names.is_empty() {
+            builder.with_root_certificates(roots)
+        } else {
+            let inner = WebPkiServerVerifier::builder_with_provider(roots.into(), provider)
+                .build()
+                .map_err(|e| TlsError::Rules(e.to_string()))?;
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(ServerRules { inner, names }))
+        }
     };
     let (cert, key) = match (&settings.client_cert, &settings.client_key) {
         (Some(cert), Some(key)) => (cert, key),
@@ -124,6 +134,7 @@ impl Dialer {
                     Some(from) => connect_from(from, host, *port).await?,
                 };
                 stream.set_nodelay(true)?;
+                keep_alive(&stream)?;
                 self.secure(host, stream).await
             }
         }

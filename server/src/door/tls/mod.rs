@@ -34,9 +34,9 @@ pub struct TlsSettings {
     pub client_cert_auth: bool,
     /// Revocation list (PEM or DER); a certificate whose serial number it lists is refused.
     pub crl: Option<PathBuf>,
-    /// Accepted common names of client certificates; empty accepts all. Not together with `allowed_hostnames`.
+    /// Accepted common names of client certificates, and of servers that are dialed; empty accepts all. Not together with `allowed_hostnames`.
     pub allowed_cns: Vec<String>,
-    /// Names of which a client certificate must carry one; empty accepts all.
+    /// Names of which such a certificate must carry one; empty accepts all.
     pub allowed_hostnames: Vec<String>,
     /// IANA names of TLS 1.2 suites; empty takes all good ones. TLS 1.3 suites are always on.
     pub cipher_suites: Vec<String>,
@@ -48,6 +48,12 @@ pub struct TlsSettings {
     pub self_signed: bool,
     /// A client certificate's names must lead to the address it comes from (peers, unless --peer-skip-client-san-verification).
     pub check_address: bool,
+}
+
+impl TlsSettings {
+    fn names(&self) -> verify::Names {
+        verify::Names { cns: self.allowed_cns.clone(), hostnames: self.allowed_hostnames.clone() }
+    }
 }
 
 /// Why a TLS configuration cannot be made. The text names the file.

@@ -73,8 +73,7 @@ fn rules(settings: &TlsSettings, inner: Arc<dyn ClientCertVerifier>) -> Result<A
     Ok(Arc::new(ClientRules {
         inner,
         revoked: settings.crl.as_deref().map(material::revoked).transpose()?.unwrap_or_default(),
-        cns: settings.allowed_cns.clone(),
-        hostnames: settings.allowed_hostnames.clone(),
+        names: settings.names(),
     }))
 }
 

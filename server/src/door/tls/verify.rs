@@ -27,9 +27,40 @@ fn refused(why: String) -> Error {
 pub(super) struct ClientRules {
     pub(super) inner: Arc<dyn ClientCertVerifier>,
     pub(super) revoked: HashSet<Vec<u8>>,
+    pub(super) names: Names,
+}
+
+/// Who is let pass of those whom an authority vouches for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Names {
     pub(super) cns: Vec<String>,
     /// Host names, addresses or wildcards as they were written.
     pub(super) hostnames: Vec<String>,
+}
+
+impl Names {
+    /// True when all are let pass.
+    pub(super) fn is_empty(&self) -> bool {
+        self.cns.is_empty() && self.hostnames.is_empty()
+    }
+
+    /// `side` is whose certificate it is: `client` or `server`.
+    fn check(&self, leaf: &CertificateDer<'_>, side: &str) -> Result<(), Error> {
+        let cn = common_name(leaf);
+        if !self.cns.is_empty() && !cn.as_ref().is_some_and(|cn| self.cns.contains(cn)) {
+            return Err(refused(format!(
+                "{side} certificate authentication failed: common name {:?} is not allowed",
+                cn.unwrap_or_default()
+            )));
+        }
+        if !self.hostnames.is_empty() {
+            let (names, ips) = subject_names(leaf).map_err(refused)?;
+            if !self.hostnames.iter().any(|allowed| carries(&names, &ips, allowed)) {
+                return Err(refused(format!("{side} certificate authentication failed: it carries no allowed host name")));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl ClientCertVerifier for ClientRules {
@@ -49,24 +80,57 @@ impl ClientCertVerifier for ClientRules {
                 }
             }
         }
-        let cn = common_name(leaf);
-        if !self.cns.is_empty() && !cn.as_ref().is_some_and(|cn| self.cns.contains(cn)) {
-            return Err(refused(format!(
-                "client certificate authentication failed: common name {:?} is not allowed",
-                cn.unwrap_or_default()
-            )));
-        }
-        if !self.hostnames.is_empty() {
-            let (names, ips) = subject_names(leaf).map_err(refused)?;
-            if !self.hostnames.iter().any(|allowed| carries(&names, &ips, allowed)) {
-                return Err(refused("client certificate authentication failed: it carries no allowed host name".into()));
-            }
-        }
+        self.names.check(leaf, "client")?;
         Ok(verified)
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         self.inner.root_hint_subjects()
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        m: &[u8],
+        c: &CertificateDer<'_>,
+        d: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls12_signature(m, c, d)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        m: &[u8],
+        c: &CertificateDer<'_>,
+        d: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls13_signature(m, c, d)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
+/// The authority and name check of `inner`, then whether the server is one of those who are let pass: peers that are dialed must be those who may
+/// dial, as in etcd.
+#[derive(Debug)]
+pub(super) struct ServerRules {
+    pub(super) inner: Arc<dyn ServerCertVerifier>,
+    pub(super) names: Names,
+}
+
+impl ServerCertVerifier for ServerRules {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let verified = self.inner.verify_server_cert(leaf, chain, name, ocsp, now)?;
+        self.names.check(leaf, "server")?;
+        Ok(verified)
     }
 
     fn verify_tls12_signature(
