@@ -202,12 +202,10 @@ impl Rows {
 
 #[cfg(test)]
 mod tests {
-    use crate::base::{Base, BaseError, BaseSizes, Batch, Cursor, Family, MemBase, Pinned};
+    use crate::base::{Base, MemBase};
+    use crate::mvcc::hooked::{At, Hooked};
     use crate::mvcc::{DeltaPolicy, ReadError, Store};
-    use bytes::Bytes;
-    use parking_lot::Mutex;
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
 
     const POLICY: DeltaPolicy = DeltaPolicy { freeze_bytes: 1 << 20, inline: false };
 
@@ -228,61 +226,11 @@ mod tests {
         store.checkpoint(true).unwrap();
     }
 
-    type Work = Box<dyn FnOnce() + Send>;
-
-    /// Rows in memory, and what happens before a cursor over the log is made.
-    #[derive(Default)]
-    struct Between {
-        rows: Arc<MemBase>,
-        /// Cursors until then; at 0 nothing waits.
-        left: AtomicUsize,
-        work: Mutex<Option<Work>>,
-    }
-
-    impl Base for Arc<Between> {
-        fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, BaseError> {
-            self.rows.get(family, key)
-        }
-
-        fn get_many(&self, family: Family, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, BaseError> {
-            self.rows.get_many(family, keys)
-        }
-
-        fn cursor<'a>(&'a self, family: Family, lower: &[u8], upper: Option<&[u8]>) -> Result<Box<dyn Cursor + 'a>, BaseError> {
-            let left = self.left.load(Ordering::SeqCst);
-            if family == Family::Log && left > 0 {
-                self.left.store(left - 1, Ordering::SeqCst);
-                if left == 1
-                    && let Some(work) = self.work.lock().take()
-                {
-                    work();
-                }
-            }
-            self.rows.cursor(family, lower, upper)
-        }
-
-        fn write(&self, batch: Batch) -> Result<(), BaseError> {
-            self.rows.write(batch)
-        }
-
-        fn flush(&self) -> Result<(), BaseError> {
-            self.rows.flush()
-        }
-
-        fn sizes(&self) -> BaseSizes {
-            self.rows.sizes()
-        }
-
-        fn pinned(&self, work: &mut dyn FnMut(&dyn Pinned)) {
-            self.rows.pinned(work);
-        }
-    }
-
     /// A hash whose walk a whole compaction overtakes is begun again: it never tells of a history that there was at no time.
     #[test]
     fn a_sweep_under_a_hash() {
         for rev in [0, 7, 4] {
-            let base = Arc::<Between>::default();
+            let base = Arc::<Hooked>::default();
             let store = Arc::new(Store::open(Arc::new(base.clone()), POLICY).unwrap());
             // Larger than the slices the walk goes by.
             for key in ["a", "b", "a", "b", "a", "b"] {
@@ -292,15 +240,14 @@ mod tests {
             }
             save(&store);
             let sweeping = store.clone();
-            *base.work.lock() = Some(Box::new(move || {
+            base.before(At::LogCursor, 2, move || {
                 sweeping.compact(6).unwrap();
                 save(&sweeping);
                 let mut sweep = sweeping.next_sweep().unwrap();
                 while !sweeping.sweep(&mut sweep, 100).unwrap() {}
-            }));
-            base.left.store(2, Ordering::SeqCst);
+            });
             let overtaken = store.hash_kv(rev);
-            assert!(base.work.lock().is_none(), "the walk takes several cursors");
+            assert!(base.is_done(), "the walk takes several cursors");
             assert_eq!(overtaken, store.hash_kv(rev));
             match rev {
                 4 => assert_eq!(overtaken, Err(ReadError::Compacted)),

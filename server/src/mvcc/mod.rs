@@ -17,6 +17,8 @@ mod events;
 mod hash;
 mod history;
 mod hold;
+#[cfg(test)]
+mod hooked;
 mod pairs;
 mod range;
 mod read;

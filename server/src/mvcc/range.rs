@@ -277,61 +277,14 @@ fn cut(
 
 #[cfg(test)]
 mod tests {
-    use crate::base::{Base, BaseError, BaseSizes, Batch, Cursor, Family, MemBase, Pinned};
+    use crate::mvcc::hooked::{At, Hooked};
     use crate::mvcc::{DeltaPolicy, ReadError, Store};
     use crate::types::{KeyRange, RangeEnd};
-    use bytes::Bytes;
-    use parking_lot::Mutex;
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::Ordering;
 
-    type Work = Box<dyn FnOnce() + Send>;
-
-    /// Rows in memory that count how many values were asked for, and what happens before the next are read.
-    #[derive(Default)]
-    struct Watched {
-        rows: Arc<MemBase>,
-        asked: AtomicUsize,
-        work: Mutex<Option<Work>>,
-    }
-
-    impl Base for Arc<Watched> {
-        fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, BaseError> {
-            self.rows.get(family, key)
-        }
-
-        fn get_many(&self, family: Family, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, BaseError> {
-            self.asked.fetch_add(keys.len(), Ordering::SeqCst);
-            let work = self.work.lock().take();
-            if let Some(work) = work {
-                work();
-            }
-            self.rows.get_many(family, keys)
-        }
-
-        fn cursor<'a>(&'a self, family: Family, lower: &[u8], upper: Option<&[u8]>) -> Result<Box<dyn Cursor + 'a>, BaseError> {
-            self.rows.cursor(family, lower, upper)
-        }
-
-        fn write(&self, batch: Batch) -> Result<(), BaseError> {
-            self.rows.write(batch)
-        }
-
-        fn flush(&self) -> Result<(), BaseError> {
-            self.rows.flush()
-        }
-
-        fn sizes(&self) -> BaseSizes {
-            self.rows.sizes()
-        }
-
-        fn pinned(&self, work: &mut dyn FnMut(&dyn Pinned)) {
-            self.rows.pinned(work);
-        }
-    }
-
-    fn filled(keys: usize, value: usize) -> (Arc<Watched>, Arc<Store>) {
-        let base = Arc::<Watched>::default();
+    fn filled(keys: usize, value: usize) -> (Arc<Hooked>, Arc<Store>) {
+        let base = Arc::<Hooked>::default();
         let policy = DeltaPolicy { freeze_bytes: 64 << 20, inline: false };
         let store = Arc::new(Store::open(Arc::new(base.clone()), policy).unwrap());
         for n in 0..keys {
@@ -385,7 +338,7 @@ mod tests {
         let (base, store) = filled(20, 100);
         let at = store.revision();
         let sweeping = store.clone();
-        *base.work.lock() = Some(Box::new(move || {
+        base.before(At::Values, 1, move || {
             for n in 0..20 {
                 let mut write = sweeping.write();
                 write.put(format!("{n:06}").as_bytes(), b"new", 0).unwrap();
@@ -395,7 +348,7 @@ mod tests {
             save(&sweeping);
             let mut sweep = sweeping.next_sweep().unwrap();
             while !sweeping.sweep(&mut sweep, 100).unwrap() {}
-        }));
+        });
         assert_eq!(store.page(&all(), at, 20, 1 << 20, false).unwrap_err(), ReadError::Compacted);
     }
 }
