@@ -4,7 +4,7 @@ use std::net::{AddrParseError, SocketAddr};
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
-use crate::cluster::validate::every_address;
+use crate::cluster::validate::every_address_here;
 
 /// Makes, repairs and changes Quorate clusters on Kubernetes.
 #[derive(Debug, Parser)]
@@ -32,9 +32,8 @@ pub enum Command {
 
 /// An address to listen at; without a host every one, of the family that pods are reached by.
 pub(crate) fn address(text: &str) -> Result<SocketAddr, AddrParseError> {
-    let of_kubernetes = std::env::var("KUBERNETES_SERVICE_HOST").unwrap_or_default();
     match text.strip_prefix(':') {
-        Some(port) => format!("{}:{port}", every_address(&of_kubernetes)).parse(),
+        Some(port) => format!("{}:{port}", every_address_here()).parse(),
         None => text.parse(),
     }
 }

@@ -18,7 +18,7 @@ use super::job::{Worker, pod};
 use super::schedule::SCHEDULE_LABEL;
 use super::{folder, inputs, labels};
 use crate::agent::Report;
-use crate::cluster::validate::{Valid, every_address, validate};
+use crate::cluster::validate::{Valid, every_address_here, validate};
 use crate::cluster::{Context, Error};
 use crate::crd::backup::{Deltas, DeltasStatus, QuorateBackupStoreSpec, ScheduleStatus};
 use crate::crd::{QuorateBackupSchedule, QuorateBackupStore, QuorateCluster};
@@ -232,7 +232,7 @@ fn deployment(
         format!("--in={}", folder(store, cluster)),
         format!("--holder={}", holder(store, cluster)),
         format!("--interval={}", deltas.seconds()),
-        format!("--listen={}:{PORT}", every_address(&std::env::var("KUBERNETES_SERVICE_HOST").unwrap_or_default())),
+        format!("--listen={}:{PORT}", every_address_here()),
     ];
     let members = (0..cluster.replicas()).map(|slot| cluster.host(&cluster.pod(slot)));
     arguments.extend(members.map(|host| format!("--endpoint={}://{host}:2379", cluster.scheme())));

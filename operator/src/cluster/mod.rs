@@ -100,7 +100,7 @@ impl Context {
         Self {
             client,
             default_image,
-            listen: validate::every_address(&std::env::var("KUBERNETES_SERVICE_HOST").unwrap_or_default()),
+            listen: validate::every_address_here(),
             recorder,
             metrics,
             applied: apply::Applied::default(),

@@ -35,6 +35,11 @@ pub fn every_address(of_kubernetes: &str) -> &'static str {
     if of_kubernetes.contains(':') { "[::]" } else { "0.0.0.0" }
 }
 
+/// Every address, for what runs in pods beside this process: by the family that it reaches the API server by itself.
+pub fn every_address_here() -> &'static str {
+    every_address(&std::env::var("KUBERNETES_SERVICE_HOST").unwrap_or_default())
+}
+
 /// Why a cluster cannot be built; only a change of its spec helps.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {

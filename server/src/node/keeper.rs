@@ -286,11 +286,7 @@ impl Keeper {
         if let Err(e) = flushed {
             Self::fail(&e);
         }
-        let ahead = match self.rows_run_ahead(base.as_ref()) {
-            Ok(ahead) => ahead,
-            Err(e) => Self::fail(&e),
-        };
-        let view = View::open(base);
+        let view = View::open(base.clone());
         match whom {
             ViewFor::Followers => match view {
                 Ok(view) => drop(self.node.send(Input::ViewReady(Some(view)))),
@@ -300,8 +296,12 @@ impl Keeper {
                 }
             },
             ViewFor::Reader(answer) => {
-                let whole = |view| if ahead { Err(SnapshotError::Refused(REPLAYS.into())) } else { Ok(view) };
-                drop(answer.send(view.and_then(whole)));
+                let view = match self.rows_run_ahead(base.as_ref()) {
+                    Ok(false) => view,
+                    Ok(true) => view.and(Err(SnapshotError::Refused(REPLAYS.into()))),
+                    Err(e) => Self::fail(&e),
+                };
+                drop(answer.send(view));
             }
         }
     }
