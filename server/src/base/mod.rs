@@ -5,6 +5,7 @@
 //! prefix of the batches written, all families together. Row bytes are made in `kind`, nowhere else; `FORMAT.md` draws them.
 
 pub mod kind;
+mod manifest;
 mod mem;
 mod rocks;
 

@@ -1,6 +1,7 @@
 //! The durable rows in RocksDB: its own write-ahead log is off (raft's log is the only one), flushes are atomic over all families,
 //! so that what is on disk is always a prefix of the batches written.
 
+use super::manifest::{self, View};
 use super::{Base, BaseError, BaseSizes, Batch, Cursor, Family, Pinned};
 use bytes::Bytes;
 use rocksdb::{
@@ -31,6 +32,7 @@ pub struct RocksBase {
     db: DB,
     // After the database: a folder is removed only when it is closed.
     folder: Folder,
+    _view: Option<View>,
 }
 
 /// The folder, removed with its owner once it is retired.
@@ -107,14 +109,34 @@ fn family_options(family: Family, o: &RocksOptions, cache: &Cache) -> Options {
     opts
 }
 
-/// Opens a folder to read it; another process may have it open.
-fn read_only(dir: &Path, o: RocksOptions) -> Result<DB, rocksdb::Error> {
+fn fail_io(dir: &Path) -> impl Fn(std::io::Error) -> BaseError {
+    let dir = dir.display().to_string();
+    move |e| BaseError::Io(format!("{dir}: {e}"))
+}
+
+/// Opens a folder to read it; another process may have it open. Where the end of its list of files is torn, it is read without that.
+fn read_only(dir: &Path, o: RocksOptions) -> Result<(DB, Option<View>), BaseError> {
     let mut options = Options::default();
     options.set_max_open_files(512);
     options.set_paranoid_checks(true);
     let cache = Cache::new_lru_cache(o.block_cache);
     let families = Family::ALL.iter().map(|f| ColumnFamilyDescriptor::new(f.name(), family_options(*f, &o, &cache)));
-    DB::open_cf_descriptors_read_only(&options, dir, families, false)
+    let view = manifest::torn(dir).map_err(fail_io(dir))?.map(|torn| torn.view()).transpose().map_err(fail_io(dir))?;
+    let at = view.as_ref().map_or(dir, |view| &view.path);
+    let db = DB::open_cf_descriptors_read_only(&options, at, families, false).map_err(|e| in_dir(e, dir, view.as_ref()))?;
+    Ok((db, view))
+}
+
+/// An error of a folder by the names of its own files.
+fn in_dir(e: rocksdb::Error, dir: &Path, view: Option<&View>) -> BaseError {
+    let own = dir.to_string_lossy();
+    match fail(e) {
+        BaseError::Corrupt(text) => {
+            let text = view.map_or(text.clone(), |view| text.replace(&*view.path.to_string_lossy(), &own));
+            BaseError::Corrupt(if text.contains(&*own) { text } else { format!("{own}: {text}") })
+        }
+        other => other,
+    }
 }
 
 /// Row bytes that a start reads and checks at most. What is beyond is checked when it is read: RocksDB keeps a checksum of each block
@@ -128,16 +150,10 @@ impl RocksBase {
     /// # Errors
     /// `Corrupt` with the file and the offset as RocksDB found them.
     pub fn verify(dir: &Path, o: RocksOptions) -> Result<(), BaseError> {
-        let in_dir = |e: rocksdb::Error| match fail(e) {
-            BaseError::Corrupt(text) if !text.contains(&*dir.to_string_lossy()) => {
-                BaseError::Corrupt(format!("{}: {text}", dir.display()))
-            }
-            other => other,
-        };
         if !dir.join("CURRENT").exists() {
             return Err(BaseError::Corrupt(format!("{} is missing", dir.join("CURRENT").display())));
         }
-        let db = read_only(dir, o).map_err(in_dir)?;
+        let (db, view) = read_only(dir, o)?;
         let mut left = VERIFY_MOST;
         for family in [Family::Sys, Family::Latest, Family::Hist, Family::Log] {
             let mut read = ReadOptions::default();
@@ -159,12 +175,24 @@ impl RocksBase {
                 left -= bytes;
                 rows.next();
             }
-            rows.status().map_err(in_dir)?;
+            rows.status().map_err(|e| in_dir(e, dir, view.as_ref()))?;
         }
         Ok(())
     }
 
-    /// Opens the folder, making it when it is not there.
+    /// Whether the end of the folder's list of files is torn, so that [`RocksBase::open`] would go back to the rows before it. Then the
+    /// log must have every entry since: look at [`RocksBase::open_read_only`] first, which shows those rows.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn torn(dir: &Path) -> Result<bool, BaseError> {
+        Ok(manifest::torn(dir).map_err(fail_io(dir))?.is_some())
+    }
+
+    /// Opens the folder, making it when it is not there. A torn end of its list of files is cut off.
+    ///
+    /// # Errors
+    /// `Corrupt` when it is damaged, `Locked` when another process has it open.
     pub fn open(dir: &Path, o: RocksOptions) -> Result<Self, BaseError> {
         let mut db = Options::default();
         db.create_if_missing(true);
@@ -184,8 +212,11 @@ impl RocksBase {
         let cache = Cache::new_lru_cache(o.block_cache);
         let mut families = vec![ColumnFamilyDescriptor::new("default", Options::default())];
         families.extend(Family::ALL.iter().map(|f| ColumnFamilyDescriptor::new(f.name(), family_options(*f, &o, &cache))));
+        if let Some(torn) = manifest::torn(dir).map_err(fail_io(dir))? {
+            torn.cut().map_err(fail_io(dir))?;
+        }
         let db = DB::open_cf_descriptors(&db, dir, families).map_err(fail)?;
-        Ok(Self { db, folder: Folder { path: dir.to_path_buf(), retired: AtomicBool::new(false) } })
+        Ok(Self { db, folder: Folder { path: dir.to_path_buf(), retired: AtomicBool::new(false) }, _view: None })
     }
 
     /// Opens the folder to read it: nothing can be written, and another process may have it open.
@@ -193,8 +224,8 @@ impl RocksBase {
     /// # Errors
     /// `Corrupt` when it is damaged or no folder of rows.
     pub fn open_read_only(dir: &Path, o: RocksOptions) -> Result<Self, BaseError> {
-        let db = read_only(dir, o).map_err(fail)?;
-        Ok(Self { db, folder: Folder { path: dir.to_path_buf(), retired: AtomicBool::new(false) } })
+        let (db, _view) = read_only(dir, o)?;
+        Ok(Self { db, folder: Folder { path: dir.to_path_buf(), retired: AtomicBool::new(false) }, _view })
     }
 
     fn cf(&self, family: Family) -> &ColumnFamily {

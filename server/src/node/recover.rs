@@ -78,6 +78,22 @@ pub fn survey(settings: &NodeSettings, files: &Arc<dyn Files>) -> Result<Survey,
     finish_survey((identity, stamp), replay, machine, lock)
 }
 
+/// Reads the rows in use without changing a byte of them. Where the end of their list of files is torn, they also have to fit the log:
+/// opening them goes back to before that end, and what was cut off must not have been relied on.
+pub(super) fn verify_rows(
+    paths: &Paths,
+    settings: &NodeSettings,
+    identity: Identity,
+    files: &Arc<dyn Files>,
+) -> Result<(), StartError> {
+    let rows = folder::current(&paths.dir)?;
+    if !RocksBase::torn(&rows)? {
+        return Ok(RocksBase::verify(&rows, settings.rocks)?);
+    }
+    let (replay, _lock) = renew::inspect(&paths.wal, identity, files)?;
+    open_read_only(paths, settings, &replay).map(drop)
+}
+
 fn open_read_only(paths: &Paths, settings: &NodeSettings, replay: &Replay) -> Result<Machine, StartError> {
     let open = |rows: &std::path::Path| -> Result<Machine, StartError> {
         RocksBase::verify(rows, settings.rocks)?;
@@ -175,7 +191,7 @@ pub fn recover(
     }
     let own = former.member;
     let identity = Identity { cluster: recovered_cluster(former.cluster, &asked.id), member: own };
-    RocksBase::verify(&folder::current(&paths.dir)?, settings.rocks)?;
+    verify_rows(&paths, settings, former, files)?;
     let (wal, replay) = Wal::open(&paths.wal, former, files.clone())?;
     let (position, hard_state) = {
         let (store, mut machine) = open_state(&paths, settings, &replay)?;

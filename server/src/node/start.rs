@@ -14,6 +14,7 @@ use super::keeper::{Keeper, SweepPace};
 use super::log_store::{LogStore, from_log};
 use super::meter::Meter;
 use super::port::Ports;
+use super::recover::verify_rows;
 use super::run::{Input, Log, Loop, PERSISTED, PeerSink, conf_state};
 use super::standing::OwnStanding;
 use crate::base::{Base, BaseError, RocksBase, RocksOptions};
@@ -343,7 +344,7 @@ impl Opened {
         // Whatever is damaged is found before anything is changed, the log's torn tail included. The log takes its lock for good below;
         // here it only tells a folder in use from a damaged one.
         drop(take_lock(&paths.wal, files.as_ref()).map_err(|e| no_log(e, &paths.wal))?);
-        RocksBase::verify(&folder::current(&paths.dir)?, settings.rocks)?;
+        verify_rows(&paths, &settings, identity, &files)?;
         renew::settle(&paths.wal, identity, &files)?;
         let (wal, replay) = Wal::open(&paths.wal, identity, files).map_err(|e| no_log(e, &paths.wal))?;
         keep_private(&settings.data_dir, &paths);

@@ -3,7 +3,9 @@
  * Preloaded into the server, it performs each call and appends it to a journal: creations, writes with their bytes, lengths, renames,
  * removals, and where each sync began and ended. `image.rs` reads the journal and builds what a disk may hold after the power went.
  *
- * In: POWER_ROOT, the folder that is watched; POWER_JOURNAL, the file appended to. Everything outside the folder passes untouched.
+ * In: POWER_ROOT, the folder that is watched; POWER_JOURNAL, the file appended to; POWER_DIE, "TEXT=N": the process is killed when it
+ * begins the Nth sync of files whose name has the text in it, so all that was written for it is still up to chance. Everything outside
+ * the folder passes untouched.
  * A record is a 40-byte head (kind, flags, length of a, length of b, inode, two numbers) and then the bytes of a and b.
  *
  * Invariants: a change and its record are made under one lock, so the journal has the order of the file system; a sync has two
@@ -16,6 +18,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -59,6 +62,8 @@ static char root[PATH_MAX];
 static size_t root_size;
 static int journal = -1;
 static uint64_t syncs;
+static char fatal[64];
+static long until_fatal;
 static dev_t root_device;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -83,6 +88,12 @@ __attribute__((constructor)) static void start(void) {
   struct stat st;
   if (stat(root, &st)) give_up("POWER_ROOT is not there");
   root_device = st.st_dev;
+  const char *die = getenv("POWER_DIE"), *number = die ? strrchr(die, '=') : NULL;
+  if (die) {
+    if (!number || (size_t)(number - die) >= sizeof fatal) give_up("POWER_DIE is not TEXT=N");
+    memcpy(fatal, die, number - die);
+    until_fatal = strtol(number + 1, NULL, 10);
+  }
   journal = REAL(open)(j, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
   if (journal < 0) give_up("the journal cannot be opened");
 }
@@ -313,6 +324,13 @@ static int sync_noted(int fd, int (*real)(int)) {
     if (n < 0) give_up("a folder has no name");
     note(K_DIR_BEGIN, 0, inode, number, 0, dir, n, NULL, 0, 0);
   } else {
+    if (until_fatal) {
+      char link[64], file[PATH_MAX];
+      snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+      ssize_t n = readlink(link, file, sizeof file - 1);
+      file[n < 0 ? 0 : n] = 0;
+      if (strstr(file + root_size, fatal) && --until_fatal == 0) kill(getpid(), SIGKILL);
+    }
     note(K_SYNC_BEGIN, 0, inode, number, 0, NULL, 0, NULL, 0, 0);
   }
   unlock_it();

@@ -24,12 +24,15 @@ pub struct Sum {
     pub losses: Losses,
 }
 
+/// Begins a place that is the beginning of a sync; the power must be cut, too.
+pub const SYNC: &str = "sync of ";
+
 /// What one run is.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub seed: u64,
     pub rounds: u64,
-    /// The fail point's name; without one the process is killed at a chance moment.
+    /// The fail point's name, or [`SYNC`] and a part of the name of a file; without one the process is killed at a chance moment.
     pub place: Option<&'static str>,
     /// The visit of the place at which the process dies is chosen up to this one.
     pub visits: u64,
@@ -105,7 +108,10 @@ impl Run {
     fn start(&mut self, failpoint: Option<String>) -> Server {
         self.before = tree::read(&self.disk).expect("the disk can be read");
         let mut start = Start::at(&self.disk.join("data")).small();
-        start.failpoint = failpoint;
+        match failpoint.as_deref().and_then(|place| place.strip_prefix(SYNC)) {
+            Some(sync) => start.fatal_sync = Some(sync.replace("=kill:", "=")),
+            None => start.failpoint = failpoint,
+        }
         if self.plan.power {
             let _ = std::fs::remove_file(self.journal());
             start.power = Some((shim(), self.disk.clone(), self.journal()));

@@ -35,6 +35,8 @@ pub struct Start {
     pub small: bool,
     /// Library to preload and the journal it writes, with the folder it watches.
     pub power: Option<(PathBuf, PathBuf, PathBuf)>,
+    /// The sync at whose beginning that library ends the process, as `shim.c` takes it.
+    pub fatal_sync: Option<String>,
     /// User to run as; the caller must be root.
     pub user: Option<u32>,
     pub arguments: Vec<String>,
@@ -114,6 +116,9 @@ impl Server {
         }
         if let Some((library, root, journal)) = &start.power {
             command.env("LD_PRELOAD", library).env("POWER_ROOT", root).env("POWER_JOURNAL", journal);
+        }
+        if let Some(sync) = &start.fatal_sync {
+            command.env("POWER_DIE", sync);
         }
         if let Some(user) = start.user {
             use std::os::unix::process::CommandExt;

@@ -49,6 +49,9 @@ places! {
     before_a_new_member_has_its_name: "found-before-rename", 2, 3;
     after_a_new_member_has_its_name: "found-after-rename", 2, 3;
     between_log_and_rows_of_a_start: "opened-log", 2, 5;
+    before_the_list_of_files_is_synced: "sync of MANIFEST-", 24, 8;
+    before_a_file_of_rows_is_synced: "sync of .sst", 12, 6;
+    before_the_log_is_synced: "sync of .wal", 60, 4;
 }
 
 #[test]
