@@ -18,12 +18,15 @@ pub struct RocksOptions {
     pub block_cache: usize,
     /// Memtable size of one family; above a checkpoint's usual size, so that few flushes but our own write files.
     pub write_buffer: usize,
+    /// Flushes and compactions at a time. RocksDB keeps a place for a flush; of the others a reclaim holds one for as long as it takes,
+    /// and files of checkpoints that nobody joins meanwhile hold up the next checkpoint: three, not two. (Measured while 1.2 GB were
+    /// reclaimed: the longest flush took 3.3 s with two, 0.3 s with three.)
     pub background_jobs: i32,
 }
 
 impl Default for RocksOptions {
     fn default() -> Self {
-        Self { block_cache: 64 << 20, write_buffer: 128 << 20, background_jobs: 2 }
+        Self { block_cache: 64 << 20, write_buffer: 128 << 20, background_jobs: 3 }
     }
 }
 

@@ -15,6 +15,7 @@ use crate::telemetry::Metrics;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+mod others;
 pub mod recover;
 mod say;
 mod verdict;

@@ -4,6 +4,7 @@
 //! cluster of one under a new cluster id. Directories that are only read are not changed. The choice is raft's own: the larger last
 //! term, then the larger last index; whoever has that has everything the others have that was ever committed.
 
+use super::others::at_work;
 use super::verdict::{as_json, as_table, judge};
 use crate::config::{Config, Parsed, Url};
 use crate::env::files::RealFiles;
@@ -17,7 +18,9 @@ use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
 const USAGE: &str = "usage: quorate recover --data-dir DIR [--wal-dir DIR] [--data-dir DIR [--wal-dir DIR] ...] [--name NAME] \
-                     [--initial-advertise-peer-urls URLS] [--id ID] [--dry-run | --yes] [-w table|json]";
+                     [--initial-advertise-peer-urls URLS] [--id ID] [--dry-run | --yes [--force]] [-w table|json]";
+/// Code of a directory in use, or of a cluster that seems to be at work.
+const IN_USE: i32 = 3;
 /// Code of a directory whose data cannot be used.
 const WRONG_DATA: i32 = 4;
 
@@ -34,6 +37,8 @@ struct Asked {
     id: Option<String>,
     dry_run: bool,
     yes: bool,
+    /// Even when others seem to be at work.
+    force: bool,
     json: bool,
 }
 
@@ -69,6 +74,7 @@ fn parse(args: Vec<OsString>) -> Result<Asked, Failure> {
             },
             "--dry-run" => asked.dry_run = given.as_deref() != Some("false"),
             "--yes" => asked.yes = given.as_deref() != Some("false"),
+            "--force" => asked.force = given.as_deref() != Some("false"),
             "-w" | "--write-out" => match words(need(path())?).as_str() {
                 "json" => asked.json = true,
                 "table" | "simple" => asked.json = false,
@@ -193,7 +199,8 @@ fn choose(found: &[Found]) -> Result<usize, Failure> {
 /// Runs the command in `args`, which follow the word `recover`; what it says goes to standard output.
 ///
 /// # Errors
-/// A command line that cannot be read, or an action without `--yes` (code 2), a directory in use (3), one that is damaged, foreign or
+/// A command line that cannot be read, or an action without `--yes` (code 2), a directory in use or a cluster that seems to be at work
+/// (3), one that is damaged, foreign or
 /// empty, or several of different clusters (4), a failing disk (5), a member that was removed (6). Nothing was changed then, except
 /// with 5.
 pub fn run(args: Vec<OsString>) -> Result<String, Failure> {
@@ -201,7 +208,9 @@ pub fn run(args: Vec<OsString>) -> Result<String, Failure> {
     let mut found = asked.dirs.iter().map(read).collect::<Result<Vec<_>, _>>()?;
     refuse_mixture(&found)?;
     let chosen = choose(&found)?;
-    let verdict = judge(&found, chosen);
+    let given: Vec<u64> = found.iter().map(|f| f.survey.identity.member).collect();
+    let others = at_work(&found[chosen].survey, &given);
+    let verdict = judge(&found, chosen, &others);
     let report = |done: Option<(u64, &str)>, found: &[Found]| match asked.json {
         true => as_json(found, chosen, &verdict, done),
         false => as_table(found, chosen, &verdict),
@@ -212,6 +221,13 @@ pub fn run(args: Vec<OsString>) -> Result<String, Failure> {
     if !asked.yes {
         let text = format!("{}\nnothing was changed: give --yes to carry it out, or --dry-run to only look", report(None, &found));
         return Err(Failure { text, code: 2 });
+    }
+    if verdict.at_work && !asked.force {
+        let text = format!(
+            "{}\nnothing was changed: stop the others first, or give --force if it is not they who listen there",
+            report(None, &found)
+        );
+        return Err(Failure { text, code: IN_USE });
     }
     let begun = found[chosen].survey.begun.clone();
     let id = begun.or(asked.id.clone()).unwrap_or_else(|| format!("{:016x}", rand::random::<u64>()));

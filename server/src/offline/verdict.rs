@@ -3,6 +3,7 @@
 //! In: the directories as read, and which one is chosen. Out: why it is, what counts as committed from then on, what may be lost, as a
 //! table or as JSON. Nothing is said to be safe that these disks cannot show.
 
+use super::others::Other;
 use super::recover::Found;
 use super::say::{Row, table};
 use serde_json::json;
@@ -16,10 +17,13 @@ pub(super) struct Verdict {
     /// Whether every write that was ever acknowledged is there for certain.
     pub complete: bool,
     pub voters_given: (usize, usize),
+    /// Others that seem to be at work are a quorum: the cluster may not be lost at all.
+    pub at_work: bool,
+    others: Vec<u64>,
     pub notes: Vec<String>,
 }
 
-pub(super) fn judge(found: &[Found], chosen: usize) -> Verdict {
+pub(super) fn judge(found: &[Found], chosen: usize, others_at_work: &[Other]) -> Verdict {
     let best = &found[chosen];
     let (term, index) = best.survey.last;
     let others = || found.iter().enumerate().filter(move |(at, _)| *at != chosen).map(|(_, f)| f);
@@ -45,6 +49,10 @@ pub(super) fn judge(found: &[Found], chosen: usize) -> Verdict {
     let complete = gone <= all / 2 && best.survey.begun.is_none();
     let committed = best.survey.committed;
     let uncommitted = (committed < index).then_some((committed + 1, index));
+    let works = |id: &u64| others_at_work.iter().any(|other| other.id == *id);
+    // Once a recovery was begun, this directory is no part of that cluster any more.
+    let at_work = best.survey.begun.is_none()
+        && best.survey.voters.iter().any(|voters| voters.iter().filter(|id| works(id)).count() > voters.len() / 2);
     let mut notes = Vec::new();
     match uncommitted {
         Some((from, to)) => notes.push(format!(
@@ -88,10 +96,26 @@ pub(super) fn judge(found: &[Found], chosen: usize) -> Verdict {
         "every other member of the cluster is left behind: with the data it has it is refused; with an empty one it can be added"
             .into(),
     );
+    if !others_at_work.is_empty() {
+        let names: Vec<String> = others_at_work.iter().map(ToString::to_string).collect();
+        notes.push(format!(
+            "something takes connections at the address of {}{}",
+            names.join(", "),
+            if at_work { ": they are a quorum, and the cluster may be at work" } else { "" }
+        ));
+    }
     for twin in others().filter(|f| f.survey.identity.member == best.survey.identity.member) {
         notes.push(format!("{} holds the same member as {}: one is a copy", twin.dir.display(), best.dir.display()));
     }
-    Verdict { why, uncommitted, complete, voters_given: (all - gone, all), notes }
+    Verdict {
+        why,
+        uncommitted,
+        complete,
+        voters_given: (all - gone, all),
+        at_work,
+        others: others_at_work.iter().map(|other| other.id).collect(),
+        notes,
+    }
 }
 
 pub(super) fn as_table(found: &[Found], chosen: usize, verdict: &Verdict) -> String {
@@ -151,6 +175,7 @@ pub(super) fn as_json(found: &[Found], chosen: usize, verdict: &Verdict, done: O
         "voters_given": verdict.voters_given.0,
         "voters": verdict.voters_given.1,
         "acknowledged_writes_may_be_lost": !verdict.complete,
+        "others_at_work": verdict.others.iter().map(|id| format!("{id:016x}")).collect::<Vec<_>>(),
         "notes": verdict.notes,
         "recovered": done.map(|(cluster, id)| json!({ "cluster_id": format!("{cluster:016x}"), "id": id })),
     });

@@ -120,6 +120,35 @@ fn the_third_member_goes_on() {
     });
 }
 
+/// A member that is down while the others go on: its cluster is not lost, and is not recovered from its disk by mistake.
+#[test]
+fn a_cluster_at_work_is_not_recovered() {
+    let mut group = Group::new(3);
+    let list = group.list(&[0, 1, 2]);
+    (0..3).for_each(|at| group.spawn(at, &["--initial-cluster", &list], None));
+    (0..3).for_each(|at| group.ready(at));
+    group.kill(2);
+    let dir = group.dir(2).to_path_buf();
+    let former = tree::read(&dir).expect("readable");
+    let refused = offline(&["recover", "--data-dir", text(&dir), "--yes"]);
+    assert_eq!(refused.status.code(), Some(IN_USE), "{}", said(&refused));
+    let peers = [group.places[0].peer.clone(), group.places[1].peer.clone()];
+    let named = |page: &str| peers.iter().all(|peer| page.contains(peer.as_str()));
+    assert!(said(&refused).contains("may be at work") && named(&said(&refused)), "{}", said(&refused));
+    let looked = offline(&["recover", "--data-dir", text(&dir), "--dry-run"]);
+    assert!(looked.status.success() && named(&said(&looked)), "{}", said(&looked));
+    assert_eq!(tree::differences(&former, &tree::read(&dir).expect("readable")), Vec::<std::path::PathBuf>::new());
+
+    // One of them alone has no quorum. And whoever knows better says so.
+    group.kill(1);
+    let looked = offline(&["recover", "--data-dir", text(&dir), "--dry-run"]);
+    assert!(said(&looked).contains(peers[0].as_str()) && !said(&looked).contains("may be at work"), "{}", said(&looked));
+    group.spawn(1, &[], None);
+    group.ready(1);
+    let forced = offline(&["recover", "--data-dir", text(&dir), "--yes", "--force"]);
+    assert!(forced.status.success(), "{}", said(&forced));
+}
+
 /// A recovery that ended before the new log was in its place: the member goes on alone by force as by a plain start. One that ended
 /// before the identity was written down is refused.
 #[test]
