@@ -14,7 +14,7 @@ use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::job::{Worker, pod};
+use super::job::{Worker, pod, pod_labels};
 use super::schedule::SCHEDULE_LABEL;
 use super::{folder, inputs, labels};
 use crate::agent::Report;
@@ -287,7 +287,7 @@ fn deployment(
             "strategy": {"type": "Recreate"},
             "selector": {"matchLabels": {SCHEDULE_LABEL: own, "app.kubernetes.io/component": "deltas"}},
             // It reads credentials and keys when it starts.
-            "template": {"metadata": {"labels": labels, "annotations": {INPUTS: inputs}}, "spec": spec},
+            "template": {"metadata": {"labels": pod_labels(&worker), "annotations": {INPUTS: inputs}}, "spec": spec},
         },
     })
 }
