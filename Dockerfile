@@ -9,13 +9,14 @@
 # stage too, and refuses instructions that it does not know, so the tests run what this file describes.
 
 FROM rust:1.95.0-bookworm AS build
+ARG TARGETPLATFORM
 WORKDIR /src
 RUN apt-get update \
  && apt-get install -y --no-install-recommends clang libclang-dev cmake ca-certificates \
  && rm -rf /var/lib/apt/lists/*
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
-    --mount=type=cache,target=/src/target \
+    --mount=type=cache,target=/src/target,id=quorate-target-$TARGETPLATFORM \
     --mount=type=cache,target=/cache,id=quorate-rocksdb \
     export QUORATE_CACHE=/cache ROCKSDB_STATIC=1 && ROCKSDB_LIB_DIR="$(scripts/rocksdb.sh)" && export ROCKSDB_LIB_DIR \
  && cargo build --profile dist --locked -p quorate-server -p quoratectl -p quorate-operator --bins \

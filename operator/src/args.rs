@@ -56,6 +56,9 @@ pub struct Run {
     /// The namespace that this process runs in, for the lease
     #[arg(long, env = "POD_NAMESPACE", default_value = "default", value_name = "NS")]
     pub pod_namespace: String,
+    /// The Lease by which one of several operators works; those that look after different namespaces have one each
+    #[arg(long, env = "QUORATE_LEASE", default_value = "quorate-operator", value_name = "NAME")]
+    pub lease: String,
     /// This process' name among operators
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     pub pod_name: Option<String>,

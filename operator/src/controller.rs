@@ -129,7 +129,7 @@ async fn schedules_in(client: &Client, namespace: Option<&str>, shared: Arc<Shar
         .default_backoff()
         .inspect(move |event| {
             if let Ok(watcher::Event::Delete(gone)) = event {
-                metrics.covered(&gone.namespace().unwrap_or_default(), &gone.name_any(), None);
+                metrics.without_schedule(&gone.namespace().unwrap_or_default(), &gone.name_any());
             }
         })
         .reflect(writer)

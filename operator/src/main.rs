@@ -15,8 +15,6 @@ use quorate_operator::{controller, crd, http};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-const LEASE: &str = "quorate-operator";
-
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Crd => {
@@ -76,7 +74,7 @@ async fn run(settings: Run) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let identity = settings.pod_name.clone().unwrap_or_else(|| format!("operator-{:08x}", rand::random::<u32>()));
     // Two lives of one pod are two candidates: the later one must not take the earlier one's hold for its own.
     let identity = format!("{identity}_{:08x}", rand::random::<u32>());
-    let election = Election::new(client.clone(), &settings.pod_namespace, LEASE, &identity);
+    let election = Election::new(client.clone(), &settings.pod_namespace, &settings.lease, &identity);
     if settings.leader_election {
         tokio::select! {
             () = election.win() => (),

@@ -25,11 +25,17 @@ pub struct Metrics {
     seen: Gauge<f64, AtomicU64>,
     verifications: Family<Label, Counter>,
     covered: Family<Label, Gauge<f64, AtomicU64>>,
+    due: Family<Label, Gauge<f64, AtomicU64>>,
     conditions: Family<Label, Gauge<i64>>,
 }
 
 /// Conditions of clusters that are figures as well.
 const CONDITIONS: [&str; 4] = ["Ready", "Available", "Stalled", "CertificatesReady"];
+
+/// How rounds end.
+const OUTCOMES: [&str; 3] = ["success", "conflict", "error"];
+/// How proofs of backups end.
+const VERDICTS: [&str; 3] = ["verified", "failed", "undecided"];
 
 impl Default for Metrics {
     fn default() -> Self {
@@ -37,18 +43,28 @@ impl Default for Metrics {
         let (rounds, steps) = (Family::default(), Family::default());
         let duration = Histogram::new([0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0]);
         let (leading, seen) = (Gauge::default(), Gauge::default());
-        registry.register("reconciles", "Rounds by outcome.", Family::clone(&rounds));
-        registry.register("steps", "Steps taken, by kind.", Family::clone(&steps));
-        registry.register("reconcile_duration_seconds", "How long rounds take.", duration.clone());
-        registry.register("leader", "1 while this process is the one that works.", leading.clone());
-        registry.register("last_reconcile_timestamp_seconds", "When the last round ended.", seen.clone());
+        registry.register("reconciles", "Rounds by outcome", Family::clone(&rounds));
+        registry.register("steps", "Steps taken, by kind", Family::clone(&steps));
+        registry.register("reconcile_duration_seconds", "How long rounds take", duration.clone());
+        registry.register("leader", "1 while this process is the one that works", leading.clone());
+        registry.register("last_reconcile_timestamp_seconds", "When the last round ended", seen.clone());
         let (verifications, covered) = (Family::default(), Family::default());
-        registry.register("backup_verifications", "Restores for proof, by outcome.", Family::clone(&verifications));
+        registry.register("backup_verifications", "Restores for proof, by outcome", Family::clone(&verifications));
         let reach = Family::clone(&covered);
-        registry.register("backup_deltas_covered_timestamp_seconds", "Deltas are in the store up to this moment.", reach);
+        registry.register("backup_deltas_covered_timestamp_seconds", "Deltas are in the store up to this moment", reach);
+        let due = Family::default();
+        let wants = "When the next full backup is due; in the past, since when one is missing";
+        registry.register("backup_due_timestamp_seconds", wants, Family::clone(&due));
         let conditions = Family::default();
-        registry.register("cluster_condition", "1 where the condition is True.", Family::clone(&conditions));
-        Self { registry, rounds, steps, duration, leading, seen, verifications, covered, conditions }
+        registry.register("cluster_condition", "1 where the condition is True", Family::clone(&conditions));
+        // An alert goes by how much these rise, which is not seen of a figure that begins with its first event.
+        for outcome in OUTCOMES {
+            drop(rounds.get_or_create(&vec![("outcome", outcome.to_string())]));
+        }
+        for outcome in VERDICTS {
+            drop(verifications.get_or_create(&vec![("outcome", outcome.to_string())]));
+        }
+        Self { registry, rounds, steps, duration, leading, seen, verifications, covered, due, conditions }
     }
 }
 
@@ -84,21 +100,25 @@ impl Metrics {
 
     /// A backup was proved or refuted; none: the proof could not be made.
     pub fn verified(&self, well: Option<bool>) {
-        let outcome = match well {
-            Some(true) => "verified",
-            Some(false) => "failed",
-            None => "undecided",
-        };
+        let [verified, failed, undecided] = VERDICTS;
+        let outcome = well.map_or(undecided, |well| if well { verified } else { failed });
         self.verifications.get_or_create(&vec![("outcome", outcome.to_string())]).inc();
     }
 
     /// How far a schedule's deltas reach, seconds since 1970; none: it keeps none.
     pub fn covered(&self, namespace: &str, schedule: &str, until: Option<f64>) {
-        let label = vec![("namespace", namespace.to_string()), ("schedule", schedule.to_string())];
-        match until {
-            Some(until) => drop(self.covered.get_or_create(&label).set(until)),
-            None => drop(self.covered.remove(&label)),
-        }
+        of_schedule(&self.covered, namespace, schedule, until);
+    }
+
+    /// When a schedule's next full backup is due, or was, seconds since 1970; none: none is to be made.
+    pub fn backup_due(&self, namespace: &str, schedule: &str, at: Option<f64>) {
+        of_schedule(&self.due, namespace, schedule, at);
+    }
+
+    /// A schedule is gone, and its figures with it.
+    pub fn without_schedule(&self, namespace: &str, schedule: &str) {
+        self.covered(namespace, schedule, None);
+        self.backup_due(namespace, schedule, None);
     }
 
     /// What a cluster's status says.
@@ -129,6 +149,14 @@ impl Metrics {
     }
 }
 
+fn of_schedule(family: &Family<Label, Gauge<f64, AtomicU64>>, namespace: &str, schedule: &str, value: Option<f64>) {
+    let label = vec![("namespace", namespace.to_string()), ("schedule", schedule.to_string())];
+    match value {
+        Some(value) => drop(family.get_or_create(&label).set(value)),
+        None => drop(family.remove(&label)),
+    }
+}
+
 fn of_cluster(namespace: &str, cluster: &str, condition: &str) -> Label {
     vec![("namespace", namespace.to_string()), ("cluster", cluster.to_string()), ("condition", condition.to_string())]
 }
@@ -136,6 +164,36 @@ fn of_cluster(namespace: &str, cluster: &str, condition: &str) -> Label {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A schedule's figures are shown while it is there.
+    #[test]
+    fn figures_of_schedules() {
+        let metrics = Metrics::default();
+        metrics.backup_due("ns", "nightly", Some(3600.0));
+        metrics.covered("ns", "nightly", Some(60.0));
+        let text = metrics.text();
+        assert!(text.contains(r#"backup_due_timestamp_seconds{namespace="ns",schedule="nightly"} 3600.0"#), "{text}");
+        metrics.without_schedule("ns", "nightly");
+        assert!(!metrics.text().contains("nightly"));
+    }
+
+    /// The words for the page end once.
+    #[test]
+    fn help_ends_with_one_stop() {
+        assert!(!Metrics::default().text().contains("..\n"));
+    }
+
+    /// Outcomes are there before the first of their kind: of a figure that begins with one, nobody sees that it rose.
+    #[test]
+    fn outcomes_begin_at_nothing() {
+        let text = Metrics::default().text();
+        for outcome in VERDICTS {
+            assert!(text.contains(&format!(r#"backup_verifications_total{{outcome="{outcome}"}} 0"#)), "{text}");
+        }
+        for outcome in OUTCOMES {
+            assert!(text.contains(&format!(r#"reconciles_total{{outcome="{outcome}"}} 0"#)), "{text}");
+        }
+    }
 
     /// A cluster's conditions are shown while it is there.
     #[test]

@@ -54,6 +54,35 @@ editors_leave_the_status() {
     grep -q 'quorateclusters/scale' <<<"$rules" && ! grep -qE '"\*"|status' <<<"$rules"
 }
 
+release_refused() { grep -q 'set nameOverride' <(helm template "$1" "$charts/quorate-cluster" 2>&1); }
+# What is said at the end of an installation. A cluster with certificates of somebody's own has no Secret for clients.
+notes() { helm install trial "$charts/quorate-cluster" -n ops --dry-run=client "$@" | sed -n '/^NOTES:/,$p'; }
+notes_name_secrets_that_are_there() {
+  local own=(--set "tls.mode=Secret,tls.secretRefs.server.name=a,tls.secretRefs.peer.name=b,tls.secretRefs.client.name=c")
+  grep -q trial-client-tls <(notes) && ! grep -q trial-client-tls <(notes "${own[@]}") && grep -q https: <(notes "${own[@]}") && grep -q http: <(notes --set tls.mode=Disabled)
+}
+notes_wait_for_what_comes() { grep -q condition=Ready <(notes) && ! grep -q condition=Ready <(notes --set replicas=0); }
+# taken CHART ARGUMENT...: rendering succeeds.
+taken() { local chart=$1; shift; helm template trial "$charts/$chart" "$@"; }
+# A label that comes twice is refused by server-side apply and by tools that read what is rendered.
+labels_come_once() {
+  local rendered
+  rendered=$(helm template trial "$charts/quorate-operator" --set podMonitor.enabled=true,prometheusRule.enabled=true,dashboard.enabled=true --set-json "podLabels=$1,podMonitor.labels=$1,prometheusRule.labels=$1,dashboard.labels=$1" &&
+    echo --- && helm template trial "$charts/quorate-cluster" --set keep=true --set-json "labels=$1" --set 'annotations.helm\.sh/resource-policy=keep') || return 1
+  # A key of a map stands once between two lines that are less indented.
+  awk '/^ *[a-z.]+[.][a-z]+\/[a-z-]+:/ { if (seen[$1]++) { print "twice: " $0; bad = 1 } next } { delete seen } END { exit bad }' <<<"$rendered"
+}
+# The Deployment's pods are those that it selects, whatever labels somebody adds.
+selector_holds() {
+  local rendered
+  rendered=$(helm template trial "$charts/quorate-operator" -s templates/deployment.yaml --set-json 'podLabels={"app.kubernetes.io/name":"mine"}') && ! grep -q mine <<<"$rendered"
+}
+# Two releases have two leases, also in one namespace.
+lease_of() { helm template "$1" "$charts/quorate-operator" -n ops -s templates/deployment.yaml | grep -A1 QUORATE_LEASE | tail -n 1; }
+leases_differ() { [ -n "$(lease_of one)" ] && [ "$(lease_of one)" != "$(lease_of two)" ] && [ "$(lease_of quorate-operator)" = "              value: quorate-operator" ]; }
+# Without a lease the former pod has to be gone first.
+one_at_a_time() { grep -qx '  strategy: {type: Recreate}' <(helm template trial "$charts/quorate-operator" -s templates/deployment.yaml --set leaderElection=false); }
+
 if [ "${1:-}" = --write ]; then
   for values in "$here"/charts/*.values.yaml; do
     case=${values%.values.yaml} chart=$(basename "$values"); chart=${chart%%.*}
@@ -78,4 +107,26 @@ check "refused: no service account at all" refused 'serviceAccount.name is neede
 check "refused: a field that a QuorateCluster does not have" refused "additional properties 'sise'" quorate-cluster --set storage.sise=1Gi
 check "refused: an unknown policy" refused whenDeleted quorate-cluster --set storage.whenDeleted=Maybe
 check "refused: a name that is too long" refused 'maxLength' quorate-cluster --set nameOverride=a-name-that-is-longer-than-forty-characters-is
+check "refused: a registry with a scheme" refused registry quorate-operator --set image.registry=https://mirror.example.com
+check "refused: environment that the chart sets itself" refused extraEnv quorate-operator --set 'extraEnv[0].name=RUST_LOG,extraEnv[0].value=debug'
+check "refused: a name that no object may have" refused fullnameOverride quorate-operator --set fullnameOverride=Not_This
+for value in replicas=2 replicas=-1 storage.size=abc storage.size=-1Gi storage.size=0Gi tls.mode=Secret tls.mode=CertManager tls.issuerRef.name=ca image.digest=latest 'config.extraArgs={--data-dir=/x}' \
+  config.autoCompaction.mode=periodic,config.autoCompaction.retention=soon bootstrap.fromVolumes=false bootstrap.restore.location=a/ \
+  bootstrap.restore.backupRef.name=b,bootstrap.restore.time=yesterday nameOverride=kv.x nameOverride=1kv; do
+  check "refused: $value, as by the API server" refused "${value%%[.=]*}" quorate-cluster --set "$value"
+done
+check "refused: a release whose name cannot be a cluster's" release_refused 1kv
+for value in replicas=0 storage.size=1.5Ti storage.size=100e9 tls.mode=CertManager,tls.issuerRef.name=ca 'config.extraArgs={--pre-vote=true}' bootstrap.fromVolumes=true \
+  bootstrap.restore.backupRef.name=b,bootstrap.restore.time=2026-11-21T10:15:00Z bootstrap.restore.storeRef.name=s,bootstrap.restore.location=a/ nameOverride=kv-1 pod.overrides.securityContext.fsGroup=null; do
+  check "taken: $value" taken quorate-cluster --set "$value"
+done
+for value in podMonitor.interval=1m30s image.registry=mirror.example.com:5000/team 'logLevel=info\,kube=warn' podSecurityContext.runAsUser=null; do
+  check "taken: $value" taken quorate-operator --set "$value"
+done
+check "the notes name Secrets that are there" notes_name_secrets_that_are_there
+check "the notes do not wait for a cluster that sleeps" notes_wait_for_what_comes
+check "no label comes twice" labels_come_once '{"team":"a","app.kubernetes.io/name":"mine","app.kubernetes.io/part-of":"mine","helm.sh/chart":"mine"}'
+check "the Deployment selects its own pods" selector_holds
+check "each release has a lease of its own" leases_differ
+check "without a lease one pod goes before the next comes" one_at_a_time
 verdict

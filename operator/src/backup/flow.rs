@@ -14,7 +14,7 @@ use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::job::{Worker, pod};
+use super::job::{Worker, pod, pod_labels};
 use super::schedule::SCHEDULE_LABEL;
 use super::{folder, inputs, labels};
 use crate::agent::Report;
@@ -27,6 +27,8 @@ use crate::phase::set_condition;
 
 /// The reason of a schedule whose deltas another one keeps.
 const TAKEN: &str = "KeptByAnother";
+/// The reason of a schedule under which nothing is to be covered.
+const SUSPENDED: &str = "Suspended";
 /// Who writes, as Kubernetes keeps account of fields.
 const MANAGER: &str = "quorate-operator";
 /// The annotation of the agent's pod that tells what Secrets held when it was made.
@@ -83,7 +85,7 @@ pub async fn advance(
                 false => {
                     // Nothing is to be covered, so nobody should be alarmed.
                     context.metrics.covered(&namespace, &own, None);
-                    (false, "Suspended", "the schedule is suspended, or the cluster sleeps".to_string(), None)
+                    (false, SUSPENDED, "the schedule is suspended, or the cluster sleeps".to_string(), None)
                 }
                 true => match read(context, &namespace, &own).await? {
                     Err(why) => (false, "Unreachable", why, None),
@@ -98,9 +100,18 @@ pub async fn advance(
     if let Some(report) = report.as_ref().filter(|report| report.covered_ms > 0) {
         tell(&mut status.deltas, report);
         context.metrics.covered(&namespace, &own, Some(report.covered_ms as f64 / 1000.0));
+    } else if ![TAKEN, SUSPENDED].contains(&reason) {
+        // Who is to be alarmed by a store that lags must be by one that nothing reaches.
+        context.metrics.covered(&namespace, &own, reached(schedule, status.deltas.as_ref()));
     }
     set_condition(&mut status.conditions, "Flowing", flowing, reason, &message, schedule.metadata.generation, now());
     Ok(report)
+}
+
+/// Up to when the store is known to hold everything, seconds since 1970, while the agent itself tells nothing.
+fn reached(schedule: &QuorateBackupSchedule, told: Option<&DeltasStatus>) -> Option<f64> {
+    let told = told.and_then(|told| told.covered_until.clone());
+    told.or_else(|| schedule.creation_timestamp()).map(|at| at.0.as_second() as f64)
 }
 
 /// The cluster and the store, or what is waited for.
@@ -276,7 +287,7 @@ fn deployment(
             "strategy": {"type": "Recreate"},
             "selector": {"matchLabels": {SCHEDULE_LABEL: own, "app.kubernetes.io/component": "deltas"}},
             // It reads credentials and keys when it starts.
-            "template": {"metadata": {"labels": labels, "annotations": {INPUTS: inputs}}, "spec": spec},
+            "template": {"metadata": {"labels": pod_labels(&worker), "annotations": {INPUTS: inputs}}, "spec": spec},
         },
     })
 }
@@ -329,6 +340,20 @@ mod tests {
     }
 
     /// The Deployment is known to Kubernetes, asks every member, and stops with the schedule or the cluster.
+    /// An agent that never told anything is as far behind as its schedule is old; one that did, as far as it last told.
+    #[test]
+    fn silence_is_behind() {
+        let mut one =
+            schedule(json!({"clusterRef": {"name": "kv"}, "storeRef": {"name": "s"}, "schedule": "0 3 * * *", "deltas": {}}));
+        assert_eq!(reached(&one, None), None);
+        one.metadata.creation_timestamp = Some(Time(Timestamp::from_second(1000).unwrap()));
+        assert_eq!(reached(&one, None), Some(1000.0));
+        let mut told = DeltasStatus { since_revision: None, revision: None, covered_until: None };
+        assert_eq!(reached(&one, Some(&told)), Some(1000.0));
+        told.covered_until = Some(Time(Timestamp::from_second(2000).unwrap()));
+        assert_eq!(reached(&one, Some(&told)), Some(2000.0));
+    }
+
     #[test]
     fn the_deployment() {
         let wished =

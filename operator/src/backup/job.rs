@@ -137,6 +137,18 @@ pub fn pod(worker: &Worker<'_>, restart: &str) -> Value {
     })
 }
 
+/// Azure's webhook gives an identity to pods with this label alone; where it is not installed, or the account names none, it says nothing.
+const AZURE_IDENTITY: &str = "azure.workload.identity/use";
+
+/// The pod's labels.
+pub fn pod_labels(worker: &Worker<'_>) -> Map<String, Value> {
+    let mut labels = worker.labels.clone();
+    if worker.store.azure.as_ref().is_some_and(|azure| azure.credentials_secret_ref.is_none()) {
+        labels.insert(AZURE_IDENTITY.into(), "true".into());
+    }
+    labels
+}
+
 /// The Job.
 pub fn job(worker: &Worker<'_>) -> Value {
     job_of(worker, TRIES)
@@ -155,7 +167,7 @@ pub fn job_of(worker: &Worker<'_>, tries: u32) -> Value {
             "podFailurePolicy": {"rules": [
                 {"action": "FailJob", "onExitCodes": {"containerName": "agent", "operator": "In", "values": [REFUTED]}},
             ]},
-            "template": {"metadata": {"labels": worker.labels}, "spec": pod(worker, "Never")},
+            "template": {"metadata": {"labels": pod_labels(worker)}, "spec": pod(worker, "Never")},
         },
     })
 }
@@ -270,6 +282,18 @@ mod tests {
             data: None,
             scratch: true,
         })
+    }
+
+    /// Who goes by the identity of its workload has the label that Azure asks for; who brings credentials has not.
+    #[test]
+    fn identities_of_azure() {
+        let of = |credentials: Option<NameReference>| {
+            let azure = AzureStore { credentials_secret_ref: credentials, ..AzureStore::default() };
+            let store = QuorateBackupStoreSpec { azure: Some(azure), ..Default::default() };
+            worker(&store)["spec"]["template"]["metadata"]["labels"].clone()
+        };
+        assert_eq!(of(None), json!({"a": "b", "azure.workload.identity/use": "true"}));
+        assert_eq!(of(Some(NameReference { name: "keys".into() })), json!({"a": "b"}));
     }
 
     /// A Job for each kind of store is known to Kubernetes; keys come from the Secret and never as arguments.

@@ -19,7 +19,7 @@ use super::retain::{failures, lacks_full, proves_next, succeeded, superseded, un
 use super::{flow, record, verify};
 use crate::cluster::{Context, Error};
 use crate::crd::backup::{QuorateBackupSpec, ScheduleStatus, Verify};
-use crate::crd::{QuorateBackup, QuorateBackupSchedule};
+use crate::crd::{QuorateBackup, QuorateBackupSchedule, QuorateCluster};
 use crate::phase::{self, set_condition, set_condition_to};
 
 /// The label of backups that names their schedule.
@@ -75,6 +75,10 @@ pub async fn reconcile(context: &Context, name: &str, namespace: &str) -> Result
         status.last_success_at = newest.status.as_ref().and_then(|status| status.finished_at.clone());
     }
     tell_proofs(&schedule, &all, &mut status);
+    let cluster =
+        Api::<QuorateCluster>::namespaced(context.client.clone(), namespace).get_opt(&schedule.spec.cluster_ref.name).await?;
+    let asleep = cluster.is_some_and(|cluster| cluster.spec.replicas == 0);
+    context.metrics.backup_due(namespace, name, wanting(&schedule, newest).filter(|_| !asleep));
     let report = flow::advance(context, &schedule, &mut status).await?;
     if let Some(report) = report.filter(|report| !report.cluster_id.is_empty()) {
         // Deltas lead on from a full backup that is not older than they are.
@@ -99,6 +103,15 @@ pub async fn reconcile(context: &Context, name: &str, namespace: &str) -> Result
     phase::write(&api, &schedule, status).await?;
     let wait = next.and_then(|seconds| u64::try_from(seconds).ok()).map_or(PACE, |seconds| Duration::from_secs(seconds + 1));
     Ok(wait.min(if schedule.spec.deltas.is_some() { FLOW_PACE } else { PACE }))
+}
+
+/// When the first full backup after the newest one that is in the store was due, or is, seconds since 1970: in the past while one is
+/// missing, however often later ones are skipped or fail. None while nothing is to be made.
+fn wanting(schedule: &QuorateBackupSchedule, newest: Option<&QuorateBackup>) -> Option<f64> {
+    let since = newest.and_then(|newest| newest.creation_timestamp()).or_else(|| schedule.creation_timestamp())?.0;
+    // By a schedule that cannot be read none is ever made.
+    let due = Cron::parse(&schedule.spec.schedule).map_or(Some(since), |cron| cron.next(since))?;
+    (!schedule.spec.suspend).then(|| due.as_second() as f64)
 }
 
 /// Deletes a backup's resource, and with it its Jobs.
@@ -277,6 +290,24 @@ mod tests {
         assert_eq!(told(&[backup(1, "True"), backup(2, "Unknown")]), words("Unknown", "NotProved"));
         assert_eq!(told(&[backup(3, "False"), backup(2, "Unknown")]), words("False", "VerificationFailed"));
         assert_eq!(told(&[]), None);
+    }
+
+    /// A backup wants from the first time on at which one was due that is not in the store.
+    #[test]
+    fn wanting_backups() {
+        let at = |second: i64| Some(Time(Timestamp::from_second(second).unwrap()));
+        let spec = json!({"clusterRef": {"name": "kv"}, "storeRef": {"name": "s"}, "schedule": "0 * * * *"});
+        let mut schedule = QuorateBackupSchedule::new("hourly", serde_json::from_value(spec).unwrap());
+        schedule.metadata.creation_timestamp = at(60);
+        assert_eq!(wanting(&schedule, None), Some(3600.0));
+        let mut backup = QuorateBackup::new("b", QuorateBackupSpec::default());
+        backup.metadata.creation_timestamp = at(7200);
+        assert_eq!(wanting(&schedule, Some(&backup)), Some(10800.0));
+        schedule.spec.suspend = true;
+        assert_eq!(wanting(&schedule, Some(&backup)), None);
+        schedule.spec.suspend = false;
+        schedule.spec.schedule = "never".into();
+        assert_eq!(wanting(&schedule, None), Some(60.0));
     }
 
     /// Of many missed times only the last counts, and none comes twice.

@@ -207,7 +207,8 @@ pub struct NameReference {
 pub struct StorageSpec {
     /// Size of each volume. It can grow later where the storage class allows that; where it does not, the wish can be taken back.
     #[serde(default = "default_size")]
-    #[x_kube(validation = Rule::new("isQuantity(self)").message("size is a quantity such as 8Gi"))]
+    #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))")
+        .message("size is a quantity above zero, such as 8Gi"))]
     #[schemars(length(max = 32))]
     pub size: String,
     /// Storage class. Default: the cluster's default class.
@@ -318,7 +319,7 @@ pub struct PodSpec {
     #[schemars(range(min = 1, max = 3600))]
     pub termination_grace_period_seconds: Option<i64>,
     /// Merged over the pod's spec as a JSON merge patch, for what has no field of its own. With care: nothing checks it but the API
-    /// server.
+    /// server. A null takes a field away; `kubectl apply` sends no null, so it takes `kubectl apply --server-side`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "any_object")]
     pub overrides: Option<Map<String, Value>>,

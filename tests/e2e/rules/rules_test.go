@@ -6,6 +6,7 @@ package rules
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"math"
 	"os"
@@ -48,18 +49,47 @@ type example struct {
 
 const up, leader, id = "up", "etcd_server_has_leader", "etcd_server_id"
 
-var whole = members + series(up, "1x60", "1x60", "1x60") + series(leader, "1x60", "1x60", "1x60") + series(id, "1x60", "1x60", "1x60")
+// peers has each member that answers tell of the list of members, VALUES of it being in there.
+func peers(answer string, values ...string) string {
+	text := ""
+	for i, value := range values {
+		text += "  etcd_network_known_peers" + fmt.Sprintf(`{namespace="demo",job="kv",pod="%s",instance="%s:2381",Local="1",Remote="%d"} `, answer, answer, i+1) + value + "\n"
+	}
+	return text
+}
+
+var listed = peers("kv-0", "1x60", "1x60", "1x60") + peers("kv-1", "1x60", "1x60", "1x60")
+
+var whole = members + series(up, "1x60", "1x60", "1x60") + series(leader, "1x60", "1x60", "1x60") + series(id, "1x60", "1x60", "1x60") + listed
 
 // kv-2 vanishes in minute 11: its scrapes fail and its other series end.
-var twoLeft = members + series(up, "1x60", "1x60", "1x10 0x50") + series(leader, "1x60", "1x60", "1x10 stale") + series(id, "1x60", "1x60", "1x10 stale")
+var twoLeft = members + series(up, "1x60", "1x60", "1x10 0x50") + series(leader, "1x60", "1x60", "1x10 stale") + series(id, "1x60", "1x60", "1x10 stale") + listed
 
 // Its pod is gone altogether, so it is not even scraped.
-var twoKnown = members + series(up, "1x60", "1x60", "1x10 stale") + series(leader, "1x60", "1x60", "1x10 stale") + series(id, "1x60", "1x60", "1x10 stale")
+var twoKnown = members + series(up, "1x60", "1x60", "1x10 stale") + series(leader, "1x60", "1x60", "1x10 stale") + series(id, "1x60", "1x60", "1x10 stale") + listed
+
+// All three are down from minute 11 on; their pods are there.
+var noneLeft = members + series(up, "1x10 0x300", "1x10 0x300", "1x10 0x300") + series(leader, "1x10 stale", "1x10 stale", "1x10 stale") + series(id, "1x10 stale", "1x10 stale", "1x10 stale")
+
+// The cluster was put to sleep, or deleted, in minute 11.
+var asleep = members + series(up, "1x10 stale", "1x10 stale", "1x10 stale") + series(leader, "1x10 stale", "1x10 stale", "1x10 stale") + series(id, "1x10 stale", "1x10 stale", "1x10 stale")
 
 var examples = map[string][]example{
 	"QuorateMemberUnreachable": {
 		{"all there", whole, 30, 0},
 		{"one is down", twoLeft, 30, 1},
+		{"one has been down for three hours", members + series(up, "1x300", "1x300", "1x10 0x290") + series(id, "1x300", "1x300", "1x10 stale"), 200, 1},
+		{"one never came up", members + series(up, "1x60", "1x60", "0x60") + series(id, "1x60", "1x60"), 30, 1},
+		{"all have been down for three hours", noneLeft, 200, 1},
+		{"asleep", asleep, 30, 0},
+		{"something else is down", whole + `  up{namespace="demo",job="web",pod="web-0",instance="web-0:80"} 0x60` + "\n", 30, 0},
+	},
+	"QuorateAllUnreachable": {
+		{"all there", whole, 30, 0},
+		{"one is down", twoLeft, 30, 0},
+		{"all are down", noneLeft, 30, 1},
+		{"all have been down for three hours", noneLeft, 200, 1},
+		{"asleep", asleep, 30, 0},
 		{"something else is down", whole + `  up{namespace="demo",job="web",pod="web-0",instance="web-0:80"} 0x60` + "\n", 30, 0},
 	},
 	"QuorateNoLeader": {
@@ -71,7 +101,10 @@ var examples = map[string][]example{
 		{"one of three is down", twoLeft, 30, 1},
 		{"one of three is gone", twoKnown, 30, 1},
 		{"a lone member has no majority to lose", members + series(leader, "1x60") + series(id, "1x60"), 30, 0},
-		{"scaled from three to one an hour and a half ago", members + series(leader, "1x120", "1x10 stale", "1x10 stale") + series(id, "1x120", "1x10 stale", "1x10 stale"), 100, 0},
+		{"scaled from three to one just now", members + series(leader, "1x60", "1x10 stale", "1x10 stale") + series(id, "1x60", "1x10 stale", "1x10 stale") + peers("kv-0", "1x60", "1x10 stale", "1x10 stale"), 30, 0},
+		{"scaled from five to three just now", members + series(leader, "1x60", "1x60", "1x60") + series(id, "1x60", "1x60", "1x60") + `  etcd_server_id{namespace="demo",job="kv",pod="kv-3"} 1x10 stale
+  etcd_server_id{namespace="demo",job="kv",pod="kv-4"} 1x10 stale
+` + peers("kv-0", "1x60", "1x60", "1x60", "1x10 stale", "1x10 stale"), 30, 0},
 	},
 	"QuorateLeaderChanges": {
 		{"one in an hour", members + series("etcd_server_leader_changes_seen_total", "1x30 2x30"), 40, 0},
@@ -134,6 +167,11 @@ var examples = map[string][]example{
 	"QuorateBackupBehind": {
 		{"up to date", members + `  quorate_operator_backup_deltas_covered_timestamp_seconds{namespace="demo",schedule="nightly"} 0+60x60` + "\n", 30, 0},
 		{"stands still", members + `  quorate_operator_backup_deltas_covered_timestamp_seconds{namespace="demo",schedule="nightly"} 60x60` + "\n", 30, 1},
+	},
+	"QuorateBackupMissing": {
+		{"the next one is due in an hour", members + `  quorate_operator_backup_due_timestamp_seconds{namespace="demo",schedule="nightly"} 5400x200` + "\n", 30, 0},
+		{"one is being made", members + `  quorate_operator_backup_due_timestamp_seconds{namespace="demo",schedule="nightly"} 5400x200` + "\n", 120, 0},
+		{"none has been made for more than two hours", members + `  quorate_operator_backup_due_timestamp_seconds{namespace="demo",schedule="nightly"} 600x200` + "\n", 140, 1},
 	},
 }
 

@@ -54,6 +54,13 @@ fn alerts_ask_for_what_exists() {
         }
     }
     assert!(names.len() >= 8);
+    let page = text("docs/monitoring.md");
+    let told: BTreeSet<String> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| Quorate")?.split(' ').next())
+        .map(|name| format!("Quorate{name}"))
+        .collect();
+    assert_eq!(told, names, "docs/monitoring.md lists other alerts");
 }
 
 #[test]
