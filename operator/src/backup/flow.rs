@@ -339,7 +339,6 @@ mod tests {
         schedule
     }
 
-    /// The Deployment is known to Kubernetes, asks every member, and stops with the schedule or the cluster.
     /// An agent that never told anything is as far behind as its schedule is old; one that did, as far as it last told.
     #[test]
     fn silence_is_behind() {
@@ -354,6 +353,7 @@ mod tests {
         assert_eq!(reached(&one, Some(&told)), Some(2000.0));
     }
 
+    /// The Deployment is known to Kubernetes, asks every member, and stops with the schedule or the cluster.
     #[test]
     fn the_deployment() {
         let wished =
