@@ -22,12 +22,24 @@ pub struct Client {
     at: usize,
     /// The newest revision it was told of.
     seen: i64,
+    /// The newest revision that any watcher had been told when it asked.
+    floor: i64,
     /// A revision at which something was deleted.
     deleted_at: i64,
     lease: i64,
 }
 
 impl Client {
+    /// A client of one member.
+    pub fn at(member: usize) -> Self {
+        Self { member, ..Self::default() }
+    }
+
+    /// The newest revision that any watcher had been told when it asked.
+    pub fn floor(&self) -> i64 {
+        self.floor
+    }
+
     pub fn waits_at(&self, operation: usize, at: usize) -> bool {
         self.current == Some(operation) && self.at == at
     }
@@ -61,13 +73,20 @@ impl World {
         let operation = self.operations.len();
         let op = self.choose(client, operation);
         self.operations.push(Operation { client, op, invoked: self.now, returned: NEVER, told: Told::Nothing });
-        let at = self.clients[client].member;
-        self.clients[client].current = Some(operation);
-        self.clients[client].at = at;
+        let at = self.asks(client, operation);
         let delay = self.chance.between(50, 600);
         self.after(delay, Event::Request { at, operation });
         let limit = self.chance.between(SECOND, 3 * SECOND);
         self.after(limit, Event::Timeout { operation });
+    }
+
+    /// A client waits for an answer from the member it knows.
+    pub fn asks(&mut self, client: usize, operation: usize) -> usize {
+        let at = self.clients[client].member;
+        self.clients[client].current = Some(operation);
+        self.clients[client].floor = self.watched;
+        self.clients[client].at = at;
+        at
     }
 
     fn choose(&mut self, client: usize, operation: usize) -> Op {
@@ -91,6 +110,9 @@ impl World {
                     range.revision = seen - self.chance.below(seen.min(25) as u64) as i64;
                 }
                 range.serializable = self.chance.chance(20);
+                if !range.range_end.is_empty() && range.limit == 0 && self.chance.chance(35) {
+                    self.walks(operation);
+                }
                 Op::Range(range)
             }
             62..71 => {
@@ -225,9 +247,15 @@ impl World {
         if self.is_set_aside(at) {
             return self.answer(operation, Told::Refused("corrupt cluster".into()));
         }
+        if self.begin_walk(at, operation) {
+            return;
+        }
         let Op::Range(range) = &self.operations[operation].op else { return };
         let Some(running) = &self.members[at].running else { return };
         let result = running.node.handle().store().range(range);
+        if let Ok(result) = &result {
+            self.shows_again(at, operation, result.revision);
+        }
         self.answer(operation, Told::Read(result));
     }
 
@@ -259,6 +287,7 @@ impl World {
         } else {
             self.note(&format!("{operation}: {revision} {refused}"));
         }
+        self.check_told(client, operation, &told);
         self.finish(operation, told);
         if refused || self.chance.chance(5) {
             self.clients[client].member = self.endpoint();
@@ -297,6 +326,7 @@ impl World {
     }
 
     fn finish(&mut self, operation: usize, told: Told) {
+        self.walks.remove(&operation);
         let o = &mut self.operations[operation];
         o.returned = self.now;
         o.told = told;

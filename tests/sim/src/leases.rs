@@ -61,44 +61,23 @@ impl World {
             if lease.revoke_asked || lease.renewals > RENEWALS {
                 return;
             }
-            // The next one, whatever becomes of this.
-            let next = self.chance.between(400 * MS, 900 * MS);
+            // The next one, whatever becomes of this. Now and then its client is away for about as long as the lease lasts.
+            let ttl = lease.ttl as u64 * SECOND;
+            let away = self.chance.chance(10);
+            let next = if away { ttl + self.chance.below(1500 * MS) } else { self.chance.between(400 * MS, 900 * MS) };
             let member = self.endpoint();
             self.after(next, Event::KeepAlive { client, lease: id, at: member, hops: 0 });
         }
         let now = self.now;
         self.members[at].set_clock(now);
         let Some(running) = &self.members[at].running else { return };
-        let status = running.node.handle().status();
+        let (life, status) = (self.members[at].life, running.node.handle().status());
         if status.is_learner {
             return;
         }
         if status.is_leader {
-            // As the door does it: first everything committed is applied, and where it is not certain who leads a round asks.
-            let renewed = match status.applied_index < status.raft_index {
-                true => Ok(Renewal::Unsure),
-                false => running.node.handle().renew_here(id),
-            };
-            if renewed == Ok(Renewal::Unsure) {
-                let _ = running.node.read();
-            }
-            let Some(lease) = self.leases.all.get_mut(&id) else { return };
-            match renewed {
-                Ok(Renewal::Full(_)) => {
-                    lease.full_at = now;
-                    self.leases.renewed += 1;
-                    if lease.gone {
-                        self.violation(format!("lease {id} was said to be gone, and then renewed by member {at}"));
-                    }
-                }
-                Ok(Renewal::Gone) => lease.gone = true,
-                Ok(Renewal::Ending | Renewal::Unsure) | Err(_) if hops < HOPS => {
-                    let delay = self.chance.between(5 * MS, 20 * MS);
-                    self.after(delay, Event::KeepAlive { client, lease: id, at, hops: hops + 1 });
-                }
-                _ => {}
-            }
-            self.settle(at);
+            let delay = self.moment();
+            self.after(delay, Event::Renew { client, lease: id, at, life, hops, upto: status.raft_index });
         } else if hops < HOPS
             && let Some(leader) = self.index_of(status.leader)
             && !self.net.is_cut(at, leader)
@@ -106,5 +85,52 @@ impl World {
             let delay = self.delay(at, leader);
             self.after(delay, Event::KeepAlive { client, lease: id, at: leader, hops: hops + 1 });
         }
+    }
+
+    /// What passes on a thread of the door between two looks at what other threads wrote; now and then it does not run for a while.
+    fn moment(&mut self) -> Time {
+        if self.chance.chance(5) { self.chance.between(MS, 20 * MS) } else { self.chance.between(5, 100) }
+    }
+
+    /// A keep-alive at the leader, as the door does it: everything that was committed when it looked is applied, then the clock is asked,
+    /// and where it is not certain who leads a round asks.
+    pub fn renew(&mut self, client: usize, id: i64, (at, life): (usize, u32), hops: u32, upto: u64) {
+        let now = self.now;
+        self.members[at].set_clock(now);
+        let Some(running) = self.members[at].running.as_ref().filter(|_| self.members[at].life == life) else { return };
+        if running.node.handle().status().applied_index < upto {
+            let delay = MS + self.moment();
+            return self.after(delay, Event::Renew { client, lease: id, at, life, hops, upto });
+        }
+        let renewed = running.node.handle().renew_here(id);
+        if renewed == Ok(Renewal::Unsure) {
+            let _ = running.node.read();
+        }
+        let Some(lease) = self.leases.all.get_mut(&id) else { return };
+        match renewed {
+            Ok(Renewal::Full(ttl)) => {
+                lease.full_at = now;
+                self.leases.renewed += 1;
+                let (gone, granted) = (lease.gone, lease.ttl);
+                if gone {
+                    self.violation(format!("lease {id} was said to be gone, and then renewed by member {at}"));
+                }
+                if ttl != granted {
+                    self.violation(format!("lease {id} was granted for {granted} s and renewed for {ttl} s by member {at}"));
+                }
+            }
+            Ok(Renewal::Gone) => {
+                lease.gone = true;
+                if !lease.revoke_asked {
+                    self.check_gone(id, &format!("who keeps it alive at member {at}"));
+                }
+            }
+            Ok(Renewal::Ending | Renewal::Unsure) | Err(_) if hops < HOPS => {
+                let delay = self.chance.between(5 * MS, 20 * MS);
+                self.after(delay, Event::KeepAlive { client, lease: id, at, hops: hops + 1 });
+            }
+            _ => {}
+        }
+        self.settle(at);
     }
 }

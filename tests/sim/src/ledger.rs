@@ -42,24 +42,44 @@ impl Ledger {
         self.changes.len()
     }
 
-    /// Takes note of a vote or an acknowledgement that leaves its member, durable.
-    pub fn sent(&mut self, message: &Message) {
+    /// Takes note of a vote or an acknowledgement that leaves its member, durable. Nobody votes for two in one term, and nobody
+    /// acknowledges what its log does not reach.
+    pub fn sent(&mut self, message: &Message, sender: &Status) -> Result<(), String> {
         match message.get_msg_type() {
             MessageType::MsgAppendResponse if !message.reject => {
                 let newest = self.acked.entry((message.term, message.from)).or_default();
                 *newest = (*newest).max(message.index);
+                // An answer of an earlier term may speak of entries that a later leader took back.
+                if message.term == sender.term && message.index > sender.last_index {
+                    return Err(format!("entry {} is acknowledged, its log ends at {}", message.index, sender.last_index));
+                }
             }
             MessageType::MsgRequestVoteResponse if !message.reject => {
                 self.votes.entry((message.term, message.to)).or_default().insert(message.from);
+                let of_term = self.votes.range((message.term, 0)..=(message.term, MemberId::MAX));
+                let chosen: Vec<MemberId> =
+                    of_term.filter(|(_, who)| who.contains(&message.from)).map(|((_, id), _)| *id).collect();
+                if chosen.len() > 1 {
+                    return Err(format!("it votes for {chosen:x?} in term {}", message.term));
+                }
             }
             _ => {}
         }
+        Ok(())
     }
 
-    /// Looks at the changes of members among the entries that a leader sends: it proposes the next one only when it has applied the
-    /// one before.
+    /// Looks at the entries that a leader sends: they follow the entry that the message names, and of changes of members the next one
+    /// is proposed only when the one before is applied.
     pub fn appended(&mut self, message: &Message, leader: &Status) -> Result<(), String> {
-        if message.get_msg_type() != MessageType::MsgAppend || !leader.is_leader || leader.term != message.term {
+        if message.get_msg_type() != MessageType::MsgAppend {
+            return Ok(());
+        }
+        let follows = message.entries.iter().zip(message.index + 1..).all(|(entry, index)| entry.index == index);
+        if !follows {
+            let told: Vec<u64> = message.entries.iter().map(|e| e.index).collect();
+            return Err(format!("entries {told:?} are sent as those after entry {}", message.index));
+        }
+        if !leader.is_leader || leader.term != message.term {
             return Ok(());
         }
         for entry in message.entries.iter().filter(|e| e.term == message.term && e.get_entry_type() != EntryType::EntryNormal) {

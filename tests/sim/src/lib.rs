@@ -23,9 +23,12 @@ pub mod member;
 pub mod net;
 pub mod operator;
 pub mod ops;
+pub mod probes;
 pub mod rng;
+pub mod told;
 pub mod transfer;
 pub mod turns;
+pub mod walks;
 pub mod watchers;
 pub mod wire;
 pub mod world;
@@ -98,10 +101,27 @@ pub fn run(settings: Settings) -> Report {
         if let Some(why) = world.unsettled() {
             world.violation(format!("not settled {} s after the last fault: {why}", SETTLES / SECOND));
         } else {
-            ends::check(&mut world);
+            rest(&mut world);
         }
     }
     world.report()
+}
+
+/// Asks the members at rest, and looks at how it all ended once they rest again.
+fn rest(world: &mut World) {
+    world.begin_probes();
+    let until = world.now + probes::ANSWERS;
+    while world.violations.is_empty() && !(world.probes_are_answered() && world.unsettled().is_none()) && world.now < until {
+        let now = world.now + SECOND / 10;
+        world.run_until(now);
+    }
+    world.check_probes();
+    if let Some(why) = world.unsettled() {
+        world.violation(format!("not settled {} s after the members were asked: {why}", probes::ANSWERS / SECOND));
+    }
+    if world.violations.is_empty() {
+        ends::check(world);
+    }
 }
 
 impl World {
