@@ -70,11 +70,13 @@ pub enum Plant {
     PageAtHead = 32,
     /// A member votes for whoever asks, twice in a term if need be.
     VoteTwice = 33,
+    /// The watches of a stream are told that all have everything as long as one of them has.
+    ProgressOfSome = 34,
 }
 
 impl Plant {
     /// Every mistake there is.
-    pub const ALL: [Plant; 32] = [
+    pub const ALL: [Plant; 33] = [
         Plant::AckBeforeSync,
         Plant::ApplyTwice,
         Plant::StaleReadIndex,
@@ -107,6 +109,7 @@ impl Plant {
         Plant::LostRound,
         Plant::PageAtHead,
         Plant::VoteTwice,
+        Plant::ProgressOfSome,
     ];
 
     /// The name by which it is asked for, as `ack-before-sync`.

@@ -311,8 +311,9 @@ fn matched(at: usize, candidates: &[Vec<usize>], taken: &mut BTreeMap<usize, usi
 /// A lease may not be over before its time, unless a client asked for that. Clocks drift by up to one in a thousand against each other.
 fn ended(id: i64, lease: &Lease, at: u64, where_: &str, found: &mut Vec<String>) {
     let ttl = lease.ttl.max(1) as u64 * SECOND;
-    let due = lease.full_at + ttl - ttl / 1000 - MS;
-    if !lease.revoke_asked && at < due && lease.full_at <= at {
+    let full_at = lease.full_before(at);
+    let due = full_at + ttl - ttl / 1000 - MS;
+    if !lease.revoke_asked && at < due && full_at <= at {
         found.push(format!("{where_} shows the end of lease {id} at {} ms, its time was not over before {} ms", at / MS, due / MS));
     }
 }

@@ -8,6 +8,7 @@ use crate::member::Asked;
 use crate::ops::{NEVER, Operation, Told, value_of};
 use crate::world::{Event, MS, SECOND, World};
 use bytes::Bytes;
+use quorate::mvcc::ReadError;
 use quorate_proto::entry::command::Op;
 use quorate_proto::entry::{
     Command, Compact, Compare, CompareResult, CompareTarget, DeleteRange, LeaseGrant, LeaseRevoke, Op as TxnOp, Put, Range, Txn, op,
@@ -252,9 +253,16 @@ impl World {
         }
         let Op::Range(range) = &self.operations[operation].op else { return };
         let Some(running) = &self.members[at].running else { return };
+        let (wanted, shown) = (range.revision, running.shown);
         let result = running.node.handle().store().range(range);
-        if let Ok(result) = &result {
-            self.shows_again(at, operation, result.revision);
+        match &result {
+            Ok(result) => self.shows_again(at, operation, result.revision),
+            Err(ReadError::FutureRevision) if wanted <= shown => {
+                self.violation(format!(
+                    "operation {operation} was told that {wanted} is to come by member {at}, which had shown it"
+                ));
+            }
+            Err(_) => {}
         }
         self.answer(operation, Told::Read(result));
     }
@@ -300,7 +308,9 @@ impl World {
             Op::LeaseGrant(grant) if ok => {
                 let (id, ttl) = (grant.id, grant.ttl);
                 self.clients[client].lease = id;
-                self.leases.granted(id, ttl);
+                let applied =
+                    self.members.iter().filter_map(|m| Some(m.running.as_ref()?.node.handle().status().applied_index)).max();
+                self.leases.granted(id, ttl, applied.unwrap_or(u64::MAX));
                 let at = self.clients[client].member;
                 // Kept alive for a while, then left to run out.
                 self.after(500 * MS, Event::KeepAlive { client, lease: id, at, hops: 0 });

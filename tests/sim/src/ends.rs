@@ -1,8 +1,10 @@
 //! Whether the members end alike and as the model says, and whether the cluster has come to rest.
 
+use crate::agreed::History;
 use crate::check::{Seen, clients, pair};
 use crate::world::World;
 use bytes::Bytes;
+use quorate::mvcc::{ReadError, Store};
 use quorate_proto::entry::Range;
 use quorate_proto::mvccpb::KeyValue;
 
@@ -40,6 +42,7 @@ fn members(world: &World, found: &mut Vec<String>) {
             }
             Err(e) => found.push(format!("member {at} cannot be read: {e}")),
         }
+        past(at, &store, history, found);
         let leases = running.node.handle().shared().leases();
         let state = (store.hash_kv(head).map(|h| h.hash), store.compact_revision(), running.node.digest(), store.quota_usage());
         if !leases.is_empty() {
@@ -53,6 +56,27 @@ fn members(world: &World, found: &mut Vec<String>) {
     }
     if let Some(p) = model.iter().find(|p| p.lease != 0) {
         found.push(format!("a key has outlived its lease: {p:?}"));
+    }
+}
+
+/// What a member has of the past: every revision that is not compacted, and none that is.
+fn past(at: usize, store: &Store, history: &History, found: &mut Vec<String>) {
+    let compacted = store.compact_revision();
+    let everything = |revision: i64| Range {
+        key: Bytes::from_static(b"\0"),
+        range_end: Bytes::from_static(b"\0"),
+        revision,
+        ..Default::default()
+    };
+    if compacted > 1 && store.range(&everything(compacted - 1)) != Err(ReadError::Compacted) {
+        found.push(format!("member {at} reads revision {}, it is compacted up to {compacted}", compacted - 1));
+    }
+    for revision in compacted.max(1)..=history.head() {
+        let pairs = store.range(&everything(revision)).map(|r| r.kvs.iter().map(pair).collect::<Vec<_>>());
+        let model: Vec<KeyValue> = history.pairs(revision, |_| true).into_iter().cloned().collect();
+        if pairs.as_ref() != Ok(&model) {
+            return found.push(format!("member {at} ends with revision {revision} as {pairs:?}, it was {model:?}"));
+        }
     }
 }
 
@@ -107,6 +131,9 @@ impl World {
                 self.watchers.iter().map(|w| w.next()).collect::<Vec<_>>(),
                 self.history.head()
             ));
+        }
+        if !self.sharers_are_done() {
+            return Some("a watch on a shared stream waits".into());
         }
         None
     }

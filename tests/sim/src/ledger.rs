@@ -185,3 +185,70 @@ impl World {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raft::eraftpb::Entry;
+
+    fn status(last_index: u64) -> Status {
+        Status {
+            member_id: 2,
+            cluster_id: 1,
+            leader: 1,
+            term: 3,
+            raft_index: 5,
+            applied_index: 5,
+            last_index,
+            last_term: 3,
+            is_leader: false,
+            is_learner: false,
+        }
+    }
+
+    fn message(kind: MessageType, to: u64, index: u64) -> Message {
+        let mut message = Message { from: 2, to, term: 3, index, ..Default::default() };
+        message.set_msg_type(kind);
+        message
+    }
+
+    /// An acknowledgement may not name what the log does not reach; one of an earlier term may, and a rejection says nothing.
+    #[test]
+    fn an_acknowledgement_beyond_the_log_is_found() {
+        let mut ledger = Ledger::default();
+        let ack = message(MessageType::MsgAppendResponse, 1, 9);
+        assert_eq!(ledger.sent(&ack, &status(9)), Ok(()));
+        assert!(ledger.sent(&ack, &status(8)).is_err());
+        let old = Message { term: 2, ..ack.clone() };
+        assert_eq!(ledger.sent(&old, &status(8)), Ok(()));
+        let rejection = Message { reject: true, ..ack };
+        assert_eq!(ledger.sent(&rejection, &status(8)), Ok(()));
+    }
+
+    /// A vote may be told twice, and given again in the next term, but not to two in one.
+    #[test]
+    fn a_second_vote_in_a_term_is_found() {
+        let mut ledger = Ledger::default();
+        let vote = |to| message(MessageType::MsgRequestVoteResponse, to, 0);
+        assert_eq!(ledger.sent(&vote(1), &status(5)), Ok(()));
+        assert_eq!(ledger.sent(&vote(1), &status(5)), Ok(()));
+        assert_eq!(ledger.sent(&Message { term: 4, ..vote(3) }, &status(5)), Ok(()));
+        assert!(ledger.sent(&vote(3), &status(5)).is_err());
+    }
+
+    /// Entries follow the one that their message names, without a gap.
+    #[test]
+    fn entries_that_do_not_follow_are_found() {
+        let mut ledger = Ledger::default();
+        let append = |indexes: &[u64]| {
+            let entries: Vec<Entry> = indexes.iter().map(|i| Entry { index: *i, term: 3, ..Default::default() }).collect();
+            Message { entries: entries.into(), ..message(MessageType::MsgAppend, 1, 7) }
+        };
+        for right in [&[][..], &[8], &[8, 9]] {
+            assert_eq!(ledger.appended(&append(right), &status(9)), Ok(()));
+        }
+        for wrong in [&[7][..], &[9], &[8, 10]] {
+            assert!(ledger.appended(&append(wrong), &status(9)).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -25,6 +25,7 @@ pub mod operator;
 pub mod ops;
 pub mod probes;
 pub mod rng;
+pub mod sharers;
 pub mod told;
 pub mod transfer;
 pub mod turns;
@@ -88,6 +89,7 @@ pub fn run(settings: Settings) -> Report {
     }
     world.add_clients(8);
     world.add_watchers(6);
+    world.add_sharers(2);
     world.begin_faults();
     world.begin_operator();
     let end = settings.seconds * SECOND;
@@ -137,7 +139,8 @@ impl World {
             faults: self.faults.len(),
             leader_changes: self.leaders.len().saturating_sub(1),
             revisions: self.history.head(),
-            watched: self.watchers.iter().map(|w| w.follow.delivered).sum(),
+            watched: self.watchers.iter().map(|w| w.follow.delivered).sum::<u64>()
+                + self.sharers.iter().map(|s| s.delivered()).sum::<u64>(),
             bookmarks: self.watchers.iter().map(|w| w.bookmarks).sum(),
             renewals: self.leases.renewed,
             snapshots: self.snapshots,

@@ -13,6 +13,7 @@ use crate::operator::Operator;
 use crate::ops::Operation;
 use crate::probes::Probe;
 use crate::rng::Rng;
+use crate::sharers::Sharer;
 use crate::transfer::Transfer;
 use crate::walks::Walk;
 use crate::watchers::Watcher;
@@ -117,9 +118,15 @@ pub enum Event {
         life: u32,
         hops: u32,
         upto: u64,
+        /// Some member had applied its end when it came.
+        over: bool,
     },
     Watch {
         watcher: usize,
+    },
+    /// A client with many watches on one stream reads on.
+    Share {
+        sharer: usize,
     },
     /// A walk reads on.
     Page {
@@ -212,6 +219,8 @@ pub struct World {
     /// Ranges that are read page by page, by operation.
     pub walks: BTreeMap<usize, Walk>,
     pub watchers: Vec<Watcher>,
+    /// Clients with many watches on one stream.
+    pub sharers: Vec<Sharer>,
     /// The newest revision that any watcher was told.
     pub watched: i64,
     pub leases: Leases,
@@ -263,6 +272,7 @@ impl World {
             clients: Vec::new(),
             walks: BTreeMap::new(),
             watchers: Vec::new(),
+            sharers: Vec::new(),
             watched: 0,
             leases: Leases::default(),
             transfers: Vec::new(),
@@ -376,8 +386,11 @@ impl World {
             Event::Timeout { operation } => self.timeout(operation),
             Event::KeepAlive { client, lease, at, hops } => self.keep_alive(client, lease, at, hops),
             Event::Page { operation } => self.page(operation),
-            Event::Renew { client, lease, at, life, hops, upto } => self.renew(client, lease, (at, life), hops, upto),
+            Event::Renew { client, lease, at, life, hops, upto, over } => {
+                self.renew(client, lease, (at, life), hops, (upto, over));
+            }
             Event::Watch { watcher } => self.watch(watcher),
+            Event::Share { sharer } => self.share(sharer),
             Event::Fault => self.fault(),
             Event::Gate { at } => self.gate(at),
             Event::Depart { at, life } => self.depart(at, life),
