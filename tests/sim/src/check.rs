@@ -455,3 +455,19 @@ fn real_time(seen: &Seen, wrote: &BTreeMap<usize, i64>, found: &mut Vec<String>)
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A lease that was renewed after it ended early ended early all the same.
+    #[test]
+    fn an_early_end_is_found_whatever_renewed_the_lease_later() {
+        let lease = Lease { ttl: 5, full_at: 20 * SECOND, earlier: vec![3 * SECOND, 10 * SECOND], ..Lease::default() };
+        for (at, early) in [(11, true), (16, false), (24, true), (26, false), (2, false)] {
+            let mut found = Vec::new();
+            ended(7, &lease, at * SECOND, "revision 9", &mut found);
+            assert_eq!(found.len(), usize::from(early), "at {at} s: {found:?}");
+        }
+    }
+}

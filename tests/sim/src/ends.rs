@@ -42,7 +42,7 @@ fn members(world: &World, found: &mut Vec<String>) {
             }
             Err(e) => found.push(format!("member {at} cannot be read: {e}")),
         }
-        past(at, &store, history, found);
+        past(at, store, history, found);
         let leases = running.node.handle().shared().leases();
         let state = (store.hash_kv(head).map(|h| h.hash), store.compact_revision(), running.node.digest(), store.quota_usage());
         if !leases.is_empty() {
@@ -136,5 +136,38 @@ impl World {
             return Some("a watch on a shared stream waits".into());
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Settings;
+    use crate::world::SECOND;
+
+    /// A world whose clients have written for a while, and which is at rest.
+    fn at_rest(seed: u64) -> World {
+        let mut world = World::new(Settings { seed, members: 3, seconds: 5, trace: false });
+        (0..3).for_each(|at| world.start(at));
+        world.add_clients(6);
+        world.run_until(12 * SECOND);
+        assert_eq!(world.violations, Vec::<String>::new());
+        world
+    }
+
+    fn past_of(world: &World, history: &History) -> Vec<String> {
+        let mut found = Vec::new();
+        let running = world.members[0].running.as_ref().expect("nothing stopped it");
+        past(0, running.node.handle().store(), history, &mut found);
+        found
+    }
+
+    /// A member's past is compared revision by revision: one that has another's is found.
+    #[test]
+    fn a_past_that_is_not_the_models_is_found() {
+        let (one, other) = (at_rest(1), at_rest(2));
+        assert!(one.history.head() > 20, "{}", one.history.head());
+        assert_eq!(past_of(&one, &one.history), Vec::<String>::new());
+        assert_eq!(past_of(&one, &other.history).len(), 1);
     }
 }

@@ -242,7 +242,7 @@ mod tests {
         let mut ledger = Ledger::default();
         let append = |indexes: &[u64]| {
             let entries: Vec<Entry> = indexes.iter().map(|i| Entry { index: *i, term: 3, ..Default::default() }).collect();
-            Message { entries: entries.into(), ..message(MessageType::MsgAppend, 1, 7) }
+            Message { entries, ..message(MessageType::MsgAppend, 1, 7) }
         };
         for right in [&[][..], &[8], &[8, 9]] {
             assert_eq!(ledger.appended(&append(right), &status(9)), Ok(()));
