@@ -43,7 +43,8 @@ pub enum Plant {
     ElectionDuringInstall = 19,
     /// Raft may put entries into an append message that was made for others.
     BatchedAppend = 20,
-    /// A new leader keeps leases alive before it has applied what the leader before it left.
+    /// A new leader keeps leases alive before it has applied what the leader before it left: it takes the votes it got for the proof
+    /// that it leads, which else it has only once it knows what is committed.
     EarlyLeaseClock = 21,
     /// A sweep removes rows before the compaction mark is durable.
     SweepBeforeMark = 22,
@@ -61,11 +62,21 @@ pub enum Plant {
     LoneVouch = 28,
     /// A member answers for leases as long as it takes itself for the leader, however long it was paused.
     UnprovenLeader = 29,
+    /// A serializable read is answered from the revision before the one that this member has shown.
+    OldRead = 30,
+    /// A read round whose answer was lost is not asked again.
+    LostRound = 31,
+    /// The pages of one walk are each read at the newest revision.
+    PageAtHead = 32,
+    /// A member votes for whoever asks, twice in a term if need be.
+    VoteTwice = 33,
+    /// The watches of a stream are told that all have everything as long as one of them has.
+    ProgressOfSome = 34,
 }
 
 impl Plant {
     /// Every mistake there is.
-    pub const ALL: [Plant; 28] = [
+    pub const ALL: [Plant; 33] = [
         Plant::AckBeforeSync,
         Plant::ApplyTwice,
         Plant::StaleReadIndex,
@@ -94,6 +105,11 @@ impl Plant {
         Plant::StalePair,
         Plant::LoneVouch,
         Plant::UnprovenLeader,
+        Plant::OldRead,
+        Plant::LostRound,
+        Plant::PageAtHead,
+        Plant::VoteTwice,
+        Plant::ProgressOfSome,
     ];
 
     /// The name by which it is asked for, as `ack-before-sync`.

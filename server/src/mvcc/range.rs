@@ -60,7 +60,8 @@ impl Rows {
         let mut left = MAX_WALKS;
         loop {
             left -= 1;
-            match self.range_at(q, self.revision()) {
+            let behind = plant::is(Plant::OldRead) && q.serializable && q.revision <= 0 && self.revision() > 1;
+            match self.range_at(q, self.revision() - i64::from(behind)) {
                 // Who asks for the newest revision is not told that it is gone: it is another by now.
                 Err(ReadError::Compacted) if q.revision <= 0 && left > 0 => {}
                 result => return result,
@@ -178,6 +179,7 @@ impl Rows {
     /// One page of a walk pinned at revision `at`: keys from `range.start` on, at most `max_keys` of them and, but for one that is
     /// larger by itself, at most about `max_bytes`.
     pub fn page(&self, range: &KeyRange, at: i64, max_keys: usize, max_bytes: usize, keys_only: bool) -> Result<Page, ReadError> {
+        let at = if plant::is(Plant::PageAtHead) { self.revision() } else { at };
         let at = self.check_revision(at, self.revision())?;
         let page = self.page_at(range, at, max_keys, max_bytes, keys_only);
         // Whatever came of it: a row that a sweep took is no damage.

@@ -334,6 +334,9 @@ impl Driver {
                 tracing::info!("leadership was offered before a snapshot was in place; not taken");
             }
             _ => {
+                if plant::is(Plant::VoteTwice) && message.get_msg_type() == MessageType::MsgRequestVote {
+                    self.raw.raft.vote = raft::INVALID_ID;
+                }
                 self.forget_request(&message);
                 let message = self.misread(message);
                 let tells_commit = message.get_msg_type() == MessageType::MsgAppend && message.entries.is_empty();

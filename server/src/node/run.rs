@@ -471,6 +471,9 @@ impl Loop {
 
     /// Makes the newest state visible to the other threads.
     fn publish(&mut self) {
+        if plant::is(Plant::EarlyLeaseClock) && self.driver.is_leader() && !self.inner.gauges.is_leader.load(Ordering::Acquire) {
+            self.led(self.inner.time.now());
+        }
         let g = &self.inner.gauges;
         let (leader, leading) = (self.driver.leader(), self.driver.is_leader());
         g.term.store(self.driver.term(), Ordering::Release);

@@ -311,8 +311,9 @@ fn matched(at: usize, candidates: &[Vec<usize>], taken: &mut BTreeMap<usize, usi
 /// A lease may not be over before its time, unless a client asked for that. Clocks drift by up to one in a thousand against each other.
 fn ended(id: i64, lease: &Lease, at: u64, where_: &str, found: &mut Vec<String>) {
     let ttl = lease.ttl.max(1) as u64 * SECOND;
-    let due = lease.full_at + ttl - ttl / 1000 - MS;
-    if !lease.revoke_asked && at < due && lease.full_at <= at {
+    let full_at = lease.full_before(at);
+    let due = full_at + ttl - ttl / 1000 - MS;
+    if !lease.revoke_asked && at < due && full_at <= at {
         found.push(format!("{where_} shows the end of lease {id} at {} ms, its time was not over before {} ms", at / MS, due / MS));
     }
 }
@@ -451,6 +452,22 @@ fn real_time(seen: &Seen, wrote: &BTreeMap<usize, i64>, found: &mut Vec<String>)
             found.push(format!(
                 "operation {at} {op:?} has revision {revision}, but was asked after operation {shown_by:?} had shown {newest}"
             ));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A lease that was renewed after it ended early ended early all the same.
+    #[test]
+    fn an_early_end_is_found_whatever_renewed_the_lease_later() {
+        let lease = Lease { ttl: 5, full_at: 20 * SECOND, earlier: vec![3 * SECOND, 10 * SECOND], ..Lease::default() };
+        for (at, early) in [(11, true), (16, false), (24, true), (26, false), (2, false)] {
+            let mut found = Vec::new();
+            ended(7, &lease, at * SECOND, "revision 9", &mut found);
+            assert_eq!(found.len(), usize::from(early), "at {at} s: {found:?}");
         }
     }
 }

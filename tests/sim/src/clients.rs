@@ -8,6 +8,7 @@ use crate::member::Asked;
 use crate::ops::{NEVER, Operation, Told, value_of};
 use crate::world::{Event, MS, SECOND, World};
 use bytes::Bytes;
+use quorate::mvcc::ReadError;
 use quorate_proto::entry::command::Op;
 use quorate_proto::entry::{
     Command, Compact, Compare, CompareResult, CompareTarget, DeleteRange, LeaseGrant, LeaseRevoke, Op as TxnOp, Put, Range, Txn, op,
@@ -22,12 +23,24 @@ pub struct Client {
     at: usize,
     /// The newest revision it was told of.
     seen: i64,
+    /// The newest revision that any watcher had been told when it asked.
+    floor: i64,
     /// A revision at which something was deleted.
     deleted_at: i64,
     lease: i64,
 }
 
 impl Client {
+    /// A client of one member.
+    pub fn at(member: usize) -> Self {
+        Self { member, ..Self::default() }
+    }
+
+    /// The newest revision that any watcher had been told when it asked.
+    pub fn floor(&self) -> i64 {
+        self.floor
+    }
+
     pub fn waits_at(&self, operation: usize, at: usize) -> bool {
         self.current == Some(operation) && self.at == at
     }
@@ -61,13 +74,20 @@ impl World {
         let operation = self.operations.len();
         let op = self.choose(client, operation);
         self.operations.push(Operation { client, op, invoked: self.now, returned: NEVER, told: Told::Nothing });
-        let at = self.clients[client].member;
-        self.clients[client].current = Some(operation);
-        self.clients[client].at = at;
+        let at = self.asks(client, operation);
         let delay = self.chance.between(50, 600);
         self.after(delay, Event::Request { at, operation });
         let limit = self.chance.between(SECOND, 3 * SECOND);
         self.after(limit, Event::Timeout { operation });
+    }
+
+    /// A client waits for an answer from the member it knows.
+    pub fn asks(&mut self, client: usize, operation: usize) -> usize {
+        let at = self.clients[client].member;
+        self.clients[client].current = Some(operation);
+        self.clients[client].floor = self.watched;
+        self.clients[client].at = at;
+        at
     }
 
     fn choose(&mut self, client: usize, operation: usize) -> Op {
@@ -91,6 +111,9 @@ impl World {
                     range.revision = seen - self.chance.below(seen.min(25) as u64) as i64;
                 }
                 range.serializable = self.chance.chance(20);
+                if !range.range_end.is_empty() && range.limit == 0 && self.chance.chance(35) {
+                    self.walks(operation);
+                }
                 Op::Range(range)
             }
             62..71 => {
@@ -225,9 +248,22 @@ impl World {
         if self.is_set_aside(at) {
             return self.answer(operation, Told::Refused("corrupt cluster".into()));
         }
+        if self.begin_walk(at, operation) {
+            return;
+        }
         let Op::Range(range) = &self.operations[operation].op else { return };
         let Some(running) = &self.members[at].running else { return };
+        let (wanted, shown) = (range.revision, running.shown);
         let result = running.node.handle().store().range(range);
+        match &result {
+            Ok(result) => self.shows_again(at, operation, result.revision),
+            Err(ReadError::FutureRevision) if wanted <= shown => {
+                self.violation(format!(
+                    "operation {operation} was told that {wanted} is to come by member {at}, which had shown it"
+                ));
+            }
+            Err(_) => {}
+        }
         self.answer(operation, Told::Read(result));
     }
 
@@ -259,6 +295,7 @@ impl World {
         } else {
             self.note(&format!("{operation}: {revision} {refused}"));
         }
+        self.check_told(client, operation, &told);
         self.finish(operation, told);
         if refused || self.chance.chance(5) {
             self.clients[client].member = self.endpoint();
@@ -271,7 +308,9 @@ impl World {
             Op::LeaseGrant(grant) if ok => {
                 let (id, ttl) = (grant.id, grant.ttl);
                 self.clients[client].lease = id;
-                self.leases.granted(id, ttl);
+                let applied =
+                    self.members.iter().filter_map(|m| Some(m.running.as_ref()?.node.handle().status().applied_index)).max();
+                self.leases.granted(id, ttl, applied.unwrap_or(u64::MAX));
                 let at = self.clients[client].member;
                 // Kept alive for a while, then left to run out.
                 self.after(500 * MS, Event::KeepAlive { client, lease: id, at, hops: 0 });
@@ -297,6 +336,7 @@ impl World {
     }
 
     fn finish(&mut self, operation: usize, told: Told) {
+        self.walks.remove(&operation);
         let o = &mut self.operations[operation];
         o.returned = self.now;
         o.told = told;

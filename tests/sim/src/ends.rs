@@ -1,8 +1,10 @@
 //! Whether the members end alike and as the model says, and whether the cluster has come to rest.
 
+use crate::agreed::History;
 use crate::check::{Seen, clients, pair};
 use crate::world::World;
 use bytes::Bytes;
+use quorate::mvcc::{ReadError, Store};
 use quorate_proto::entry::Range;
 use quorate_proto::mvccpb::KeyValue;
 
@@ -40,6 +42,7 @@ fn members(world: &World, found: &mut Vec<String>) {
             }
             Err(e) => found.push(format!("member {at} cannot be read: {e}")),
         }
+        past(at, store, history, found);
         let leases = running.node.handle().shared().leases();
         let state = (store.hash_kv(head).map(|h| h.hash), store.compact_revision(), running.node.digest(), store.quota_usage());
         if !leases.is_empty() {
@@ -53,6 +56,27 @@ fn members(world: &World, found: &mut Vec<String>) {
     }
     if let Some(p) = model.iter().find(|p| p.lease != 0) {
         found.push(format!("a key has outlived its lease: {p:?}"));
+    }
+}
+
+/// What a member has of the past: every revision that is not compacted, and none that is.
+fn past(at: usize, store: &Store, history: &History, found: &mut Vec<String>) {
+    let compacted = store.compact_revision();
+    let everything = |revision: i64| Range {
+        key: Bytes::from_static(b"\0"),
+        range_end: Bytes::from_static(b"\0"),
+        revision,
+        ..Default::default()
+    };
+    if compacted > 1 && store.range(&everything(compacted - 1)) != Err(ReadError::Compacted) {
+        found.push(format!("member {at} reads revision {}, it is compacted up to {compacted}", compacted - 1));
+    }
+    for revision in compacted.max(1)..=history.head() {
+        let pairs = store.range(&everything(revision)).map(|r| r.kvs.iter().map(pair).collect::<Vec<_>>());
+        let model: Vec<KeyValue> = history.pairs(revision, |_| true).into_iter().cloned().collect();
+        if pairs.as_ref() != Ok(&model) {
+            return found.push(format!("member {at} ends with revision {revision} as {pairs:?}, it was {model:?}"));
+        }
     }
 }
 
@@ -108,6 +132,42 @@ impl World {
                 self.history.head()
             ));
         }
+        if !self.sharers_are_done() {
+            return Some("a watch on a shared stream waits".into());
+        }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Settings;
+    use crate::world::SECOND;
+
+    /// A world whose clients have written for a while, and which is at rest.
+    fn at_rest(seed: u64) -> World {
+        let mut world = World::new(Settings { seed, members: 3, seconds: 5, trace: false });
+        (0..3).for_each(|at| world.start(at));
+        world.add_clients(6);
+        world.run_until(12 * SECOND);
+        assert_eq!(world.violations, Vec::<String>::new());
+        world
+    }
+
+    fn past_of(world: &World, history: &History) -> Vec<String> {
+        let mut found = Vec::new();
+        let running = world.members[0].running.as_ref().expect("nothing stopped it");
+        past(0, running.node.handle().store(), history, &mut found);
+        found
+    }
+
+    /// A member's past is compared revision by revision: one that has another's is found.
+    #[test]
+    fn a_past_that_is_not_the_models_is_found() {
+        let (one, other) = (at_rest(1), at_rest(2));
+        assert!(one.history.head() > 20, "{}", one.history.head());
+        assert_eq!(past_of(&one, &one.history), Vec::<String>::new());
+        assert_eq!(past_of(&one, &other.history).len(), 1);
     }
 }

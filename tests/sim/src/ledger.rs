@@ -42,24 +42,44 @@ impl Ledger {
         self.changes.len()
     }
 
-    /// Takes note of a vote or an acknowledgement that leaves its member, durable.
-    pub fn sent(&mut self, message: &Message) {
+    /// Takes note of a vote or an acknowledgement that leaves its member, durable. Nobody votes for two in one term, and nobody
+    /// acknowledges what its log does not reach.
+    pub fn sent(&mut self, message: &Message, sender: &Status) -> Result<(), String> {
         match message.get_msg_type() {
             MessageType::MsgAppendResponse if !message.reject => {
                 let newest = self.acked.entry((message.term, message.from)).or_default();
                 *newest = (*newest).max(message.index);
+                // An answer of an earlier term may speak of entries that a later leader took back.
+                if message.term == sender.term && message.index > sender.last_index {
+                    return Err(format!("entry {} is acknowledged, its log ends at {}", message.index, sender.last_index));
+                }
             }
             MessageType::MsgRequestVoteResponse if !message.reject => {
                 self.votes.entry((message.term, message.to)).or_default().insert(message.from);
+                let of_term = self.votes.range((message.term, 0)..=(message.term, MemberId::MAX));
+                let chosen: Vec<MemberId> =
+                    of_term.filter(|(_, who)| who.contains(&message.from)).map(|((_, id), _)| *id).collect();
+                if chosen.len() > 1 {
+                    return Err(format!("it votes for {chosen:x?} in term {}", message.term));
+                }
             }
             _ => {}
         }
+        Ok(())
     }
 
-    /// Looks at the changes of members among the entries that a leader sends: it proposes the next one only when it has applied the
-    /// one before.
+    /// Looks at the entries that a leader sends: they follow the entry that the message names, and of changes of members the next one
+    /// is proposed only when the one before is applied.
     pub fn appended(&mut self, message: &Message, leader: &Status) -> Result<(), String> {
-        if message.get_msg_type() != MessageType::MsgAppend || !leader.is_leader || leader.term != message.term {
+        if message.get_msg_type() != MessageType::MsgAppend {
+            return Ok(());
+        }
+        let follows = message.entries.iter().zip(message.index + 1..).all(|(entry, index)| entry.index == index);
+        if !follows {
+            let told: Vec<u64> = message.entries.iter().map(|e| e.index).collect();
+            return Err(format!("entries {told:?} are sent as those after entry {}", message.index));
+        }
+        if !leader.is_leader || leader.term != message.term {
             return Ok(());
         }
         for entry in message.entries.iter().filter(|e| e.term == message.term && e.get_entry_type() != EntryType::EntryNormal) {
@@ -162,6 +182,73 @@ impl World {
             if configuration != wanted {
                 found.push(format!("member {at} ends with raft's configuration {configuration:x?}, its list is {wanted:x?}"));
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raft::eraftpb::Entry;
+
+    fn status(last_index: u64) -> Status {
+        Status {
+            member_id: 2,
+            cluster_id: 1,
+            leader: 1,
+            term: 3,
+            raft_index: 5,
+            applied_index: 5,
+            last_index,
+            last_term: 3,
+            is_leader: false,
+            is_learner: false,
+        }
+    }
+
+    fn message(kind: MessageType, to: u64, index: u64) -> Message {
+        let mut message = Message { from: 2, to, term: 3, index, ..Default::default() };
+        message.set_msg_type(kind);
+        message
+    }
+
+    /// An acknowledgement may not name what the log does not reach; one of an earlier term may, and a rejection says nothing.
+    #[test]
+    fn an_acknowledgement_beyond_the_log_is_found() {
+        let mut ledger = Ledger::default();
+        let ack = message(MessageType::MsgAppendResponse, 1, 9);
+        assert_eq!(ledger.sent(&ack, &status(9)), Ok(()));
+        assert!(ledger.sent(&ack, &status(8)).is_err());
+        let old = Message { term: 2, ..ack.clone() };
+        assert_eq!(ledger.sent(&old, &status(8)), Ok(()));
+        let rejection = Message { reject: true, ..ack };
+        assert_eq!(ledger.sent(&rejection, &status(8)), Ok(()));
+    }
+
+    /// A vote may be told twice, and given again in the next term, but not to two in one.
+    #[test]
+    fn a_second_vote_in_a_term_is_found() {
+        let mut ledger = Ledger::default();
+        let vote = |to| message(MessageType::MsgRequestVoteResponse, to, 0);
+        assert_eq!(ledger.sent(&vote(1), &status(5)), Ok(()));
+        assert_eq!(ledger.sent(&vote(1), &status(5)), Ok(()));
+        assert_eq!(ledger.sent(&Message { term: 4, ..vote(3) }, &status(5)), Ok(()));
+        assert!(ledger.sent(&vote(3), &status(5)).is_err());
+    }
+
+    /// Entries follow the one that their message names, without a gap.
+    #[test]
+    fn entries_that_do_not_follow_are_found() {
+        let mut ledger = Ledger::default();
+        let append = |indexes: &[u64]| {
+            let entries: Vec<Entry> = indexes.iter().map(|i| Entry { index: *i, term: 3, ..Default::default() }).collect();
+            Message { entries, ..message(MessageType::MsgAppend, 1, 7) }
+        };
+        for right in [&[][..], &[8], &[8, 9]] {
+            assert_eq!(ledger.appended(&append(right), &status(9)), Ok(()));
+        }
+        for wrong in [&[7][..], &[9], &[8, 10]] {
+            assert!(ledger.appended(&append(wrong), &status(9)).is_err(), "{wrong:?}");
         }
     }
 }

@@ -23,9 +23,13 @@ pub mod member;
 pub mod net;
 pub mod operator;
 pub mod ops;
+pub mod probes;
 pub mod rng;
+pub mod sharers;
+pub mod told;
 pub mod transfer;
 pub mod turns;
+pub mod walks;
 pub mod watchers;
 pub mod wire;
 pub mod world;
@@ -85,6 +89,7 @@ pub fn run(settings: Settings) -> Report {
     }
     world.add_clients(8);
     world.add_watchers(6);
+    world.add_sharers(2);
     world.begin_faults();
     world.begin_operator();
     let end = settings.seconds * SECOND;
@@ -98,10 +103,27 @@ pub fn run(settings: Settings) -> Report {
         if let Some(why) = world.unsettled() {
             world.violation(format!("not settled {} s after the last fault: {why}", SETTLES / SECOND));
         } else {
-            ends::check(&mut world);
+            rest(&mut world);
         }
     }
     world.report()
+}
+
+/// Asks the members at rest, and looks at how it all ended once they rest again.
+fn rest(world: &mut World) {
+    world.begin_probes();
+    let until = world.now + probes::ANSWERS;
+    while world.violations.is_empty() && !(world.probes_are_answered() && world.unsettled().is_none()) && world.now < until {
+        let now = world.now + SECOND / 10;
+        world.run_until(now);
+    }
+    world.check_probes();
+    if let Some(why) = world.unsettled() {
+        world.violation(format!("not settled {} s after the members were asked: {why}", probes::ANSWERS / SECOND));
+    }
+    if world.violations.is_empty() {
+        ends::check(world);
+    }
 }
 
 impl World {
@@ -117,7 +139,8 @@ impl World {
             faults: self.faults.len(),
             leader_changes: self.leaders.len().saturating_sub(1),
             revisions: self.history.head(),
-            watched: self.watchers.iter().map(|w| w.follow.delivered).sum(),
+            watched: self.watchers.iter().map(|w| w.follow.delivered).sum::<u64>()
+                + self.sharers.iter().map(|s| s.delivered()).sum::<u64>(),
             bookmarks: self.watchers.iter().map(|w| w.bookmarks).sum(),
             renewals: self.leases.renewed,
             snapshots: self.snapshots,

@@ -104,6 +104,8 @@ pub struct Running {
     pub follows: Option<Arc<Vec<MemberRow>>>,
     /// Members that called and are not on that list.
     pub strangers: Strangers,
+    /// The newest revision that it has shown to anybody.
+    pub shown: i64,
     /// It was removed, knows it, and ends.
     pub leaves: bool,
 }
@@ -298,6 +300,7 @@ impl Member {
             changes: Vec::new(),
             follows: None,
             strangers: Strangers::default(),
+            shown: 0,
             leaves: false,
         });
         self.down = false;

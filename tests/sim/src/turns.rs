@@ -168,9 +168,10 @@ impl World {
             }
         }
         for message in &messages {
-            self.ledger.sent(message);
-            if let Err(e) = self.ledger.appended(message, &status) {
-                self.violation(format!("member {at}: {e}"));
+            for told in [self.ledger.sent(message, &status), self.ledger.appended(message, &status)] {
+                if let Err(e) = told {
+                    self.violation(format!("member {at}: {e}"));
+                }
             }
         }
         self.look_at_members(at);
@@ -266,7 +267,10 @@ impl World {
         }
         for (operation, answer) in done {
             match answer {
-                Answered::Applied(answer) => self.answer(operation, Told::Answer(answer)),
+                Answered::Applied(answer) => {
+                    self.showed(at, answer.revision);
+                    self.answer(operation, Told::Answer(answer));
+                }
                 Answered::Fresh => self.read_now(at, operation),
                 Answered::Refused(e) => self.answer(operation, Told::Refused(e.to_string())),
                 Answered::Transferred => {}

@@ -157,6 +157,7 @@ impl World {
                 if revision > self.history.head() {
                     return Err(format!("created at revision {revision}, which nobody published"));
                 }
+                self.watch_told(s.at, revision);
                 if self.watchers[watcher].follow.next == 0 {
                     self.watchers[watcher].follow.next = revision + 1;
                 }
@@ -178,9 +179,11 @@ impl World {
                 }
                 self.events(watcher, &events)?;
                 self.nothing_before(watcher, revision).map_err(|e| format!("{e} ({} events)", events.len()))?;
+                self.watch_told(s.at, revision);
             }
             WatchMessage::Progress { id, revision } => {
                 self.nothing_before(watcher, revision).map_err(|e| format!("{e} (progress of {id})"))?;
+                self.watch_told(s.at, revision);
                 self.watchers[watcher].bookmarks += 1;
             }
         }

@@ -11,8 +11,11 @@ use crate::member::{Member, Part};
 use crate::net::{Kind, Net};
 use crate::operator::Operator;
 use crate::ops::Operation;
+use crate::probes::Probe;
 use crate::rng::Rng;
+use crate::sharers::Sharer;
 use crate::transfer::Transfer;
+use crate::walks::Walk;
 use crate::watchers::Watcher;
 use crate::{Settings, Time};
 use bytes::Bytes;
@@ -107,8 +110,27 @@ pub enum Event {
         at: usize,
         hops: u32,
     },
+    /// A keep-alive that the leader has taken in looks at the lease's clock, once everything up to an entry is applied.
+    Renew {
+        client: usize,
+        lease: i64,
+        at: usize,
+        life: u32,
+        hops: u32,
+        upto: u64,
+        /// Some member had applied its end when it came.
+        over: bool,
+    },
     Watch {
         watcher: usize,
+    },
+    /// A client with many watches on one stream reads on.
+    Share {
+        sharer: usize,
+    },
+    /// A walk reads on.
+    Page {
+        operation: usize,
     },
     Fault,
     /// A machine with an empty disk asks the others who belongs to the cluster.
@@ -194,13 +216,21 @@ pub struct World {
     /// Answers on their way to their clients.
     pub answers: BTreeMap<usize, crate::ops::Told>,
     pub clients: Vec<Client>,
+    /// Ranges that are read page by page, by operation.
+    pub walks: BTreeMap<usize, Walk>,
     pub watchers: Vec<Watcher>,
+    /// Clients with many watches on one stream.
+    pub sharers: Vec<Sharer>,
+    /// The newest revision that any watcher was told.
+    pub watched: i64,
     pub leases: Leases,
     pub transfers: Vec<Transfer>,
     pub operator: Operator,
     pub ledger: Ledger,
     /// Who led in each term.
     pub leaders: BTreeMap<u64, usize>,
+    /// What members at rest were asked in the end.
+    pub probes: Vec<Probe>,
     pub faults: Vec<(Time, String)>,
     pub violations: Vec<String>,
     /// The newest revision that any client asked to compact at.
@@ -240,12 +270,16 @@ impl World {
             operations: Vec::new(),
             answers: BTreeMap::new(),
             clients: Vec::new(),
+            walks: BTreeMap::new(),
             watchers: Vec::new(),
+            sharers: Vec::new(),
+            watched: 0,
             leases: Leases::default(),
             transfers: Vec::new(),
             operator: Operator::default(),
             ledger: Ledger::default(),
             leaders: BTreeMap::new(),
+            probes: Vec::new(),
             faults: Vec::new(),
             violations: Vec::new(),
             compact_asked: 0,
@@ -307,6 +341,7 @@ impl World {
             Event::Tick { at, .. } | Event::Step { at, .. } | Event::Request { at, .. } => Some(*at),
             Event::Depart { at, .. } | Event::Change { at, .. } => Some(*at),
             Event::GiveBack { at, .. } | Event::KeepAlive { at, .. } | Event::Report { at, .. } => Some(*at),
+            Event::Renew { at, .. } => Some(*at),
             Event::Pump { from, .. } | Event::Connect { from, .. } => Some(*from),
             Event::Forward { to, .. } | Event::Late { to, .. } | Event::Arrive { to, .. } => Some(*to),
             _ => None,
@@ -350,7 +385,12 @@ impl World {
             Event::Response { operation } => self.response(operation),
             Event::Timeout { operation } => self.timeout(operation),
             Event::KeepAlive { client, lease, at, hops } => self.keep_alive(client, lease, at, hops),
+            Event::Page { operation } => self.page(operation),
+            Event::Renew { client, lease, at, life, hops, upto, over } => {
+                self.renew(client, lease, (at, life), hops, (upto, over));
+            }
             Event::Watch { watcher } => self.watch(watcher),
+            Event::Share { sharer } => self.share(sharer),
             Event::Fault => self.fault(),
             Event::Gate { at } => self.gate(at),
             Event::Depart { at, life } => self.depart(at, life),

@@ -58,7 +58,8 @@ impl Loop {
     }
 
     pub(super) fn retry_reads(&mut self, now: Duration) {
-        if self.round.as_ref().is_some_and(|r| now.saturating_sub(r.asked) >= READ_RETRY) {
+        let late = self.round.as_ref().is_some_and(|r| now.saturating_sub(r.asked) >= READ_RETRY);
+        if late && !plant::is(Plant::LostRound) {
             let round = self.round.take().expect("checked");
             self.inner.meter.slow_read_round();
             self.readers.splice(0..0, round.readers);
@@ -81,7 +82,7 @@ impl Loop {
     /// A quorum confirmed this member as the leader after `asked`. It votes for nobody else within an election timeout of that, unless
     /// leadership is handed over. Voters count that time in ticks, whose first may come at once, and another at once after one that was
     /// late; and a timeout that is no whole number of ticks is cut. So three are left out.
-    fn led(&mut self, asked: Duration) {
+    pub(super) fn led(&mut self, asked: Duration) {
         if self.driver.is_leader() && !self.driver.transferring() {
             let until = asked + self.inner.limits.election.saturating_sub(self.tick * 3);
             self.inner.gauges.sure_until.store(u64::try_from(until.as_nanos()).unwrap_or(0), Ordering::Release);

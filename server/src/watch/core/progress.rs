@@ -86,7 +86,8 @@ impl Core {
         let published = self.published;
         let Some(stream) = self.streams.get_mut(key.slot as usize).filter(|s| s.generation == key.generation) else { return true };
         let Some(asked) = stream.asked else { return true };
-        if stream.lagging > 0 || published < asked {
+        let behind = if plant::is(Plant::ProgressOfSome) { stream.lagging == stream.watches.len() } else { stream.lagging > 0 };
+        if behind || published < asked {
             return false;
         }
         let waits = |id: &WatcherId| self.watchers[*id as usize].as_ref().is_some_and(|w| published < w.quiet_until);
