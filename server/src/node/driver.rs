@@ -98,6 +98,8 @@ pub(super) struct Driver {
     /// Index of a snapshot that raft accepted and the machine has not taken up. Until then raft cannot read the entries between what
     /// is applied and the snapshot, and an election, which looks at them, would end the process.
     taking_up: Option<u64>,
+    /// That entries are not taken for the time being was said.
+    told_behind: bool,
     rounds: Rounds,
     /// Requests of members whose word completes the quorum; only a crowd's pause holds them.
     confirmed: Rounds,
@@ -138,6 +140,7 @@ impl Driver {
             told_commit: None,
             chance: settings.seed,
             taking_up: None,
+            told_behind: false,
             rounds: Rounds::default(),
             confirmed: Rounds::default(),
             now: Duration::ZERO,
@@ -248,6 +251,13 @@ impl Driver {
             || self.unapplied.bytes() >= MAX_UNAPPLIED
     }
 
+    /// Half of that is there again: what is said of it is said once for each time.
+    fn has_caught_up(&self) -> bool {
+        self.writing.len() < MAX_UNWRITTEN_GROUPS / 2
+            && self.unwritten_entries.bytes() + self.taken < MAX_UNWRITTEN / 2
+            && self.unapplied.bytes() < MAX_UNAPPLIED / 2
+    }
+
     /// Number of the newest ready handed to the log.
     pub fn handed(&self) -> u64 {
         self.handed
@@ -328,7 +338,12 @@ impl Driver {
             MessageType::MsgReadIndex if self.is_leader() => self.read(message),
             // The leader sends it again, as what the network lost; its heartbeats are answered meanwhile.
             MessageType::MsgAppend if self.is_behind() => {
-                tracing::debug!(index = message.index, "the disk is far behind; entries are not taken");
+                if !std::mem::replace(&mut self.told_behind, true) {
+                    tracing::warn!(
+                        index = message.index,
+                        "the log or its application is far behind; entries are not taken until it catches up"
+                    );
+                }
             }
             MessageType::MsgTimeoutNow if self.taking_up.is_some() => {
                 tracing::info!("leadership was offered before a snapshot was in place; not taken");
@@ -341,6 +356,7 @@ impl Driver {
                 let message = self.misread(message);
                 let tells_commit = message.get_msg_type() == MessageType::MsgAppend && message.entries.is_empty();
                 self.taken += message.entries.iter().map(weight).sum::<usize>();
+                self.told_behind &= !self.has_caught_up();
                 let (from, committed) = (message.from, self.committed());
                 if let Err(e) = self.raw.step(message) {
                     tracing::debug!(error = %e, "raft refused a message");
