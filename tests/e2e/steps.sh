@@ -230,10 +230,11 @@ flowed_and_restored() {
   k delete quoratebackupschedule flowing && within 60 gone deployment flowing-deltas && k delete pod s3 --now
 }
 told_by_backup() { k get quoratebackup "$1" -o json | jq -r '.status.conditions[]? | select(.type == "Complete") | .message' | grep -E -- "$2"; }
-# The key that sealed so far stays under another name; the agent that has read it is replaced.
+# The key that sealed so far stays under another name; the agent that has read it is replaced. It may just be, for certificates that
+# the next authority signed.
 another_key() {
   local before key
-  before=$(agent_pod) && key=$(k get secret sealing -o 'jsonpath={.data.key}' | base64 -d) &&
+  within 60 agent_pod && before=$(agent_pod) && key=$(k get secret sealing -o 'jsonpath={.data.key}' | base64 -d) &&
     k patch secret sealing --type=merge -p '{"stringData":{"former":"'"$key"'","key":"'"$(openssl rand -hex 32)"'"}}' && within 60 another_agent "$before" && within 60 is True flowing_condition Flowing
 }
 agent_pod() { k get pods -l quorate.io/schedule=flowing,app.kubernetes.io/component=deltas -o json | jq -er '[.items[] | select(.metadata.deletionTimestamp == null and .status.phase == "Running")][0].metadata.uid'; }
