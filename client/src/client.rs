@@ -1,6 +1,6 @@
 //! The client itself: endpoints, choice among them, sign-in, and the one loop that every unary call goes through.
 //!
-//! Invariants: a write is sent again only when its error proves that no connection came about; a read whenever a member was
+//! Invariants: a call that nobody answered in time makes later ones go to another endpoint. A write is sent again only when its error proves that no connection came about; a read whenever a member was
 //! unavailable. A call that is refused because its identity went stale signs in again and is sent once more, up to a limit
 //! (the server checks who asks before it does anything).
 
@@ -69,6 +69,36 @@ struct Node {
     address: Address,
     channel: Channel,
     avoid_until: Mutex<Option<Instant>>,
+}
+
+/// The node that one attempt goes to. One that gave no answer until the attempt was given up is passed over next time, as one that
+/// failed: its machine may hang, and then nothing else says so.
+struct Pick<'a> {
+    client: &'a Client,
+    node: &'a Node,
+    /// The turn that led to it, and the turn that leads to the one after it.
+    turn: usize,
+    next: usize,
+    answered: bool,
+}
+
+impl Pick<'_> {
+    /// Later calls go elsewhere, if there is an elsewhere. Of many calls that failed at one node only the first moves the turn on:
+    /// otherwise they could lead round to that very node again.
+    fn pass_over(&self) {
+        *self.node.avoid_until.lock() = Some(Instant::now() + AVOID);
+        if self.client.chosen.len() > 1 {
+            let _ = self.client.shared.turn.compare_exchange(self.turn, self.next, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Pick<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.pass_over();
+        }
+    }
 }
 
 /// Message sizes, bytes.
@@ -205,12 +235,14 @@ impl Client {
         self.sign_in_first().await?;
         let mut stale = STALE;
         loop {
-            let node = self.pick();
+            let mut pick = self.pick();
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let used = self.shared.token.lock().clone();
-            let status = match send(node, left).await {
+            let answer = send(pick.node, left).await;
+            pick.answered = true;
+            let status = match answer {
                 Ok(answer) => {
-                    *node.avoid_until.lock() = None;
+                    *pick.node.avoid_until.lock() = None;
                     return Ok(answer);
                 }
                 Err(status) => status,
@@ -224,20 +256,21 @@ impl Client {
                 continue;
             }
             let unreachable = not_connected(&status).is_some();
-            if unreachable || status.code() == Code::Unavailable {
-                *node.avoid_until.lock() = Some(Instant::now() + AVOID);
-                self.shared.turn.fetch_add(1, Ordering::Relaxed);
+            let unavailable = status.code() == Code::Unavailable;
+            let again = unreachable || (retry == Retry::Reads && unavailable);
+            let error = Error::from(status);
+            if unreachable || unavailable || matches!(error, Error::Timeout) {
+                pick.pass_over();
             }
-            let again = unreachable || (retry == Retry::Reads && status.code() == Code::Unavailable);
             if !again {
-                return Err(status.into());
+                return Err(error);
             }
             sleep(BACKOFF.mul_f64(rand::random_range(0.9..1.1))).await;
         }
     }
 
     /// The next node: in turn, but not one that just failed while there are others.
-    fn pick(&self) -> &Node {
+    fn pick(&self) -> Pick<'_> {
         let turn = match self.shared.spread {
             true => self.shared.turn.fetch_add(1, Ordering::Relaxed),
             false => self.shared.turn.load(Ordering::Relaxed),
@@ -245,8 +278,9 @@ impl Client {
         let now = Instant::now();
         let count = self.chosen.len();
         let at = |step: usize| &self.shared.nodes[self.chosen[(turn % count + step) % count]];
-        let usable = |node: &&Node| node.avoid_until.lock().is_none_or(|until| until <= now);
-        (0..count).map(at).find(usable).unwrap_or_else(|| at(0))
+        let usable = |step: &usize| at(*step).avoid_until.lock().is_none_or(|until| until <= now);
+        let step = (0..count).find(usable).unwrap_or(0);
+        Pick { client: self, node: at(step), turn, next: turn.wrapping_add(step + 1), answered: false }
     }
 
     /// True for refusals that another try with a fresh identity may change; the server did nothing before them. Whoever is known
@@ -285,9 +319,11 @@ impl Client {
             return Ok(());
         };
         loop {
-            let node = self.pick();
+            let mut pick = self.pick();
             let request = AuthenticateRequest { name: user.clone(), password: password.clone() };
-            match AuthClient::new(node.channel.clone()).authenticate(request).await {
+            let answer = AuthClient::new(pick.node.channel.clone()).authenticate(request).await;
+            pick.answered = true;
+            match answer {
                 Ok(answer) => {
                     *self.shared.token.lock() = Some(ascii(&answer.into_inner().token)?);
                     self.shared.open_to_all.store(false, Ordering::Relaxed);
@@ -300,8 +336,7 @@ impl Client {
                     return Ok(());
                 }
                 Err(status) if status.code() == Code::Unavailable || not_connected(&status).is_some() => {
-                    *node.avoid_until.lock() = Some(Instant::now() + AVOID);
-                    self.shared.turn.fetch_add(1, Ordering::Relaxed);
+                    pick.pass_over();
                     sleep(BACKOFF).await;
                 }
                 Err(status) => return Err(status.into()),

@@ -6,6 +6,7 @@
 //! Invariant: a key lives no longer than its session's lease. Whoever loses the session has lost the lock.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_proto::etcdserverpb::{
@@ -15,9 +16,11 @@ use quorate_proto::etcdserverpb::{
 use quorate_proto::mvccpb::{KeyValue, event::EventType};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use crate::client::Client;
 use crate::error::{Error, Result};
+use crate::keep_alive::KeepAlive;
 use crate::keys::prefix_end;
 
 /// A lease that is kept alive in the background until the last clone is dropped.
@@ -41,14 +44,18 @@ impl Drop for AbortOnDrop {
 impl Session {
     /// Grants a lease of `ttl` seconds and keeps it alive.
     pub async fn open(client: &Client, ttl: i64) -> Result<Self> {
-        let lease = client.lease_grant(LeaseGrantRequest { ttl, id: 0 }).await?.id;
-        Ok(Self::with_lease(client, lease))
+        let granted = client.lease_grant(LeaseGrantRequest { ttl, id: 0 }).await?;
+        let expires = Instant::now() + Duration::from_secs(granted.ttl.max(0).unsigned_abs());
+        Ok(Self::kept(client, granted.id, client.keep_alive_until(granted.id, expires)))
     }
 
     /// Keeps a lease alive that exists already.
     pub fn with_lease(client: &Client, lease: i64) -> Self {
+        Self::kept(client, lease, client.keep_alive(lease))
+    }
+
+    fn kept(client: &Client, lease: i64, mut keep_alive: KeepAlive) -> Self {
         let (lose, lost) = watch::channel(false);
-        let mut keep_alive = client.keep_alive(lease);
         let task = tokio::spawn(async move {
             while keep_alive.next().await.is_ok() {}
             lose.send_replace(true);
@@ -319,4 +326,22 @@ fn canceled(reason: &str, compact_revision: i64) -> Error {
         (reason, _) => reason,
     };
     Error::Server { code: tonic::Code::OutOfRange, message: message.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    /// A session whose servers went away before the first renewal was answered is lost when its lease must have run out: whoever holds
+    /// a lock by it has to know.
+    #[tokio::test]
+    async fn sessions_that_were_never_renewed_are_lost() {
+        let port = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+        let client = Client::new(Config::new([format!("http://127.0.0.1:{port}")])).unwrap();
+        let expires = Instant::now() + Duration::from_millis(200);
+        let session = Session::kept(&client, 7, client.keep_alive_until(7, expires));
+        tokio::time::timeout(Duration::from_secs(10), session.lost()).await.expect("it is lost");
+        assert!(Instant::now() >= expires);
+    }
 }

@@ -22,7 +22,7 @@ pub struct KeepAlive {
     id: i64,
     stream: Option<(mpsc::Sender<LeaseKeepAliveRequest>, Streaming<LeaseKeepAliveResponse>)>,
     next: Instant,
-    /// When the lease is over unless it is renewed; unknown before the first answer.
+    /// When the lease is over unless it is renewed; of a lease that others granted it is unknown before the first answer.
     expires: Option<Instant>,
 }
 
@@ -82,6 +82,11 @@ impl Client {
     /// Prepares to keep a lease alive; nothing is sent before [`KeepAlive::next`] is called.
     pub fn keep_alive(&self, id: i64) -> KeepAlive {
         KeepAlive { client: self.clone(), id, stream: None, next: Instant::now(), expires: None }
+    }
+
+    /// The same for a lease that is known to last until `expires` if it is not renewed.
+    pub(crate) fn keep_alive_until(&self, id: i64, expires: Instant) -> KeepAlive {
+        KeepAlive { expires: Some(expires), ..self.keep_alive(id) }
     }
 
     /// Renews a lease once. [`Error::LeaseLost`] when there is no such lease.

@@ -80,6 +80,48 @@ async fn time_limits_end_calls() {
     assert_eq!(error.to_string(), "context deadline exceeded");
 }
 
+/// A member that hangs takes connections, for its kernel does, and says nothing. The calls that meet it end when their time is up, be
+/// they one or many; those after them go to the next.
+#[tokio::test]
+async fn hanging_members_are_left() {
+    for at_once in [1, 2, 4] {
+        let (hanging, _listener) = fake::hanging_address().await;
+        let fake = Fake::start().await;
+        let client = Client::new(Config::new([hanging, fake.url()])).unwrap().timeout(Some(Duration::from_millis(300)));
+        let calls: Vec<_> = (0..at_once)
+            .map(|_| {
+                tokio::spawn({
+                    let client = client.clone();
+                    async move { client.put(put()).await }
+                })
+            })
+            .collect();
+        for call in calls {
+            let error = call.await.unwrap().unwrap_err();
+            assert!(matches!(error, Error::Timeout), "{error}");
+        }
+        assert_eq!(fake.state.puts.load(Ordering::SeqCst), 0, "a write that nobody answered was sent again");
+        // Longer than a member that failed is avoided.
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        client.timeout(Some(Duration::from_secs(5))).put(put()).await.unwrap();
+        assert_eq!(fake.state.puts.load(Ordering::SeqCst), 1);
+    }
+}
+
+/// The same for one that hangs while somebody signs in.
+#[tokio::test]
+async fn hanging_sign_ins_are_left() {
+    let (hanging, _listener) = fake::hanging_address().await;
+    let fake = Fake::start().await;
+    fake.state.demand_token("first");
+    let mut config = Config::new([hanging, fake.url()]);
+    config.credentials = Some(Credentials::Password { user: "u".to_string(), password: "p".to_string() });
+    let client = Client::new(config).unwrap();
+    let error = client.timeout(Some(Duration::from_millis(300))).put(put()).await.unwrap_err();
+    assert!(matches!(error, Error::Timeout), "{error}");
+    client.put(put()).await.unwrap();
+}
+
 /// A password becomes a token before the first call; a token that the server no longer takes is replaced, once per failure.
 #[tokio::test]
 async fn tokens_are_renewed() {

@@ -84,6 +84,12 @@ pub async fn rude_address() -> String {
     url
 }
 
+/// An address where connections are taken by the kernel and by nobody else, as long as the listener lives.
+pub async fn hanging_address() -> (String, TcpListener) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    (format!("http://{}", listener.local_addr().unwrap()), listener)
+}
+
 impl Fake {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

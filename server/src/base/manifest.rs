@@ -5,7 +5,7 @@
 //! whose last sectors outlived those before them for damaged, and refuses it. Here such an end is found, the rows are shown as they
 //! were before it, and it is cut off.
 //!
-//! In: a folder of rows. Out: where the whole records end. Invariants: looking changes nothing in the folder; nothing before the first
+//! In: a folder of rows. Out: where the whole records end. Invariants: looking changes nothing in the folder; a folder that is open is not cut; nothing before the first
 //! record that is not whole is ever cut. Whether what follows was relied on cannot be seen here: that the files of the shorter list
 //! are all there, and that the log has every entry since, is for the caller to look at, in the view, before the cut.
 
@@ -70,6 +70,45 @@ pub(super) fn torn(dir: &Path) -> io::Result<Option<Torn>> {
     let Some(list) = read(&dir.join(&name))? else { return Ok(None) };
     let whole = whole(&list);
     Ok((whole > 0 && whole < list.len()).then(|| Torn { dir: dir.to_path_buf(), name, list, whole }))
+}
+
+/// Keeps other processes from opening the folder's rows, as RocksDB itself does; `None` when some process, this one included, has them
+/// open. What looks torn then may be a record that it is writing.
+///
+/// # Errors
+/// When the folder's lock cannot be opened.
+pub(super) fn alone(dir: &Path) -> io::Result<Option<Alone>> {
+    let file = match File::options().read(true).write(true).open(dir.join("LOCK")) {
+        // RocksDB makes it before it opens anything.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Some(Alone(None))),
+        file => file?,
+    };
+    match lock(&file) {
+        Ok(()) => Ok(Some(Alone(Some(file)))),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {
+            // To close any descriptor of a file ends all locks that RocksDB has on it in this process.
+            std::mem::forget(file);
+            Ok(None)
+        }
+        // A kernel that knows no such locks.
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(Some(Alone(Some(file)))),
+        Err(e) => Err(e),
+    }
+}
+
+/// The folder's lock, until it is dropped.
+pub(super) struct Alone(#[expect(dead_code, reason = "held for its lock")] Option<File>);
+
+/// Takes the lock that RocksDB takes, for this descriptor alone; never waits.
+#[expect(unsafe_code, reason = "one system call on a descriptor that the borrow keeps open; it reads one value of ours")]
+fn lock(file: &File) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let whole = libc::flock { l_type: libc::F_WRLCK as _, l_whence: libc::SEEK_SET as _, l_start: 0, l_len: 0, l_pid: 0 };
+    // SAFETY: the descriptor is open for as long as `file` is borrowed, and the call only reads `whole`.
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const whole) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 impl Torn {
@@ -209,6 +248,27 @@ mod tests {
             assert_eq!(newest(&RocksBase::open(&dir, OPTIONS).unwrap()), seen + 1);
         }
         assert!(cut > 20, "{cut}");
+    }
+
+    /// A folder that is open is left as it is, whatever its list looks like: its owner may be writing just then.
+    #[test]
+    fn a_list_in_use_is_not_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let rows = dir.path().join("db");
+        let base = RocksBase::open(&rows, OPTIONS).unwrap();
+        write(&base, 0);
+        let mut bytes = fs::read(list(&rows)).unwrap();
+        bytes.extend([7; 5]);
+        fs::write(list(&rows), &bytes).unwrap();
+        for _ in 0..2 {
+            // The second time shows that the first has not ended the owner's lock.
+            let refused = RocksBase::open(&rows, OPTIONS).err();
+            assert!(matches!(refused, Some(BaseError::Locked(_))), "{refused:?}");
+            assert_eq!(fs::read(list(&rows)).unwrap(), bytes);
+        }
+        assert!(alone(&rows).unwrap().is_none());
+        drop(base);
+        assert_eq!(newest(&RocksBase::open(&rows, OPTIONS).unwrap()), 0);
     }
 
     /// A list that is damaged where files were already dropped on its word is refused, and the files stay.

@@ -215,8 +215,13 @@ impl RocksBase {
         let cache = Cache::new_lru_cache(o.block_cache);
         let mut families = vec![ColumnFamilyDescriptor::new("default", Options::default())];
         families.extend(Family::ALL.iter().map(|f| ColumnFamilyDescriptor::new(f.name(), family_options(*f, &o, &cache))));
-        if let Some(torn) = manifest::torn(dir).map_err(fail_io(dir))? {
-            torn.cut().map_err(fail_io(dir))?;
+        if manifest::torn(dir).map_err(fail_io(dir))?.is_some() {
+            let locked = || BaseError::Locked(format!("{}: another process has these rows open", dir.display()));
+            let _alone = manifest::alone(dir).map_err(fail_io(dir))?.ok_or_else(locked)?;
+            // Looked at again, now that nobody writes it.
+            if let Some(torn) = manifest::torn(dir).map_err(fail_io(dir))? {
+                torn.cut().map_err(fail_io(dir))?;
+            }
         }
         let db = DB::open_cf_descriptors(&db, dir, families).map_err(fail)?;
         Ok(Self { db, folder: Folder { path: dir.to_path_buf(), retired: AtomicBool::new(false) }, _view: None })

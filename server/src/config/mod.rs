@@ -47,6 +47,7 @@ pub use model::{
 pub use table::{Effect, Flag, Group, Kind, flags};
 pub use tls::{CertPair, CipherSuite, SUITES, TlsBounds, TlsSettings, TlsVersion};
 pub use url::{Bind, ListenUrl, Scheme, Url};
+pub(crate) use value::{parse_bool, parse_uint};
 
 use settings::{Asked, Settings};
 

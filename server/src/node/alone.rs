@@ -9,6 +9,7 @@ use super::NodeSettings;
 use super::apply::configuration;
 use super::identity::read_identity;
 use super::log_store::from_log;
+use super::recover::verify_rows;
 use super::start::{Paths, StartError, open_state, refuse_half_recovered};
 use crate::base::BaseError;
 use crate::env::files::Files;
@@ -29,6 +30,8 @@ pub fn stand_alone(settings: &NodeSettings, files: &Arc<dyn Files>) -> Result<Po
     let paths = Paths::of(settings, "member");
     // A recovery may have ended between writing down the new identity and putting its log in place.
     renew::settle(&paths.wal, identity, files)?;
+    // To open the rows cuts a torn end off their list of files: not before it is seen that nothing relied on what goes.
+    verify_rows(&paths, settings, identity, files)?;
     let (mut wal, replay) = Wal::open(&paths.wal, identity, files.clone())?;
     let (store, mut machine) = open_state(&paths, settings, &replay)?;
     refuse_half_recovered(&machine, identity, settings)?;
@@ -81,4 +84,30 @@ pub(super) fn apply(machine: &mut Machine, entry: LogEntry) -> Result<(), BaseEr
     };
     machine.apply_change(entry.index, entry.term, member)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::files::RealFiles;
+    use crate::node::start::tests::settings;
+    use crate::node::{Founding, Opened};
+    use quorate_proto::state::Member;
+
+    /// A list of files that is damaged where it was relied on is refused and stays as it is: somebody may still mend it.
+    #[test]
+    fn a_damaged_list_is_left_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let founding =
+            Founding { cluster_id: 1, member_id: 7, members: vec![Member { id: 7, ..Default::default() }], ..Default::default() };
+        drop(Opened::open(settings(dir.path()), Some(&founding), RealFiles::shared()).unwrap());
+        let rows = dir.path().join("member/db");
+        let list = rows.join(std::fs::read_to_string(rows.join("CURRENT")).unwrap().trim_end());
+        let mut bytes = std::fs::read(&list).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&list, &bytes).unwrap();
+        assert!(stand_alone(&settings(dir.path()), &RealFiles::shared()).is_err());
+        assert_eq!(std::fs::read(&list).unwrap(), bytes);
+    }
 }

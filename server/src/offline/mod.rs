@@ -5,7 +5,7 @@
 //! `--skip-hash-check`. `--delta FILE`, once for each file in order, or once with their folder, goes on from the snapshot with files of deltas, up to
 //! `--to-revision` or `--to-time` when one is given.
 
-use crate::config::{Config, Parsed};
+use crate::config::{Config, Parsed, parse_bool, parse_uint};
 use crate::env::files::RealFiles;
 use crate::membership::gate;
 use crate::node;
@@ -109,7 +109,8 @@ fn status(file: &Path, form: Form) -> Result<String, Failure> {
     Ok(page.to_string())
 }
 
-fn restore(args: Vec<OsString>) -> Result<String, Failure> {
+/// The command line of `snapshot restore`: the file, what is to be done with it, and the server's flags.
+fn restore_words(args: Vec<OsString>) -> Result<(PathBuf, RestoreOptions, Vec<OsString>), Failure> {
     let mut options = RestoreOptions::default();
     let mut file: Option<PathBuf> = None;
     let mut rest = Vec::new();
@@ -124,16 +125,22 @@ fn restore(args: Vec<OsString>) -> Result<String, Failure> {
             }
             "--bump-revision" => {
                 let value = value.or_else(|| args.next().map(|v| v.to_string_lossy().into_owned())).unwrap_or_default();
-                options.bump_revision = value.parse().map_err(|_| usage(&format!("--bump-revision: {value:?} is not a number")))?;
+                options.bump_revision = whole(flag, &value)?;
             }
-            "--mark-compacted" => options.mark_compacted = value.as_deref() != Some("false"),
-            "--skip-hash-check" => options.skip_hash = value.as_deref() != Some("false"),
+            "--mark-compacted" => options.mark_compacted = truth(flag, value.as_deref())?,
+            "--skip-hash-check" => options.skip_hash = truth(flag, value.as_deref())?,
+            // How much of etcd's file is mapped; there is no such file here.
+            "--initial-memory-map-size" => {
+                let value = value.or_else(|| args.next().map(|v| v.to_string_lossy().into_owned())).unwrap_or_default();
+                whole(flag, &value)?;
+            }
             _ if text.starts_with('-') => {
                 rest.push(arg);
                 if value.is_none() {
                     rest.extend(args.next());
                 }
             }
+            _ if file.is_some() => return Err(usage("snapshot restore takes one file")),
             _ => file = Some(arg.into()),
         }
     }
@@ -141,6 +148,21 @@ fn restore(args: Vec<OsString>) -> Result<String, Failure> {
     if options.mark_compacted != (options.bump_revision > 0) {
         return Err(usage("--mark-compacted and --bump-revision go together"));
     }
+    Ok((file, options, rest))
+}
+
+/// A flag's number, as Go reads it.
+fn whole(flag: &str, value: &str) -> Result<u64, Failure> {
+    parse_uint(value, u64::MAX).map_err(|_| usage(&format!("{flag}: {value:?} is not a number")))
+}
+
+/// A flag that says yes when it stands alone.
+fn truth(flag: &str, value: Option<&str>) -> Result<bool, Failure> {
+    value.map_or(Ok(true), |value| parse_bool(value).map_err(|_| usage(&format!("{flag}: {value:?} is neither true nor false"))))
+}
+
+fn restore(args: Vec<OsString>) -> Result<String, Failure> {
+    let (file, options, rest) = restore_words(args)?;
     let parsed = Config::from_env_and_args(rest.into_iter(), std::iter::empty(), |path| std::fs::read_to_string(path), || None);
     let config = match parsed {
         Ok(Parsed::Run(config, _)) => config,
@@ -155,6 +177,7 @@ fn restore(args: Vec<OsString>) -> Result<String, Failure> {
         return Err(Failure { text, code: 5 });
     }
     let settings = serve::node_settings(&config, &Metrics::new(false));
+    node::refuse_foreign(&settings)?;
     let reached = node::restore(&file, &settings, &founding, &options, &RealFiles::shared())?;
     let mut words = format!("restored {} into {}", file.display(), config.data_dir.display());
     if !options.deltas.files.is_empty() {
@@ -199,6 +222,32 @@ fn onward(deltas: &mut Deltas, flag: &str, value: &str) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A command line of a restore means what it means to etcdutl: Go's words for yes and no, numbers as Go reads them, one file.
+    #[test]
+    fn words_of_restore() {
+        let words = |line: &str| restore_words(line.split_whitespace().map(OsString::from).collect());
+        let (file, options, rest) =
+            words("f --skip-hash-check=F --mark-compacted=1 --bump-revision 0x10 --initial-memory-map-size=0 --data-dir d")
+                .unwrap();
+        assert_eq!((file, rest), ("f".into(), vec!["--data-dir".into(), "d".into()]));
+        assert!(options.mark_compacted && !options.skip_hash);
+        assert_eq!(options.bump_revision, 16);
+        assert!(!words("f --skip-hash-check=0").unwrap().1.skip_hash);
+        for bad in ["", "f g", "f --skip-hash-check=maybe", "f --bump-revision=x --mark-compacted", "f --mark-compacted"] {
+            assert_eq!(words(bad).err().map(|failure| failure.code), Some(2), "{bad:?}");
+        }
+    }
+
+    /// Nothing is restored among another program's files.
+    #[test]
+    fn restore_wants_a_folder_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("theirs"), "x").unwrap();
+        let args = ["restore".into(), "no-such-file".into(), "--data-dir".into(), dir.path().as_os_str().to_owned()];
+        let refused = snapshot(args.into()).unwrap_err();
+        assert!(refused.text.contains("theirs"), "{}", refused.text);
+    }
 
     /// The form is taken from before or behind the file, and one that is not known is refused.
     #[test]

@@ -7,8 +7,13 @@ use crate::snapshot::{Place, SnapshotError, Staging};
 use quorate_proto::peer::{SnapshotChunk, SnapshotEnd, SnapshotReceipt};
 use raft::eraftpb::Message;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
+
+/// How long the rows of a transfer that broke off wait for another attempt. A sender that can go on with them does so within seconds;
+/// after a change of the leader nobody can, and they may be as many as those in use.
+const KEPT: Duration = Duration::from_secs(10 * 60);
 
 /// One attempt of a transfer.
 pub(super) struct Intake {
@@ -63,6 +68,16 @@ impl Intake {
     pub async fn run(self, inbound: Streaming<SnapshotChunk>, answers: mpsc::Sender<Result<SnapshotReceipt, Status>>) {
         let came = self.take(inbound, answers).await;
         self.count.snapshot_came(came);
+        if came {
+            return;
+        }
+        let (staging, attempt) = (Arc::downgrade(&self.staging), self.attempt);
+        drop(self);
+        tokio::time::sleep(KEPT).await;
+        let Some(staging) = staging.upgrade() else { return };
+        if let Ok(true) = blocking(move || Ok(staging.abandon(attempt))).await {
+            tracing::info!("what arrived of a snapshot was removed: nobody went on with it");
+        }
     }
 
     /// True when raft took the snapshot.

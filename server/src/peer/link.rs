@@ -41,6 +41,8 @@ const ENVELOPE: usize = 1 << 20;
 /// Pauses between attempts to connect, doubled from the first to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LAST_PAUSE: Duration = Duration::from_secs(1);
+/// A stream that a peer had taken for longer than this was a good one: what comes after it begins anew.
+const LASTING: Duration = Duration::from_secs(5);
 /// Reports of one unreachable peer come at most this often.
 const REPORT_GAP: Duration = Duration::from_millis(50);
 /// Envelopes of which it is remembered when they left, to measure round trips.
@@ -232,25 +234,19 @@ impl Link {
 
     /// Connects and feeds the lane's stream, again and again.
     async fn keep(self: &Arc<Self>, kind: Kind) {
-        let mut pause = FIRST_PAUSE;
-        let mut attempt = 0;
+        let mut turns = Turns::first();
         loop {
             let urls = self.urls();
-            let url = match urls.len() {
-                0 => None,
-                n => urls.get(attempt % n),
-            };
-            if let Some(url) = url {
-                let begun = Instant::now();
-                let error = self.session(kind, url).await;
+            if let Some(url) = turns.address(&urls) {
+                let mut taken = None;
+                let error = self.session(kind, url, &mut taken).await;
                 if kind == Kind::Control && self.connected.lock().take().is_some() {
                     self.count.disconnected();
                 }
                 self.lane(kind).outbox.close();
                 *self.lane(kind).channel.lock() = None;
                 self.report();
-                let was_up = begun.elapsed() > Duration::from_secs(5);
-                if was_up || attempt == 0 {
+                if turns.over(taken.map(|at: Instant| at.elapsed())) {
                     tracing::info!(
                         peer = format!("{:016x}", self.id),
                         url,
@@ -259,20 +255,16 @@ impl Link {
                         "a channel to a peer is down"
                     );
                 }
-                if was_up {
-                    pause = FIRST_PAUSE;
-                    attempt = 0;
-                }
             }
-            attempt += 1;
             tokio::time::sleep(FIRST_PAUSE).await;
-            let showed = tokio::time::timeout(pause - FIRST_PAUSE, self.lane(kind).seen.notified()).await.is_ok();
-            pause = if showed { FIRST_PAUSE } else { (pause * 2).min(LAST_PAUSE) };
+            let rest = turns.pause - FIRST_PAUSE;
+            let showed = tokio::time::timeout(rest, self.lane(kind).seen.notified()).await.is_ok();
+            turns.next(showed);
         }
     }
 
-    /// One stream from its opening to its end; says why it ended.
-    async fn session(self: &Arc<Self>, kind: Kind, url: &str) -> String {
+    /// One stream from its opening to its end; says why it ended, and in `taken` when the peer took it, if it did.
+    async fn session(self: &Arc<Self>, kind: Kind, url: &str, taken: &mut Option<Instant>) -> String {
         let channel = match connect(&self.inner.dial, url, self.inner.election).await {
             Ok(channel) => channel,
             Err(e) => return causes(&e),
@@ -308,8 +300,9 @@ impl Link {
             }
             Err(_) => return "the peer did not open the stream in time".into(),
         };
+        *taken = Some(Instant::now());
         if kind == Kind::Control {
-            *self.connected.lock() = Some(Instant::now());
+            *self.connected.lock() = *taken;
         }
         *lane.channel.lock() = Some(channel);
         tracing::debug!(peer = format!("{:016x}", self.id), url, channel = kind.name(), "a channel to a peer is up");
@@ -446,6 +439,42 @@ pub(super) fn refusal(status: &Status) -> String {
     }
 }
 
+/// Which of a peer's addresses is tried next, and how long after the one before.
+struct Turns {
+    attempt: usize,
+    pause: Duration,
+}
+
+impl Turns {
+    fn first() -> Self {
+        Self { attempt: 0, pause: FIRST_PAUSE }
+    }
+
+    fn address<'a>(&self, urls: &'a [String]) -> Option<&'a String> {
+        match urls.len() {
+            0 => None,
+            n => urls.get(self.attempt % n),
+        }
+    }
+
+    /// An attempt is over; `taken` is how long the peer had taken the stream for, if it did. The time before that does not count:
+    /// connecting alone may take longer than a session that was worth its name. True when people should hear of it.
+    fn over(&mut self, taken: Option<Duration>) -> bool {
+        let lasted = taken.is_some_and(|time| time > LASTING);
+        let tell = lasted || self.attempt == 0;
+        if lasted {
+            *self = Self::first();
+        }
+        tell
+    }
+
+    /// The pause is over; `showed` says that the peer ended it by calling us.
+    fn next(&mut self, showed: bool) {
+        self.attempt += 1;
+        self.pause = if showed { FIRST_PAUSE } else { (self.pause * 2).min(LAST_PAUSE) };
+    }
+}
+
 /// A lane's stream as gRPC pulls it: the greeting, then whatever waits in the outbox, an envelope at a time.
 struct Outbound {
     link: Arc<Link>,
@@ -481,5 +510,34 @@ impl Stream for Outbound {
             stamps.push_back((this.sent, Instant::now()));
         }
         Poll::Ready(Some(Envelope { messages, ..Default::default() }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each address has its turn, however long the others took to be given up; after a session that lasted it begins anew.
+    #[test]
+    fn every_address_has_its_turn() {
+        let urls = ["a", "b", "c"].map(String::from);
+        let mut turns = Turns::first();
+        let mut tried = Vec::new();
+        for _ in 0..6 {
+            tried.extend(turns.address(&urls).cloned());
+            // An address that nobody answers at costs as long as it takes to connect, which is no session.
+            turns.over(None);
+            turns.next(false);
+        }
+        assert_eq!(tried, ["a", "b", "c", "a", "b", "c"]);
+        assert_eq!(turns.pause, LAST_PAUSE);
+        assert!(!turns.over(Some(Duration::from_secs(1))), "a session that breaks at once is no better");
+        turns.next(false);
+        assert_eq!(turns.pause, LAST_PAUSE);
+        assert!(turns.over(Some(Duration::from_secs(6))));
+        assert_eq!((turns.attempt, turns.pause), (0, FIRST_PAUSE));
+        turns.next(true);
+        assert_eq!(turns.pause, FIRST_PAUSE);
+        assert_eq!(Turns::first().address(&[]), None);
     }
 }

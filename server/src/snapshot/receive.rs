@@ -1,7 +1,7 @@
 //! Receive: new durable rows from the chunks of a snapshot that arrives.
 //!
 //! One transfer at a time. One that was cut short keeps its rows and goes on from its last chunk when the same view is offered again;
-//! a different view begins anew. Invariants: every chunk is checked against its checksum and the order of rows before it is written;
+//! a different view begins anew, and what nobody goes on with for a while is abandoned. Invariants: every chunk is checked against its checksum and the order of rows before it is written;
 //! the folder is marked complete only after everything is on disk; a transfer that can neither be gone on with nor be handed over gives
 //! its place free by itself.
 
@@ -54,9 +54,11 @@ impl Receiver {
         Self { folders, staging: Mutex::default() }
     }
 
-    /// A count that rises with every chunk while the rows of a snapshot arrive or are handed over; `None` when none do.
+    /// A count that rises with every chunk while the rows of a snapshot arrive or are handed over; `None` when none do. Never waits: a
+    /// transfer that begins, which may have to remove the rows of another one first, is progress by itself.
     pub fn progress(&self) -> Option<u64> {
-        self.staging.lock().as_ref().filter(|s| !s.is_over()).map(|s| s.chunks.load(Ordering::Relaxed))
+        let Some(slot) = self.staging.try_lock() else { return Some(u64::MAX) };
+        slot.as_ref().filter(|s| !s.is_over()).map(|s| s.chunks.load(Ordering::Relaxed))
     }
 
     /// Begins a transfer of a view at an index, or goes on with it: the rows, the attempt's number and where to go on. Blocks on the
@@ -188,6 +190,14 @@ impl Staging {
         self.folders.mark_ready(&self.name, self.index)
     }
 
+    /// Removes the rows of a transfer that broke off in this attempt, unless another attempt has gone on with them or they are whole;
+    /// true when they were removed.
+    pub fn abandon(&self, attempt: u64) -> bool {
+        let Ok(mut state) = self.writable(attempt) else { return false };
+        self.end(&mut state);
+        true
+    }
+
     /// Removes the folder; the member does not take it.
     pub fn give_up(&self) {
         self.end(&mut self.state.lock());
@@ -274,6 +284,52 @@ mod tests {
         assert_eq!(folders.discarded.lock().len(), 1);
         receiver.settled(&again);
         assert!(receiver.begin(2, 6).is_ok());
+    }
+
+    /// Whoever asks how a transfer is getting on is answered at once, also while the disk makes room for it: it is the thread that
+    /// everything else of the member waits for.
+    #[test]
+    fn progress_never_waits_for_the_disk() {
+        let folders = Arc::new(Marks::default());
+        let receiver = Arc::new(Receiver::new(folders.clone()));
+        let (old, _, _) = receiver.begin(1, 5).unwrap();
+        // The disk: as long as this is held, the former rows are not gone.
+        let disk = folders.discarded.lock();
+        let beginning = std::thread::spawn({
+            let receiver = receiver.clone();
+            move || receiver.begin(2, 6).map(|_| ())
+        });
+        while old.state.try_lock().is_some() {
+            std::thread::yield_now();
+        }
+        let (tell, told) = crossbeam_channel::bounded(1);
+        let asking = std::thread::spawn({
+            let receiver = receiver.clone();
+            move || tell.send(receiver.progress())
+        });
+        assert!(told.recv_timeout(std::time::Duration::from_secs(10)).is_ok());
+        drop(disk);
+        beginning.join().unwrap().unwrap();
+        asking.join().unwrap().unwrap();
+        assert_eq!(receiver.progress(), Some(0));
+    }
+
+    /// What a transfer left that nobody goes on with is removed; one that somebody went on with stays, and so does a whole one.
+    #[test]
+    fn what_nobody_goes_on_with_is_removed() {
+        let folders = Arc::new(Marks::default());
+        let receiver = Receiver::new(folders.clone());
+        let (staging, first, _) = receiver.begin(1, 5).unwrap();
+        let (_, second, _) = receiver.begin(1, 5).unwrap();
+        assert!(!staging.abandon(first), "the second attempt goes on with it");
+        assert!(staging.abandon(second));
+        assert_eq!((receiver.progress(), folders.discarded.lock().len()), (None, 1));
+        assert!(!staging.abandon(second), "once is enough");
+        let (staging, attempt, place) = receiver.begin(1, 5).unwrap();
+        assert_eq!((attempt, place), (1, Place::default()));
+        send(&staging, attempt, 5).unwrap();
+        assert!(!staging.abandon(attempt), "it is being handed over");
+        assert_eq!(folders.discarded.lock().len(), 1);
     }
 
     /// Rows that are not those which were announced give their place free as well.
