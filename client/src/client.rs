@@ -1,8 +1,8 @@
 //! The client itself: endpoints, choice among them, sign-in, and the one loop that every unary call goes through.
 //!
-//! Invariants: a call that nobody answered in time makes later ones go to another endpoint. A write is sent again only when its error proves that no connection came about; a read whenever a member was
-//! unavailable. A call that is refused because its identity went stale signs in again and is sent once more, up to a limit
-//! (the server checks who asks before it does anything).
+//! Invariants: a call that nobody answered in time makes later ones go to another endpoint. A write is sent again only when its error
+//! proves that no connection came about; a read whenever a member was unavailable. A call that is refused because its identity went
+//! stale signs in again and is sent once more, up to a limit (the server checks who asks before it does anything).
 
 use std::future::Future;
 use std::sync::Arc;

@@ -5,9 +5,10 @@
 //! whose last sectors outlived those before them for damaged, and refuses it. Here such an end is found, the rows are shown as they
 //! were before it, and it is cut off.
 //!
-//! In: a folder of rows. Out: where the whole records end. Invariants: looking changes nothing in the folder; a folder that is open is not cut; nothing before the first
-//! record that is not whole is ever cut. Whether what follows was relied on cannot be seen here: that the files of the shorter list
-//! are all there, and that the log has every entry since, is for the caller to look at, in the view, before the cut.
+//! In: a folder of rows. Out: where the whole records end. Invariants: looking changes nothing in the folder; a folder that is open is
+//! not cut; nothing before the first record that is not whole is ever cut. Whether what follows was relied on cannot be seen here: that
+//! the files of the shorter list are all there, and that the log has every entry since, is for the caller to look at, in the view,
+//! before the cut.
 
 use std::fs::{self, File};
 use std::io;

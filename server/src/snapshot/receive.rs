@@ -1,9 +1,9 @@
 //! Receive: new durable rows from the chunks of a snapshot that arrives.
 //!
 //! One transfer at a time. One that was cut short keeps its rows and goes on from its last chunk when the same view is offered again;
-//! a different view begins anew, and what nobody goes on with for a while is abandoned. Invariants: every chunk is checked against its checksum and the order of rows before it is written;
-//! the folder is marked complete only after everything is on disk; a transfer that can neither be gone on with nor be handed over gives
-//! its place free by itself.
+//! a different view begins anew, and what nobody goes on with for a while is abandoned. Invariants: every chunk is checked against its
+//! checksum and the order of rows before it is written; the folder is marked complete only after everything is on disk; a transfer that
+//! can neither be gone on with nor be handed over gives its place free by itself.
 
 use super::SnapshotError;
 use super::folder::Folders;
