@@ -24,6 +24,12 @@ impl World {
         self.members[at].digest_flipped || self.has_damaged_row(at)
     }
 
+    /// Whether a row is damaged and the time is not over in which that is found: one that only older revisions show may be in no hash
+    /// but the next compaction's.
+    pub fn may_be_unfound(&self, at: usize) -> bool {
+        self.has_damaged_row(at) && self.damaged_at.is_some_and(|damaged| self.now < damaged + FOUND)
+    }
+
     fn has_damaged_row(&self, at: usize) -> bool {
         let member = &self.members[at];
         let rows = member.disk.folders.current();

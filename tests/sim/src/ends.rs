@@ -42,7 +42,9 @@ fn members(world: &World, found: &mut Vec<String>) {
             }
             Err(e) => found.push(format!("member {at} cannot be read: {e}")),
         }
-        past(at, store, history, found);
+        if !world.may_be_unfound(at) {
+            past(at, store, history, found);
+        }
         let leases = running.node.handle().shared().leases();
         let state = (store.hash_kv(head).map(|h| h.hash), store.compact_revision(), running.node.digest(), store.quota_usage());
         if !leases.is_empty() {
