@@ -135,7 +135,10 @@ fn in_dir(e: rocksdb::Error, dir: &Path, view: Option<&View>) -> BaseError {
     let own = dir.to_string_lossy();
     match fail(e) {
         BaseError::Corrupt(text) => {
-            let text = view.map_or(text.clone(), |view| text.replace(&*view.path.to_string_lossy(), &own));
+            let text = match view {
+                Some(view) => text.replace(&*view.path.to_string_lossy(), &own),
+                None => text,
+            };
             BaseError::Corrupt(if text.contains(&*own) { text } else { format!("{own}: {text}") })
         }
         other => other,
@@ -150,9 +153,12 @@ impl RocksBase {
     /// Reads the folder without changing a byte of it: the catalogue of files, the size of each, and the rows themselves, those every
     /// start needs first, up to `VERIFY_MOST` bytes.
     ///
+    /// True when the end of the catalogue is torn, so that [`RocksBase::open`] would go back to the rows before it, which are those that
+    /// were read. Then the log must have every entry since: look at [`RocksBase::open_read_only`] first, which shows those rows.
+    ///
     /// # Errors
     /// `Corrupt` with the file and the offset as RocksDB found them.
-    pub fn verify(dir: &Path, o: RocksOptions) -> Result<(), BaseError> {
+    pub fn verify(dir: &Path, o: RocksOptions) -> Result<bool, BaseError> {
         if !dir.join("CURRENT").exists() {
             return Err(BaseError::Corrupt(format!("{} is missing", dir.join("CURRENT").display())));
         }
@@ -173,23 +179,14 @@ impl RocksBase {
                         family = family.name(),
                         "the rows beyond are checked when they are read"
                     );
-                    return Ok(());
+                    return Ok(view.is_some());
                 }
                 left -= bytes;
                 rows.next();
             }
             rows.status().map_err(|e| in_dir(e, dir, view.as_ref()))?;
         }
-        Ok(())
-    }
-
-    /// Whether the end of the folder's list of files is torn, so that [`RocksBase::open`] would go back to the rows before it. Then the
-    /// log must have every entry since: look at [`RocksBase::open_read_only`] first, which shows those rows.
-    ///
-    /// # Errors
-    /// When the folder cannot be read.
-    pub fn torn(dir: &Path) -> Result<bool, BaseError> {
-        Ok(manifest::torn(dir).map_err(fail_io(dir))?.is_some())
+        Ok(view.is_some())
     }
 
     /// Opens the folder, making it when it is not there. A torn end of its list of files is cut off.

@@ -86,9 +86,8 @@ pub(super) fn verify_rows(
     identity: Identity,
     files: &Arc<dyn Files>,
 ) -> Result<(), StartError> {
-    let rows = folder::current(&paths.dir)?;
-    if !RocksBase::torn(&rows)? {
-        return Ok(RocksBase::verify(&rows, settings.rocks)?);
+    if !RocksBase::verify(&folder::current(&paths.dir)?, settings.rocks)? {
+        return Ok(());
     }
     let (replay, _lock) = renew::inspect(&paths.wal, identity, files)?;
     open_read_only(paths, settings, &replay).map(drop)

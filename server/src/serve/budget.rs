@@ -36,7 +36,11 @@ pub(crate) fn node_settings(config: &Config, metrics: &Arc<Metrics>) -> NodeSett
         request_timeout: config.request_timeout(),
         catch_up_entries: config.snapshot_catchup_entries,
         no_sync: config.unsafe_no_fsync,
-        rocks: RocksOptions { block_cache: share(32, 8, 64), write_buffer: (2 * delta).max(MIB as usize), background_jobs: 3 },
+        rocks: RocksOptions {
+            block_cache: share(32, 8, 64),
+            write_buffer: (2 * delta).max(MIB as usize),
+            ..RocksOptions::default()
+        },
         delta: DeltaPolicy { freeze_bytes: delta, inline: false },
         entry_cache: share(64, 4, 32),
         sweep: SweepPace { rows: config.compaction_batch_limit, pause: config.compaction_sleep_interval },
