@@ -127,8 +127,8 @@ fn restore_words(args: Vec<OsString>) -> Result<(PathBuf, RestoreOptions, Vec<Os
                 let value = value.or_else(|| args.next().map(|v| v.to_string_lossy().into_owned())).unwrap_or_default();
                 options.bump_revision = whole(flag, &value)?;
             }
-            "--mark-compacted" => options.mark_compacted = truth(flag, value.as_deref())?,
-            "--skip-hash-check" => options.skip_hash = truth(flag, value.as_deref())?,
+            "--mark-compacted" => options.mark_compacted = truth(flag, value.as_deref()).map_err(|e| usage(&e))?,
+            "--skip-hash-check" => options.skip_hash = truth(flag, value.as_deref()).map_err(|e| usage(&e))?,
             // How much of etcd's file is mapped; there is no such file here.
             "--initial-memory-map-size" => {
                 let value = value.or_else(|| args.next().map(|v| v.to_string_lossy().into_owned())).unwrap_or_default();
@@ -156,9 +156,9 @@ fn whole(flag: &str, value: &str) -> Result<u64, Failure> {
     parse_uint(value, u64::MAX).map_err(|_| usage(&format!("{flag}: {value:?} is not a number")))
 }
 
-/// A flag that says yes when it stands alone.
-fn truth(flag: &str, value: Option<&str>) -> Result<bool, Failure> {
-    value.map_or(Ok(true), |value| parse_bool(value).map_err(|_| usage(&format!("{flag}: {value:?} is neither true nor false"))))
+/// A flag that says yes when it stands alone; else by Go's words. The error says what is wrong with it.
+fn truth(flag: &str, value: Option<&str>) -> Result<bool, String> {
+    value.map_or(Ok(true), |value| parse_bool(value).map_err(|_| format!("{flag}: {value:?} is neither true nor false")))
 }
 
 fn restore(args: Vec<OsString>) -> Result<String, Failure> {

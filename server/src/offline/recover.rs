@@ -5,6 +5,7 @@
 //! term, then the larger last index; whoever has that has everything the others have that was ever committed.
 
 use super::others::at_work;
+use super::truth;
 use super::verdict::{as_json, as_table, judge};
 use crate::config::{Config, Parsed, Url};
 use crate::env::files::RealFiles;
@@ -51,6 +52,7 @@ fn parse(args: Vec<OsString>) -> Result<Asked, Failure> {
         let mut path = || given.clone().map(OsString::from).or_else(|| args.next()).filter(|v| !v.is_empty());
         let need = |value: Option<OsString>| value.ok_or_else(|| usage(&format!("{flag} needs a value")));
         let words = |value: OsString| value.to_string_lossy().into_owned();
+        let yes = || truth(flag, given.as_deref()).map_err(|e| usage(&e));
         match flag {
             "--data-dir" => {
                 let dir = PathBuf::from(need(path())?);
@@ -72,9 +74,9 @@ fn parse(args: Vec<OsString>) -> Result<Asked, Failure> {
                 id if id.len() > MAX_RECOVERY_ID => return Err(usage(&format!("--id: longer than {MAX_RECOVERY_ID} bytes"))),
                 id => asked.id = Some(id),
             },
-            "--dry-run" => asked.dry_run = given.as_deref() != Some("false"),
-            "--yes" => asked.yes = given.as_deref() != Some("false"),
-            "--force" => asked.force = given.as_deref() != Some("false"),
+            "--dry-run" => asked.dry_run = yes()?,
+            "--yes" => asked.yes = yes()?,
+            "--force" => asked.force = yes()?,
             "-w" | "--write-out" => match words(need(path())?).as_str() {
                 "json" => asked.json = true,
                 "table" | "simple" => asked.json = false,
@@ -200,9 +202,8 @@ fn choose(found: &[Found]) -> Result<usize, Failure> {
 ///
 /// # Errors
 /// A command line that cannot be read, or an action without `--yes` (code 2), a directory in use or a cluster that seems to be at work
-/// (3), one that is damaged, foreign or
-/// empty, or several of different clusters (4), a failing disk (5), a member that was removed (6). Nothing was changed then, except
-/// with 5.
+/// (3), one that is damaged, foreign or empty, or several of different clusters (4), a failing disk (5), a member that was removed (6).
+/// Nothing was changed then, except with 5.
 pub fn run(args: Vec<OsString>) -> Result<String, Failure> {
     let asked = parse(args)?;
     let mut found = asked.dirs.iter().map(read).collect::<Result<Vec<_>, _>>()?;
@@ -272,6 +273,7 @@ mod tests {
             (&["--data-dir", "a", "-w", "xml"], "output format"),
             (&["--data-dir", "a", "--initial-advertise-peer-urls", "x"], "peer-urls"),
             (&["--data-dir", "a", "b"], "does not know"),
+            (&["--data-dir", "a", "--yes=maybe"], "neither true nor false"),
         ] {
             let error = parse(args(line)).err().unwrap_or_else(|| panic!("{line:?}"));
             assert!(error.code == 2 && error.text.contains(why), "{line:?}: {}", error.text);
@@ -280,5 +282,8 @@ mod tests {
             parse(args(&["--data-dir", "a", "--wal-dir", "w", "--data-dir=b", "--name", "n", "--yes", "-w", "json"])).unwrap();
         assert_eq!(asked.dirs, [("a".into(), Some("w".into())), ("b".into(), None)]);
         assert!(asked.yes && asked.json && asked.name.as_deref() == Some("n"));
+        // Go's words, as everywhere: no one's data are changed by a no.
+        let asked = parse(args(&["--data-dir", "a", "--yes=0", "--force=F"])).unwrap();
+        assert!(!asked.yes && !asked.force);
     }
 }
